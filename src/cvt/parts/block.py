@@ -1,0 +1,59 @@
+"""The pre-norm residual block (CvT, figure 2b)."""
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from cvt.parts.grid import map_to_tokens, tokens_to_map
+
+
+class Block(nn.Module):
+    """x + attn(norm(x)), then x + mlp(norm(x)); stochastic depth on the branches only.
+
+    `skip` is for a block whose attention returns a smaller grid: it brings the residual there.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        attn: nn.Module,
+        mlp: nn.Module,
+        norm_eps: float,
+        drop_path_rate: float = 0.0,
+        skip: "PooledSkip | None" = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = attn
+        self.drop_path1 = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = mlp
+        self.drop_path2 = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.skip = skip
+
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], num_prefix: int
+    ) -> tuple[Tensor, tuple[int, int]]:
+        branch = self.drop_path1(self.attn(self.norm1(tokens), grid, num_prefix))
+        if self.skip is not None:
+            tokens, grid = self.skip(tokens, grid, num_prefix)
+        tokens = tokens + branch
+        return tokens + self.drop_path2(self.mlp(self.norm2(tokens))), grid
+
+
+class PooledSkip(nn.Module):
+    """Max-pools the residual to the grid of strided queries (MViT, arXiv 2104.11227, section 3.2).
+
+    The kernel and padding are those of the query convolution, so that the grids agree.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(kernel, stride, kernel // 2)
+
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], num_prefix: int
+    ) -> tuple[Tensor, tuple[int, int]]:
+        fmap = self.pool(tokens_to_map(tokens, grid, num_prefix))
+        prefix = tokens[:, :num_prefix] if num_prefix else None
+        return map_to_tokens(fmap, prefix), (fmap.shape[2], fmap.shape[3])

@@ -1,0 +1,1 @@
+"""The systems, one short file each: rows, published facts, sources."""

@@ -1,0 +1,70 @@
+"""CvT (Wu et al., ICCV 2021, arXiv 2103.15808) as rows, and rows of our own for small images."""
+
+from cvt.parts.spec import BackboneSpec, StageSpec
+
+
+def _published(
+    dims: tuple[int, ...],
+    heads: tuple[int, ...],
+    depths: tuple[int, ...],
+    drop_path_rate: float,
+) -> BackboneSpec:
+    """The three published networks differ in these four columns only (paper Table 2).
+
+    Source: the YAML files of microsoft/CvT f851e68, experiments/imagenet/cvt. The stem's padding
+    is 2, not the 3 that would be usual for its kernel of 7: the weights were trained so.
+    """
+    stem = {"embed_kernel": 7, "embed_stride": 4, "embed_padding": 2}
+    first, second, third = zip(dims, heads, depths, strict=True)
+    return BackboneSpec(
+        stages=(
+            StageSpec(embed_dim=first[0], num_heads=first[1], depth=first[2], **stem),
+            StageSpec(embed_dim=second[0], num_heads=second[1], depth=second[2]),
+            StageSpec(
+                embed_dim=third[0],
+                num_heads=third[1],
+                depth=third[2],
+                cls_token=True,
+                drop_path_rate=drop_path_rate,
+            ),
+        )
+    )
+
+
+def _small(
+    dims: tuple[int, ...], heads: tuple[int, ...], depths: tuple[int, ...], drop_path_rate: float
+) -> BackboneSpec:
+    """Ours, not the paper's: the same blocks on a grid that suits images of 32 to 64 pixels.
+
+    The stem is a 3x3 convolution at stride 1 or 2 instead of 7x7 at stride 4, which would leave
+    2x2 tokens of a 32-pixel image; mean pooling takes the class token's place, and the attention
+    scale is the usual one, since there are no published weights to be true to.
+    """
+    stages = [
+        StageSpec(
+            embed_dim=dim,
+            num_heads=head,
+            depth=depth,
+            embed_stride=1 if index == 0 else 2,
+            drop_path_rate=drop_path_rate,
+        )
+        for index, (dim, head, depth) in enumerate(zip(dims, heads, depths, strict=True))
+    ]
+    return BackboneSpec(
+        stages=tuple(stages),
+        img_size=(32, 32),
+        global_pool="avg",
+        attn_scale="head_dim",
+        num_classes=10,
+    )
+
+
+ROWS: dict[str, BackboneSpec] = {
+    "cvt_13": _published((64, 192, 384), (1, 3, 6), (1, 2, 10), 0.1),
+    "cvt_21": _published((64, 192, 384), (1, 3, 6), (1, 4, 16), 0.1),
+    "cvt_w24": _published((192, 768, 1024), (3, 12, 16), (2, 2, 20), 0.3),
+    "cvt_nano_32": _small((32, 64, 128), (1, 2, 4), (1, 1, 2), 0.0),
+    "cvt_mini_32": _small((64, 128, 256), (2, 4, 8), (2, 3, 3), 0.1),
+}
+
+PAPER_ROWS = ("cvt_13", "cvt_21", "cvt_w24")

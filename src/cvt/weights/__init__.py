@@ -1,0 +1,1 @@
+"""Checkpoints: what they say about themselves, how they are read, written, checked and converted."""
