@@ -1,0 +1,86 @@
+"""CvT, convolutions in vision transformers: exact models, published weights, and the whole way.
+
+Nothing heavy is imported here: names are resolved when they are first used, so that `cvt --help`
+is instant. The models appear in timm's registry as soon as timm has been imported, before or
+after this package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wrapt import when_imported
+
+if TYPE_CHECKING:
+    from cvt.errors import UserError
+    from cvt.evaluate import Evaluation, evaluate
+    from cvt.explain.attention import AttentionMap, attention_maps
+    from cvt.parts.backbone import Backbone
+    from cvt.parts.spec import BackboneSpec, StageSpec
+    from cvt.predict import Prediction, Predictor
+    from cvt.train.config import TrainConfig
+    from cvt.train.loop import train
+    from cvt.weights.convert import convert
+    from cvt.weights.timm_folder import save_pretrained
+    from cvt.zoo.create import create_model, list_models, load
+    from cvt.zoo.describe import describe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AttentionMap": "cvt.explain.attention",
+    "Backbone": "cvt.parts.backbone",
+    "BackboneSpec": "cvt.parts.spec",
+    "Evaluation": "cvt.evaluate",
+    "Prediction": "cvt.predict",
+    "Predictor": "cvt.predict",
+    "StageSpec": "cvt.parts.spec",
+    "TrainConfig": "cvt.train.config",
+    "UserError": "cvt.errors",
+    "attention_maps": "cvt.explain.attention",
+    "convert": "cvt.weights.convert",
+    "create_model": "cvt.zoo.create",
+    "describe": "cvt.zoo.describe",
+    "evaluate": "cvt.evaluate",
+    "list_models": "cvt.zoo.create",
+    "load": "cvt.zoo.create",
+    "save_pretrained": "cvt.weights.timm_folder",
+    "train": "cvt.train.loop",
+}
+
+__all__ = [
+    "AttentionMap",
+    "Backbone",
+    "BackboneSpec",
+    "Evaluation",
+    "Prediction",
+    "Predictor",
+    "StageSpec",
+    "TrainConfig",
+    "UserError",
+    "attention_maps",
+    "convert",
+    "create_model",
+    "describe",
+    "evaluate",
+    "list_models",
+    "load",
+    "save_pretrained",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+@when_imported("timm")
+def _register_with_timm(timm: Any) -> None:
+    import_module("cvt.zoo.timm_models")

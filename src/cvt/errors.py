@@ -1,7 +1,8 @@
 """The one exception for a user's mistake, and the nearest-name hint that goes with it."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from os.path import commonprefix
 
 
 class UserError(ValueError):
@@ -13,5 +14,10 @@ class UserError(ValueError):
 
 def did_you_mean(got: str, options: Iterable[str]) -> str:
     """Returns `" Did you mean 'x'?"` for the option nearest to `got`, or an empty string."""
-    near = get_close_matches(got, list(options), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = get_close_matches(got, list(options), n=3, cutoff=0.5)
+    if not near:
+        return ""
+    best = SequenceMatcher(None, near[0], got).ratio()
+    ties = [name for name in near if SequenceMatcher(None, name, got).ratio() == best]
+    nearest = max(ties, key=lambda name: len(commonprefix((name, got))))
+    return f" Did you mean {nearest!r}?"

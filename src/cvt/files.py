@@ -62,7 +62,5 @@ def _umask() -> int:
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"The disk is full: {path} was not written; free some space and try again."
-        )
+        return UserError(f"The disk is full: {path} was not written; free some space first.")
     return UserError(f"Cannot write {path}: {error.strerror or error}.")

@@ -1,4 +1,4 @@
-"""The one place that imports what timm keeps private; tests/parts/test_timm_contract.py watches it."""
+"""The one place that imports what timm keeps private, so that one test can watch it."""
 
 from timm.models._features import feature_take_indices
 

@@ -1,1 +1,1 @@
-"""Checkpoints: what they say about themselves, how they are read, written, checked and converted."""
+"""Checkpoints: what they say about themselves; reading, writing, checking, converting them."""

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: architecture, preprocessing, class names, figures, licence."""
+"""What a checkpoint says about itself: architecture, preprocessing, classes, figures, licence."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
@@ -62,6 +62,19 @@ class Preprocessing:
     def size(self) -> tuple[int, int]:
         """Height and width of the input, in pixels."""
         return self.input_size[1], self.input_size[2]
+
+    @classmethod
+    def default(cls, spec: BackboneSpec) -> Self:
+        """Returns what a model gets whose weights come without any word on preprocessing.
+
+        At 224 pixels and above that is ImageNet's; smaller pictures are taken whole.
+        """
+        return cls(
+            input_size=(spec.in_chans, *spec.img_size),
+            mean=IMAGENET_MEAN if spec.in_chans == 3 else (0.5,) * spec.in_chans,
+            std=IMAGENET_STD if spec.in_chans == 3 else (0.5,) * spec.in_chans,
+            crop_pct=0.875 if min(spec.img_size) >= 224 else 1.0,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that goes to JSON and comes back through `from_dict`."""
@@ -151,13 +164,13 @@ class Record:
                 raise UserError(
                     f"The record has no {name!r}; expected one written by this library."
                 )
-        parts = {"spec": BackboneSpec.from_dict(data["spec"])}
+        parts: dict[str, Any] = {**data, "spec": BackboneSpec.from_dict(data["spec"])}
         if "preprocessing" in data:
             parts["preprocessing"] = Preprocessing.from_dict(data["preprocessing"])
-        return cls(**{**data, **parts})
+        return cls(**parts)
 
 
-def _only_known(data: object, cls: type, what: str) -> None:
+def _only_known(data: object, cls: Any, what: str) -> None:
     if not isinstance(data, dict):
         raise UserError(f"Got {type(data).__name__} for the {what}, expected an object with keys.")
     names = [each.name for each in fields(cls)]

@@ -1,0 +1,34 @@
+"""`cvt convert IN OUT`."""
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Layout = Literal["cvt", "microsoft", "hugging_face", "timm"]
+
+
+def convert(
+    source: str,
+    target: str,
+    /,
+    *,
+    to: Annotated[Layout | None, Parameter(help="Layout; by default what OUT's name says.")] = None,
+) -> None:
+    """Write a checkpoint in another library's layout.
+
+    A target ending in .safetensors gets this library's layout, .pth Microsoft's, anything else
+    becomes a Hugging Face folder; --to timm makes a folder for timm and transformers.
+
+    Parameters
+    ----------
+    source
+        Anything that `cvt predict` takes as a checkpoint.
+    target
+        File or folder to write.
+    """
+    from cvt.weights.convert import convert as run
+
+    note = run(source, target, to=to)
+    print(f"Wrote {target}.")
+    if note:
+        print(note)

@@ -1,0 +1,61 @@
+"""`cvt VERB ...`: finds the verb, and turns what went wrong into one sentence and an exit code.
+
+Exit codes: 0 all well; 1 some inputs were bad and skipped; 2 the user's mistake; 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from cvt import __version__
+from cvt.errors import UserError
+
+VERBS = {
+    "models": ("models:models", "List the models and the published weights."),
+    "show": ("show:show", "Show a model's stages: grids, tokens, parameters, MACs."),
+    "train": ("train:train", "Train a classifier; without arguments, on handwritten digits."),
+    "eval": ("evaluate:evaluate", "Measure a checkpoint on labelled images."),
+    "predict": ("predict:predict", "Say what images show."),
+    "convert": ("convert:convert", "Write a checkpoint in another library's layout."),
+}
+
+
+def make_app() -> App:
+    """Returns the command line; a verb's module is imported when the verb is called."""
+    app = App(
+        name="cvt",
+        help="CvT: convolutions in vision transformers, from a photograph to a label.",
+        version=__version__,
+        help_epilogue="Begin with: cvt train",
+    )
+    for verb, (where, line) in VERBS.items():
+        app.command(f"cvt.cli.{where}", name=verb, help=line)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code."""
+    try:
+        code = make_app()(
+            list(sys.argv[1:] if arguments is None else arguments),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+        sys.stdout.flush()
+        return code or 0
+    except (CycloptsError, UserError) as error:
+        return _complain(" ".join(str(error).split()), 2)
+    except KeyboardInterrupt:
+        return _complain("Interrupted.", 130)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; keep Python's last flush quiet as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"cvt: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,91 @@
+"""`cvt show NAME`."""
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from cvt.cli.flags import Json
+from cvt.cli.output import print_json, print_table
+from cvt.errors import UserError
+
+if TYPE_CHECKING:
+    from cvt.zoo.describe import Description
+
+
+def show(
+    name: str,
+    *,
+    size: Annotated[str | None, Parameter(help="Image size: a side, or HxW as in 224x160.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a model's stages: grids, tokens, parameters, multiply-accumulates.
+
+    Parameters
+    ----------
+    name
+        A model of `cvt models`.
+    """
+    from cvt.zoo.describe import describe
+
+    sheet = describe(name, parse_size(size) if size else None)
+    if json:
+        print_json(asdict(sheet))
+    else:
+        _print(sheet)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Reads `224` or `224x160` as (height, width) in pixels.
+
+    Raises:
+        UserError: The text is neither.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if not match or 0 in (sides := [int(side) for side in match.groups() if side]):
+        raise UserError(f"Got size {text!r}, expected a side or HxW in pixels, as in 224x160.")
+    return sides[0], sides[-1]
+
+
+def _print(sheet: "Description") -> None:
+    origin = "from the paper" if sheet.from_paper else "of this library, not from the paper"
+    print(f"{sheet.name}, {origin}, at {_grid(sheet.size)} pixels\n")
+    print_table(
+        (
+            *("Stage", "Grid", "Tokens", "KV grid", "KV tokens"),
+            *("Width", "Heads", "Blocks", "Parameters", "MMACs"),
+        ),
+        [
+            (
+                number,
+                _grid(stage.grid),
+                f"{stage.num_tokens:,}",
+                _grid(stage.kv_grid),
+                f"{stage.num_kv_tokens:,}",
+                stage.embed_dim,
+                stage.num_heads,
+                stage.depth,
+                f"{stage.num_params:,}",
+                f"{stage.macs / 1e6:,.1f}",
+            )
+            for number, stage in enumerate(sheet.stages, start=1)
+        ],
+    )
+    print()
+    print_table(
+        ("Part", "MMACs", "Share %"),
+        [
+            (part, f"{macs / 1e6:,.1f}", f"{100 * macs / sheet.macs:.1f}")
+            for part, macs in sheet.macs_by_part.items()
+        ],
+    )
+    print(
+        f"\nParameters: {sheet.num_params:,} "
+        f"(final norm {sheet.num_params_norm:,}, classifier {sheet.num_params_head:,})"
+        f"\nMACs: {sheet.macs / 1e9:.3f} G for one image"
+    )
+
+
+def _grid(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,104 @@
+"""What every data set looks like from outside: labels at once, pictures one at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+SPLITS = ("train", "val", "test")
+
+
+class ImageSet(ABC):
+    """Labelled pictures; the labels are known without decoding a single one of them.
+
+    Attributes:
+        classes: Class names; a label is a position in them.
+        labels: One whole number per picture, int64, shape (N,).
+    """
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What messages call a picture: its path, or file and row."""
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """Decodes one picture to RGB.
+
+        Raises:
+            BadImage: This picture is broken; the others may well be good.
+        """
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
+        """Returns the pictures at `indices`, in that order, without copying them."""
+        return _Subset(self, np.asarray(indices, dtype=np.int64))
+
+
+class _Subset(ImageSet):
+    def __init__(self, parent: ImageSet, indices: np.ndarray) -> None:
+        self.parent = parent
+        self.indices = indices
+        self.classes = parent.classes
+        self.labels = parent.labels[indices]
+
+    def name(self, index: int) -> str:
+        return self.parent.name(int(self.indices[index]))
+
+    def image(self, index: int) -> Image.Image:
+        return self.parent.image(int(self.indices[index]))
+
+
+class Joined(ImageSet):
+    """Several sets with the same classes, one after the other."""
+
+    def __init__(self, parts: Sequence[ImageSet]) -> None:
+        assert all(part.classes == parts[0].classes for part in parts)
+        self.parts = tuple(parts)
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.classes = parts[0].classes
+        self.labels = np.concatenate([part.labels for part in parts])
+
+    def name(self, index: int) -> str:
+        part, index = self._locate(index)
+        return part.name(index)
+
+    def image(self, index: int) -> Image.Image:
+        part, index = self._locate(index)
+        return part.image(index)
+
+    def _locate(self, index: int) -> tuple[ImageSet, int]:
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        start = int(self.ends[number - 1]) if number else 0
+        return self.parts[number], index - start
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSplits:
+    """A data set ready for training: what to learn from, what to watch, what to report.
+
+    Args:
+        name: What the user called the data.
+        train: Pictures to learn from.
+        val: Pictures to choose checkpoints by.
+        test: Pictures that neither of these may see, or None if the data has none.
+        val_was_cut: Whether `val` was cut out of the training pictures because the data came
+            without a validation split of its own.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet | None = None
+    val_was_cut: bool = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, the same for all the splits."""
+        return self.train.classes

@@ -1,0 +1,226 @@
+"""Everything that a training run can be told, as plain data that needs no heavy import.
+
+None stands for "derive it from the data": `cvt.train.defaults` fills those fields in, and the
+filled-in config is what a run prints and writes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from cvt.errors import UserError, did_you_mean
+from cvt.train.fields import check_fields
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW under a cosine with linear warm-up, stepped at every update."""
+
+    base_lr: float | None = None
+    """Peak learning rate for a batch of 512 images; it grows in proportion to the batch."""
+
+    lr: float | None = None
+    """Peak learning rate itself; by default base_lr * batch_size / 512."""
+
+    min_lr: float | None = None
+    """Learning rate that the cosine ends at; by default a hundredth of the peak."""
+
+    weight_decay: float | None = None
+    """Decay of matrices and kernels; biases, norms, class tokens and position tables have none."""
+
+    warmup_epochs: float | None = None
+    """Epochs over which the learning rate climbs from a thousandth of its peak."""
+
+    clip_grad: float | None = None
+    """Largest norm that the gradient may keep; 0 leaves it alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training pictures are varied, field for field `cvt.data.transforms.Augment`."""
+
+    crop: Literal["random_resized", "pad", "none"] | None = None
+    """Random part of the picture, whole picture shifted by an eighth, or what evaluation sees."""
+
+    scale: tuple[float, float] | None = None
+    """Smallest and largest share of the area that a random_resized crop takes."""
+
+    ratio: tuple[float, float] | None = None
+    """Smallest and largest width / height of that crop."""
+
+    hflip: float | None = None
+    """Probability of mirroring left and right."""
+
+    color_jitter: float | None = None
+    """Strength of random brightness, contrast and saturation, where auto_augment is off."""
+
+    auto_augment: str | None = None
+    """A policy of timm's, such as rand-m9-mstd0.5-inc1; off: none."""
+
+    re_prob: float | None = None
+    """Probability of erasing a random rectangle."""
+
+    re_mode: Literal["const", "rand", "pixel"] | None = None
+    """What is erased becomes 0 (const), one random colour (rand) or noise (pixel)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """How pictures of a batch, and their labels, are mixed."""
+
+    mixup: float | None = None
+    """Alpha of mixup, which blends two pictures; 0 is off."""
+
+    cutmix: float | None = None
+    """Alpha of cutmix, which pastes a part of one picture into another; 0 is off."""
+
+    smoothing: float | None = None
+    """Probability that a label gives away to the other classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. Fields that are None are derived from the data."""
+
+    data: str = "digits"
+    """digits, a path, or a name such as torch/cifar10 or hfds/..."""
+
+    data_dir: str | None = None
+    """Where torch/ and hfds/ data lie, and what a relative path is relative to."""
+
+    download: bool = False
+    """Fetch a torch/ data set that is not there yet."""
+
+    val_fraction: float = 0.1
+    """Share of the training pictures held out for validation where the data has no such split."""
+
+    model: str | None = None
+    """Name of a model; `cvt models` lists them."""
+
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Changes to the model's row, such as kv_stride 1; a list gives one value a stage."""
+
+    drop_path_rate: float | None = None
+    """Stochastic depth at the last block of every stage; by default as the model's row says."""
+
+    weights: str | None = None
+    """Checkpoint, run folder or published name to start from instead of a fresh model."""
+
+    out: str | None = None
+    """Folder of the run; by default the next free runs/DATA-MODEL-NUMBER."""
+
+    resume: str | None = None
+    """Folder of an interrupted run to go on with; its config holds."""
+
+    epochs: int | None = None
+    """Passes over the training pictures."""
+
+    batch_size: int | None = None
+    """Pictures per update."""
+
+    image_size: int | None = None
+    """Side of the square that pictures are brought to, in pixels."""
+
+    seed: int = 0
+    """Decides initial weights, order, augmentation and a cut-out validation split."""
+
+    num_workers: int | None = None
+    """Processes that prepare pictures; 0 prepares them in the main one."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if there is one."""
+
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the network; auto takes bf16 on GPUs that compute in it."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+
+    def __post_init__(self) -> None:
+        typed = {name: _typed_value(value) for name, value in self.model_args.items()}
+        object.__setattr__(self, "model_args", typed)
+        check_fields(self, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that YAML and JSON take and `from_dict` reads."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "TrainConfig":
+        """Rebuilds a config from `to_dict`'s data; missing keys keep their defaults.
+
+        Raises:
+            UserError: An unknown key (the nearest is named) or a value of the wrong kind.
+        """
+        return _build(cls, plain, "")
+
+
+def known(value: T | None) -> T:
+    """Returns the value of a field that has been filled in."""
+    assert value is not None
+    return value
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Reads a YAML file of `TrainConfig`'s fields.
+
+    Raises:
+        UserError: There is no such file, it is no YAML mapping, or `from_dict` refuses it.
+    """
+    import yaml
+
+    try:
+        plain = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read the config {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The config {path} is not YAML: {' '.join(str(error).split())}.") from None
+    return TrainConfig.from_dict(plain)
+
+
+def save_config(path: str | Path, config: TrainConfig) -> None:
+    """Writes a config as YAML, in the order of its fields, for `load_config`."""
+    import yaml
+
+    from cvt.files import atomic_write
+
+    with atomic_write(path, "w") as file:
+        yaml.safe_dump(config.to_dict(), file, sort_keys=False)
+
+
+def _build(cls: type, plain: Any, prefix: str) -> Any:
+    if not isinstance(plain, Mapping):
+        where = prefix.rstrip(".") or "the config"
+        raise UserError(f"Got {plain!r} for {where}, expected keys with values.")
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in plain.items():
+        if key not in hints:
+            hint = did_you_mean(str(key), hints)
+            raise UserError(f"Unknown key {prefix}{key} in the config.{hint}")
+        if is_dataclass(hints[key]):
+            value = _build(hints[key], value, f"{prefix}{key}.")
+        values[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _typed_value(value: Any) -> Any:
+    """Reads a value that the command line could only pass on as text: `2`, `true`, `[1, 2, 2]`."""
+    if not isinstance(value, str) or not value:
+        return value
+    import yaml
+
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value

@@ -1,0 +1,142 @@
+"""Fills the gaps of a config from the data, the device and the weights it starts from."""
+
+import os
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from cvt.data import BadImage, DataSplits
+from cvt.errors import UserError
+from cvt.train import presets
+from cvt.train.config import TrainConfig, known
+from cvt.train.device import choose_precision
+from cvt.weights.record import Preprocessing, Record
+
+SMALL_SIDE = 64
+_LOOKED_AT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What presets are chosen by; `median_side` is of the pictures' short sides, in pixels."""
+
+    name: str
+    num_images: int
+    median_side: int
+
+
+def measure(splits: DataSplits) -> DataFacts:
+    """Looks at a few training pictures, evenly spread.
+
+    Raises:
+        UserError: Not one of them can be read.
+    """
+    images = splits.train
+    sides, reason = [], ""
+    for index in np.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images)), dtype=int):
+        try:
+            sides.append(min(images.image(int(index)).size))
+        except BadImage as error:
+            reason = reason or str(error)
+    if not sides:
+        raise UserError(f"None of the images looked at in {splits.name} can be read: {reason}")
+    return DataFacts(name=splits.name, num_images=len(images), median_side=int(np.median(sides)))
+
+
+def derive(
+    config: TrainConfig, facts: DataFacts, device: torch.device, start: Record | None = None
+) -> TrainConfig:
+    """Returns the config with every gap filled that the run needs.
+
+    The learning rate follows from the batch: `lr = base_lr * batch_size / 512` (DeiT, arXiv
+    2012.12877, section 6). `start` is the record of the weights to begin with: its model and its
+    input size hold.
+
+    Raises:
+        UserError: The config names another model than the weights are of.
+    """
+    if start is not None:
+        config = _start_from(config, start)
+    for preset in _presets(config, facts, device):
+        config = _fill(config, preset)
+    side = 32 if facts.median_side <= 32 else SMALL_SIDE
+    batch_size = _or(config.batch_size, 1)
+    config = replace(
+        config,
+        image_size=_or(config.image_size, side),
+        num_workers=_or(config.num_workers, min(8, os.cpu_count() or 1)),
+        device=str(device),
+        precision=choose_precision(config.precision, device),
+    )
+    optim = config.optim
+    lr = _or(optim.lr, _or(optim.base_lr, 0.0) * batch_size / 512)
+    return replace(config, optim=replace(optim, lr=lr, min_lr=_or(optim.min_lr, lr / 100)))
+
+
+def preprocessing_for(config: TrainConfig, in_chans: int, start: Record | None) -> Preprocessing:
+    """Returns how pictures are brought to the network, in training and ever after.
+
+    Weights to start from bring their own, at the config's size. Otherwise small pictures are used
+    whole and scaled to -1..1; photographs lose an eighth at the border and are normalised by
+    ImageNet's mean, as the paper's are; from 384 pixels on they too are used whole.
+    """
+    side = known(config.image_size)
+    size = (in_chans, side, side)
+    if start is not None and start.preprocessing.input_size[0] == in_chans:
+        return replace(start.preprocessing, input_size=size)
+    if side <= SMALL_SIDE or in_chans != 3:
+        half = (0.5,) * in_chans
+        return Preprocessing(input_size=size, mean=half, std=half, crop_pct=1.0, crop_mode="squash")
+    if side >= 384:
+        return Preprocessing(input_size=size, crop_pct=1.0, crop_mode="squash")
+    return Preprocessing(input_size=size)
+
+
+def _start_from(config: TrainConfig, start: Record) -> TrainConfig:
+    if config.model not in (None, start.model):
+        raise UserError(
+            f"Got model {config.model!r} and weights of {start.model!r}; leave the model out, or "
+            "give weights of that model."
+        )
+    size = _or(config.image_size, start.preprocessing.input_size[1])
+    return replace(config, model=start.model, image_size=size)
+
+
+def _presets(config: TrainConfig, facts: DataFacts, device: torch.device) -> list[TrainConfig]:
+    """The tables that apply; where two have a value, the earlier one's is taken."""
+    chosen = [presets.FINE_TUNING] if config.weights else []
+    on_cpu = device.type == "cpu"
+    if facts.name == "digits":
+        chosen += [presets.DIGITS]
+    elif facts.median_side <= SMALL_SIDE:
+        chosen += [presets.SMALL_ON_CPU] * on_cpu + [presets.SMALL]
+    else:
+        chosen += [presets.PHOTOGRAPHS_ON_CPU] * on_cpu + [presets.PHOTOGRAPHS]
+    return [*(_within(preset, facts) for preset in chosen), presets.ALWAYS]
+
+
+def _within(preset: TrainConfig, facts: DataFacts) -> TrainConfig:
+    """Keeps a preset's batch no larger than the training pictures are many."""
+    if preset.batch_size is None:
+        return preset
+    return replace(preset, batch_size=max(2, min(preset.batch_size, facts.num_images)))
+
+
+def _fill(config: Any, preset: Any) -> Any:
+    """Takes the preset's value for every field that is None; changes to a row go with the row."""
+    filled = {}
+    for each in fields(config):
+        mine, other = getattr(config, each.name), getattr(preset, each.name)
+        if is_dataclass(mine):
+            filled[each.name] = _fill(mine, other)
+        elif mine is None:
+            filled[each.name] = other
+    if "model" in filled and filled["model"] and not config.model_args:
+        filled["model_args"] = preset.model_args
+    return replace(config, **filled)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

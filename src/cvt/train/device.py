@@ -1,0 +1,43 @@
+"""Where a model runs, and in which arithmetic."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from cvt.errors import UserError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Returns the named device; `auto` is CUDA, else Apple's GPU, else the CPU.
+
+    Raises:
+        UserError: torch does not know the name, or the machine lacks the device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"Got device {name!r}, which this machine lacks; use cpu.") from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Resolves `auto` to `bf16` on CUDA devices that compute in it, else to `float32`.
+
+    On CPUs it stays with float32: without AMX or AVX512-BF16 bf16 is emulated, and even with
+    them the small convolutions and norms of these models leave little to gain, so there bf16
+    has to be asked for.
+    """
+    if name != "auto":
+        return name
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Returns the context of a forward pass; weights, loss and optimiser stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

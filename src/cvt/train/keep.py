@@ -1,0 +1,42 @@
+"""What a run writes into its folder, in an order that an interruption anywhere leaves usable."""
+
+from dataclasses import replace
+
+from cvt.train.checkpoints import save_state
+from cvt.train.curves import save_curves
+from cvt.train.job import Job
+from cvt.train.progress import EpochRow
+from cvt.train.run_folder import BEST_WEIGHTS, CURVES_FILE, LAST_WEIGHTS, write_metrics
+from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
+
+
+def keep_epoch(job: Job, row: EpochRow) -> None:
+    """Writes a finished epoch: weights if they are the best, state, metrics, curves.
+
+    The best weights come first: interrupted after them, the epoch is repeated to the same result.
+    """
+    if job.progress.best is row:
+        _save_weights(job, BEST_WEIGHTS, row)
+    keep_state(job)
+    write_metrics(job.run, job.progress.history)
+    title = f"{job.record.model} on {job.splits.name}"
+    save_curves(job.run / CURVES_FILE, job.progress.history, title)
+
+
+def keep_state(job: Job) -> None:
+    """Writes the weights as they are, and the state that goes on from them."""
+    history = job.progress.history
+    _save_weights(job, LAST_WEIGHTS, history[-1] if history else None)
+    save_state(job.run, job.config, job.progress, job.model, job.optimizer, len(job.splits.train))
+
+
+def load_best(job: Job) -> None:
+    """Puts the best epoch's weights into the model."""
+    state_dict, _ = load_checkpoint(job.run / BEST_WEIGHTS)
+    job.model.load_state_dict(state_dict)
+
+
+def _save_weights(job: Job, name: str, row: EpochRow | None) -> None:
+    metrics = {"epoch": row.epoch, "top1": row.val_top1, "loss": row.val_loss} if row else {}
+    record = replace(job.record, metrics=metrics)
+    save_checkpoint(job.run / name, job.model.state_dict(), record)

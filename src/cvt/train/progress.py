@@ -1,0 +1,100 @@
+"""How far a run has come: everything but the weights that going on exactly needs."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """A line of `metrics.csv`: losses in nats, top-1 in percent, lr of the epoch's last update."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_top1: float
+    lr: float
+    images_per_s: float
+    seconds: float
+
+    def is_better_than(self, other: "EpochRow | None") -> bool:
+        """Whether this epoch's weights are to be kept: higher top-1, or as high with less loss."""
+        if other is None:
+            return True
+        return (self.val_top1, -self.val_loss) > (other.val_top1, -other.val_loss)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The position in a run, and what has been summed up on the way there.
+
+    Args:
+        epoch: The epoch in hand, from 0.
+        batch: Batches of it that are done.
+        loss_sum: Sum over its pictures of their training loss.
+        num_images: Pictures of it that were trained on.
+        seconds: Time its updates took.
+        bad: A sentence for each picture that could not be read so far.
+        history: The finished epochs.
+        best: The epoch whose weights are the best so far.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    num_images: int = 0
+    seconds: float = 0.0
+    bad: list[str] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
+    best: EpochRow | None = None
+
+    def count(self, loss: float, num_images: int, seconds: float) -> None:
+        """Adds an update's pictures, with their mean loss."""
+        self.loss_sum += loss * num_images
+        self.num_images += num_images
+        self.seconds += seconds
+
+    def note_bad(self, sentences: tuple[str, ...]) -> list[str]:
+        """Remembers pictures that could not be read; returns those not known before."""
+        new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self.bad]
+        self.bad += new
+        return new
+
+    def finish_epoch(self, val_loss: float, val_top1: float, lr: float) -> EpochRow:
+        """Adds the epoch's row to the history and moves on to the start of the next one."""
+        row = EpochRow(
+            epoch=self.epoch + 1,
+            train_loss=self.train_loss,
+            val_loss=val_loss,
+            val_top1=val_top1,
+            lr=lr,
+            images_per_s=self.images_per_s,
+            seconds=self.seconds,
+        )
+        self.history.append(row)
+        if row.is_better_than(self.best):
+            self.best = row
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum, self.num_images, self.seconds = 0.0, 0, 0.0
+        return row
+
+    @property
+    def train_loss(self) -> float:
+        """Mean training loss of the epoch in hand."""
+        return self.loss_sum / max(self.num_images, 1)
+
+    @property
+    def images_per_s(self) -> float:
+        """Pictures per second that the epoch in hand was trained on."""
+        return self.num_images / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "Progress":
+        """Rebuilds what `to_dict` wrote."""
+        progress = cls(**plain)
+        progress.history = [EpochRow(**row) for row in plain["history"]]
+        progress.best = EpochRow(**plain["best"]) if plain["best"] else None
+        return progress

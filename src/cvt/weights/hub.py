@@ -1,0 +1,67 @@
+"""Fetching a repository of the Hugging Face hub, from its cache where the hub is out of reach."""
+
+from pathlib import Path
+
+from cvt.errors import UserError
+from cvt.weights.hugging_face import PREPROCESSOR_FILE, WEIGHT_FILES
+
+_TIMEOUT_S = 5
+
+
+def fetch(repo_id: str) -> Path:
+    """Returns a local folder with a hub repository's configuration and weights.
+
+    Asks once whether the hub can be reached, instead of the half minute of retries that a
+    download spends on it, and falls back to what an earlier download left in the cache.
+
+    Raises:
+        UserError: Offline and not in the cache; no such repository, or no weights in it.
+    """
+    online = _reachable()
+    config = _file(repo_id, "config.json", online)
+    _file(repo_id, PREPROCESSOR_FILE, online)
+    if config and any(_file(repo_id, name, online) for name in WEIGHT_FILES):
+        return config.parent
+    if online:
+        raise UserError(
+            f"The hub repository {repo_id!r} has no config.json or none of "
+            f"{' and '.join(WEIGHT_FILES)}, expected a model of transformers or timm."
+        )
+    raise UserError(
+        f"Cannot download {repo_id!r}: the Hugging Face hub is out of reach and the weights are "
+        "not in its cache; go online, or give the path of a file that you have."
+    )
+
+
+def _reachable() -> bool:
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_S)
+    except (OSError, HTTPError):  # offline mode set by the user is an OSError as well
+        return False
+    return True
+
+
+def _file(repo_id: str, name: str, online: bool) -> Path | None:
+    """Downloads one file, or finds it in the cache; None if there is no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repo_id, name, local_files_only=not online))
+    except EntryNotFoundError:  # includes LocalEntryNotFoundError
+        return None
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"There is no hub repository {repo_id!r} that you can read, expected 'owner/name'."
+        ) from error
+    except (OSError, HTTPError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise UserError(f"Downloading {name} of {repo_id!r} failed: {first_line}") from error

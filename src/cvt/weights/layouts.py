@@ -1,0 +1,190 @@
+"""State-dict names: ours, Microsoft's and Hugging Face's, one to one, no tensor is reshaped.
+
+Source: microsoft/CvT f851e68, lib/models/cls_cvt.py, and transformers' models/cvt.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from cvt.errors import UserError
+
+Layout = Literal["cvt", "microsoft", "hugging_face"]
+StateDict = dict[str, Tensor]
+
+_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_STAGE = ("stages.{}.", "stage{}.", "cvt.encoder.stages.{}.")
+_BLOCK = ("blocks.{}.", "blocks.{}.", "layers.{}.")
+_IN_TOP = (("norm", "norm", "layernorm"), ("head", "head", "classifier"))
+_IN_STAGE = (
+    ("embed.proj", "patch_embed.proj", "embedding.convolution_embeddings.projection"),
+    ("embed.norm", "patch_embed.norm", "embedding.convolution_embeddings.normalization"),
+    ("cls_token", "cls_token", "cls_token"),
+)
+_IN_BLOCK = (
+    ("norm1", "norm1", "layernorm_before"),
+    ("norm2", "norm2", "layernorm_after"),
+    ("attn.proj", "attn.proj", "attention.output.dense"),
+    ("mlp.fc1", "mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "mlp.fc2", "output.dense"),
+)
+_IN_QKV = (
+    (
+        "attn.{}.conv",
+        "attn.conv_proj_{}.conv",
+        "attention.attention.convolution_projection_{}.convolution_projection.convolution",
+    ),
+    (
+        "attn.{}.bn",
+        "attn.conv_proj_{}.bn",
+        "attention.attention.convolution_projection_{}.convolution_projection.normalization",
+    ),
+    ("attn.{}.linear", "attn.proj_{}", "attention.attention.projection_{}"),
+)
+_QKV = (("q", "q", "query"), ("k", "k", "key"), ("v", "v", "value"))
+
+# The numbers of stages and blocks; those of norm1 and fc2 belong to the name.
+_INDEX = re.compile(r"(?<=^stage)\d+|(?<=\.)\d+(?=\.)")
+_WRAPPERS = ("module.", "_orig_mod.", "timm_model.")
+_FIRST: dict[str, Layout] = {
+    "stages.0.embed.proj.weight": "cvt",
+    "stage0.patch_embed.proj.weight": "microsoft",
+    "cvt.encoder.stages.0.embedding.convolution_embeddings.projection.weight": "hugging_face",
+    "encoder.stages.0.embedding.convolution_embeddings.projection.weight": "hugging_face",
+}
+
+
+def name_table() -> list[tuple[str, str, str]]:
+    """Returns every module's name as (ours, Microsoft's, Hugging Face's), `{}` for each index."""
+    in_block = list(_IN_BLOCK)
+    for piece in _IN_QKV:
+        in_block += [_join(piece, letters, "format") for letters in _QKV]
+    rows = list(_IN_TOP)
+    rows += [_join(_STAGE, piece) for piece in _IN_STAGE]
+    rows += [_join(_join(_STAGE, _BLOCK), piece) for piece in in_block]
+    return rows
+
+
+def recognise(state_dict: Iterable[str]) -> Layout | None:
+    """Returns whose names these are, judged by the first embedding's weight; None if nobody's."""
+    for name in state_dict:
+        if name in _FIRST:
+            return _FIRST[name]
+    return None
+
+
+def strip_wrappers(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Removes what DistributedDataParallel, torch.compile and transformers put before all names."""
+    names = list(state_dict)
+    for prefix in _WRAPPERS * 2:
+        if names and all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state_dict.values(), strict=True))
+
+
+def from_microsoft(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Renames a state dict of microsoft/CvT to our names; a `module.` prefix is removed.
+
+    Raises:
+        UserError: A name has no counterpart.
+    """
+    return _rename(strip_wrappers(state_dict), 1, 0, "Microsoft's layout")
+
+
+def to_microsoft(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Renames our state dict to the names of microsoft/CvT.
+
+    Raises:
+        UserError: A name has no counterpart, such as a position table's.
+    """
+    return _rename(state_dict, 0, 1, "our layout")
+
+
+def from_hugging_face(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Renames a state dict of transformers' `CvtForImageClassification` to our names.
+
+    A bare `CvtModel` is renamed as well; it lacks `norm.*` and `head.*`, so that only the stages
+    come out.
+
+    Raises:
+        UserError: A name has no counterpart.
+    """
+    whole = {
+        f"cvt.{name}" if name.startswith("encoder.") else name: tensor
+        for name, tensor in strip_wrappers(state_dict).items()
+    }
+    return _rename(whole, 2, 0, "Hugging Face's layout")
+
+
+def to_hugging_face(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Renames our state dict to the names of transformers' `CvtForImageClassification`.
+
+    Raises:
+        UserError: A name has no counterpart, such as a position table's.
+    """
+    return _rename(state_dict, 0, 2, "our layout")
+
+
+def to_ours(state_dict: Mapping[str, Tensor], *, source: str = "The state dict") -> StateDict:
+    """Renames a state dict in any of the three layouts to our names.
+
+    Args:
+        source: Where it comes from, for the message.
+
+    Raises:
+        UserError: It is in none of the three layouts, or a name has no counterpart.
+    """
+    stripped = strip_wrappers(state_dict)
+    layout = recognise(stripped)
+    if layout == "cvt":
+        return stripped
+    if layout == "microsoft":
+        return from_microsoft(stripped)
+    if layout == "hugging_face":
+        return from_hugging_face(stripped)
+    shown = ", ".join(repr(name) for name in list(stripped)[:3]) or "no tensor at all"
+    raise UserError(
+        f"{source} is no CvT checkpoint: got {shown}, expected the names of microsoft/CvT, of "
+        "Hugging Face's CvT or of this library."
+    )
+
+
+def _rename(state_dict: Mapping[str, Tensor], old: int, new: int, where: str) -> StateDict:
+    table = {row[old]: row[new] for row in name_table()}
+    renamed, unknown = {}, []
+    for name, tensor in state_dict.items():
+        to = _translate(name, table)
+        if to is None:
+            unknown.append(name)
+        else:
+            renamed[to] = tensor
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise UserError(
+            f"Got {', '.join(map(repr, unknown[:3]))}{more} in {where}, expected only names of "
+            "CvT's own parts; these have no counterpart in the other layout."
+        )
+    return renamed
+
+
+def _translate(name: str, table: Mapping[str, str]) -> str | None:
+    template = _INDEX.sub("{}", name)
+    indices = _INDEX.findall(name)
+    if template.endswith(".cls_token"):
+        return table[template].format(*indices) if template in table else None
+    stem, _, leaf = template.rpartition(".")
+    if leaf not in _LEAVES or stem not in table or stem.endswith(".cls_token"):
+        return None
+    return f"{table[stem]}.{leaf}".format(*indices)
+
+
+def _join(
+    left: tuple[str, str, str], right: tuple[str, str, str], how: str = "append"
+) -> tuple[str, str, str]:
+    if how == "format":
+        ours, microsoft, hugging_face = (a.format(b) for a, b in zip(left, right, strict=True))
+    else:
+        ours, microsoft, hugging_face = (a + b for a, b in zip(left, right, strict=True))
+    return ours, microsoft, hugging_face

@@ -1,0 +1,144 @@
+"""Folders for `timm.create_model("local-dir:...")` and transformers' `AutoModel...`.
+
+`model.safetensors` is a checkpoint of ours as well, so nothing is lost on the way back; only a
+folder that timm saved itself is read from its `config.json`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cvt.errors import UserError, did_you_mean
+from cvt.parts.backbone import Backbone
+from cvt.parts.spec import BackboneSpec
+from cvt.systems.cvt import ROWS
+from cvt.weights.checkpoint import METADATA_KEY, read_safetensors, record_of, save_checkpoint
+from cvt.weights.hugging_face import read_json, read_weights, write_json
+from cvt.weights.layouts import StateDict, to_ours
+from cvt.weights.record import Preprocessing, Record
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+def save_pretrained(model: Backbone, folder: str | Path, record: Record) -> None:
+    """Saves a model as a folder that timm (after `import cvt`), transformers and we can load.
+
+    The architecture saved is the model's own, so a record from before a `reset_classifier` will
+    do; class names that no longer fit are dropped.
+
+    Raises:
+        UserError: The model is no change of its row, or the folder cannot be written.
+    """
+    kept = record.class_names if model.spec.num_classes == record.spec.num_classes else None
+    record = replace(record, spec=model.spec, class_names=kept)
+    write_timm_folder(folder, model.state_dict(), record)
+
+
+def write_timm_folder(folder: str | Path, state_dict: Mapping[str, Tensor], record: Record) -> None:
+    """Writes `model.safetensors` and `config.json`, each of them whole or not at all.
+
+    Raises:
+        UserError: The spec is no change of its row, or the folder cannot be written.
+    """
+    config = config_of_record(record)
+    save_checkpoint(Path(folder) / WEIGHTS_FILE, state_dict, record)
+    write_json(Path(folder) / "config.json", config)
+
+
+def read_timm_folder(folder: str | Path) -> tuple[StateDict, Record]:
+    """Reads a folder that `save_pretrained`, or timm's own `save_for_hf`, wrote.
+
+    Raises:
+        UserError: A file is missing or unreadable, or the architecture is none of ours.
+    """
+    folder = Path(folder)
+    if (folder / WEIGHTS_FILE).is_file():
+        state_dict, metadata = read_safetensors(folder / WEIGHTS_FILE)
+        if METADATA_KEY in metadata:
+            return state_dict, record_of(metadata, source=str(folder))
+    record = record_of_config(read_json(folder / "config.json"), source=str(folder))
+    return to_ours(read_weights(folder), source=str(folder)), record
+
+
+def config_of_record(record: Record) -> dict[str, Any]:
+    """Returns timm's `config.json` of a model.
+
+    The number of classes stands at the top only: in `model_args`, where timm 1.0 puts it too, it
+    makes transformers 5 pass it twice and fail.
+
+    Raises:
+        UserError: The spec is no change of its row.
+    """
+    spec = record.spec
+    arguments = model_args(record.model, spec)
+    num_classes = arguments.pop("num_classes", spec.num_classes)
+    labels = {"label_names": list(record.class_names)} if record.class_names else {}
+    return {
+        "architecture": record.model,
+        "num_classes": num_classes,
+        "num_features": spec.stages[-1].embed_dim,
+        "global_pool": spec.global_pool,
+        **labels,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            **record.preprocessing.to_timm(),
+            "num_classes": num_classes,
+            "first_conv": "stages.0.embed.proj",
+            "classifier": "head",
+            "fixed_input_size": False,
+            "license": record.licence,
+        },
+    }
+
+
+def model_args(model: str, spec: BackboneSpec) -> dict[str, Any]:
+    """Returns the changes that make a row this spec: `ROWS[model].change(**model_args) == spec`.
+
+    Raises:
+        UserError: There is no such row, or it has another number of stages.
+    """
+    if model not in ROWS:
+        raise UserError(f"Got model {model!r}, expected one of {list(ROWS)}.")
+    row = ROWS[model]
+    if len(row.stages) != len(spec.stages):
+        raise UserError(
+            f"Got {len(spec.stages)} stages, expected the {len(row.stages)} of {model}: a timm "
+            "folder says only how a model differs from its row; keep it as .safetensors."
+        )
+    old, new = asdict(row), asdict(spec)
+    before, after = old.pop("stages"), new.pop("stages")
+    changes = {name: value for name, value in new.items() if value != old[name]}
+    for name in after[0]:
+        if [stage[name] for stage in after] != [stage[name] for stage in before]:
+            changes[name] = [stage[name] for stage in after]
+    return changes
+
+
+def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
+    """Reads timm's `config.json`.
+
+    Raises:
+        UserError: The architecture is none of ours, or its arguments are unknown.
+    """
+    name = str(config.get("architecture"))
+    if name not in ROWS:
+        raise UserError(
+            f"Got the architecture {name!r} in {source}, expected one of {', '.join(ROWS)}."
+            f"{did_you_mean(name, ROWS)}"
+        )
+    arguments = {**config.get("model_args", {})}
+    if "num_classes" in config:
+        arguments["num_classes"] = config["num_classes"]
+    cfg = config.get("pretrained_cfg", {})
+    labels = config.get("label_names")
+    return Record(
+        model=name,
+        spec=ROWS[name].change(**arguments),
+        preprocessing=Preprocessing.from_timm(cfg),
+        class_names=tuple(labels) if isinstance(labels, list) else None,
+        licence=cfg.get("license"),
+        source=source,
+    )

@@ -1,0 +1,1 @@
+"""The registry: every model by name, here and in timm."""

@@ -1,0 +1,86 @@
+"""The front door: models by name, or from a checkpoint."""
+
+import dataclasses
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cvt.errors import UserError, did_you_mean
+from cvt.parts.backbone import Backbone
+from cvt.weights.published import PUBLISHED
+from cvt.weights.source import open_weights
+from cvt.weights.strict import adapt, load_strict
+from cvt.zoo.timm_models import ENTRYPOINTS, build
+
+
+def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Module:
+    """Builds a model by name, in training mode.
+
+    `changes` are fields of the row (`num_classes`, `in_chans`, `kv_stride`, `drop_path_rate`,
+    ...: one value for all stages, or a list with one a stage) and timm's `features_only` and
+    `out_indices`.
+
+    Args:
+        name: `cvt_13`, or with the tag of published weights: `cvt_13.msft_in1k_384`.
+        pretrained: Load those weights (the model's first ones when no tag is given).
+
+    Raises:
+        UserError: The name or a field is unknown (the nearest is named), or the weights
+            cannot be had.
+    """
+    architecture, _, tag = name.partition(".")
+    if architecture not in ENTRYPOINTS or (tag and name not in PUBLISHED):
+        known = [*ENTRYPOINTS, *PUBLISHED]
+        raise UserError(
+            f"Unknown model {name!r}.{did_you_mean(name, known)} `cvt models` lists them all."
+        )
+    if pretrained and not changes.get("features_only"):
+        return load(_published_name(name), **changes).train()
+    return ENTRYPOINTS[architecture](pretrained, pretrained_cfg=tag or None, **changes)
+
+
+def load(source: str | Path, **changes: Any) -> Backbone:
+    """Builds the model of a checkpoint and loads its weights, ready for inference (eval mode).
+
+    Another `num_classes` gets a fresh classifier, another `in_chans` an adapted first
+    convolution, another `img_size` interpolated position tables, as timm does it. The record of
+    the checkpoint (preprocessing, class names, metrics, licence) is the model's `record`.
+
+    Args:
+        source: Our `.safetensors` or a run's folder; Microsoft's `.pth`; a Hugging Face or timm
+            folder or file; a hub id such as `microsoft/cvt-13`; a published name such as
+            `cvt_13.msft_in1k`.
+
+    Raises:
+        UserError: Nothing there, not a checkpoint of ours or theirs, or the weights don't fit.
+    """
+    state_dict, record = open_weights(source)
+    spec = record.spec.change(**changes)
+    if spec.num_classes != record.spec.num_classes:
+        record = dataclasses.replace(record, class_names=None)
+    record = dataclasses.replace(record, spec=spec)
+    model = build(record.model, spec, num_classes=spec.num_classes, in_chans=spec.in_chans)
+    load_strict(model, adapt(state_dict, model), source=str(source))
+    model.record = record
+    model.pretrained_cfg.update(record.preprocessing.to_timm())
+    return model.eval()
+
+
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Returns the names of the models, or of published weights, that fit a shell pattern."""
+    names = PUBLISHED if pretrained else ENTRYPOINTS
+    return [name for name in names if fnmatch(name, pattern)]
+
+
+def _published_name(name: str) -> str:
+    if name in PUBLISHED:
+        return name
+    for published in PUBLISHED.values():
+        if published.model == name:
+            return published.name
+    raise UserError(
+        f"There are no published weights for {name!r}; train it, or choose one of "
+        f"{', '.join(sorted({published.model for published in PUBLISHED.values()}))}."
+    )

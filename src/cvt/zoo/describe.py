@@ -1,0 +1,158 @@
+"""What a model is, counted: grids, tokens, parameters, multiply-accumulates by part."""
+
+import warnings
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cvt.errors import UserError, did_you_mean
+from cvt.parts.backbone import Backbone
+from cvt.parts.spec import BackboneSpec
+from cvt.systems.cvt import PAPER_ROWS, ROWS
+
+PARTS = ("embedding", "depthwise", "linear", "attention", "mlp", "head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageDescription:
+    """One row of the stage table; grids are (H, W), MACs are counts for one image."""
+
+    grid: tuple[int, int]
+    num_tokens: int
+    kv_grid: tuple[int, int]
+    num_kv_tokens: int
+    embed_dim: int
+    num_heads: int
+    depth: int
+    num_params: int
+    macs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What `describe` counts: the stage table, parameters, and MACs for one image by part."""
+
+    name: str
+    from_paper: bool
+    size: tuple[int, int]
+    stages: tuple[StageDescription, ...]
+    num_params: int
+    num_params_norm: int
+    num_params_head: int
+    macs: int
+    macs_by_part: dict[str, int]
+
+
+def describe(
+    name: str, size: int | tuple[int, int] | None = None, spec: BackboneSpec | None = None
+) -> Description:
+    """Counts a model at an image size, on torch's meta device: nothing is computed.
+
+    MACs are torch's own FLOP count halved: convolutions, linear maps and both products of the
+    attention, as the paper counts them (its "FLOPs" are MACs).
+
+    Args:
+        name: A registered model.
+        size: Image side or (H, W) in pixels; None: 224, or what a small row is made for.
+        spec: Count this variation of the model instead of the registered row.
+
+    Raises:
+        UserError: Unknown name (the nearest is named), or a size that leaves a stage no grid.
+    """
+    if spec is None:
+        if name not in ROWS:
+            raise UserError(f"Unknown model {name!r}.{did_you_mean(name, ROWS)}")
+        spec = ROWS[name]
+    size = (size, size) if isinstance(size, int) else size or spec.img_size
+    spec.grids(size)
+    with torch.device("meta"):
+        model = Backbone(spec).eval()
+        macs = _count_macs(model, torch.empty(1, spec.in_chans, *size))
+    by_part = Counter({part: 0 for part in PARTS})
+    for (_, part), count in macs.items():
+        by_part[part] += count
+    return Description(
+        name=name,
+        from_paper=name in PAPER_ROWS,
+        size=size,
+        stages=tuple(_describe_stages(model, size, macs)),
+        num_params=_num_params(model),
+        num_params_norm=_num_params(model.norm),
+        num_params_head=_num_params(model.head),
+        macs=sum(macs.values()),
+        macs_by_part=dict(by_part),
+    )
+
+
+def _describe_stages(
+    model: Backbone, size: tuple[int, int], macs: Counter[tuple[str, str]]
+) -> list[StageDescription]:
+    rows, incoming = [], size
+    for index, (row, stage) in enumerate(zip(model.spec.stages, model.stages, strict=True)):
+        inner, prefix = row.grid_after_embed(incoming), int(row.cls_token)
+        grid = row.grid_after(incoming)
+        # The keys of the first block are read from the grid before its queries shrink it.
+        kv_grid = row.kv_grid(inner if row.depth == 1 else grid)
+        rows.append(
+            StageDescription(
+                grid=grid,
+                num_tokens=prefix + grid[0] * grid[1],
+                kv_grid=kv_grid,
+                num_kv_tokens=prefix + kv_grid[0] * kv_grid[1],
+                embed_dim=row.embed_dim,
+                num_heads=row.num_heads,
+                depth=row.depth,
+                num_params=_num_params(stage),
+                macs=sum(n for (owner, _), n in macs.items() if owner == f"stages.{index}"),
+            )
+        )
+        incoming = grid
+    return rows
+
+
+def _count_macs(model: Backbone, image: torch.Tensor) -> Counter[tuple[str, str]]:
+    """MACs by (owner, part), each operation counted for the innermost module around it."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(image)
+    total = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    own = dict(total)
+    for name, flops in total.items():
+        outer = _caller(name, total)
+        if outer is not None:
+            own[outer] -= flops
+    macs: Counter[tuple[str, str]] = Counter()
+    for name, flops in own.items():
+        path = name.partition(".")[2]
+        if path:
+            macs[".".join(path.split(".")[:2]), _part(path)] += flops // 2
+    return macs
+
+
+def _caller(name: str, called: Collection[str]) -> str | None:
+    """The nearest module around `name` that was itself called (a ModuleList is not)."""
+    outer = name.rpartition(".")[0]
+    while outer and outer not in called:
+        outer = outer.rpartition(".")[0]
+    return outer or None
+
+
+def _part(path: str) -> str:
+    """Which of `PARTS` a module's own operations belong to."""
+    if path.endswith("embed.proj"):
+        return "embedding"
+    if path.endswith(".conv"):
+        return "depthwise"
+    if path.endswith(".attn"):
+        return "attention"
+    if ".mlp" in path:
+        return "mlp"
+    return "head" if path == "head" else "linear"
+
+
+def _num_params(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

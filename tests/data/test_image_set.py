@@ -1,0 +1,68 @@
+"""Subsets and joined sets point at the right pictures."""
+
+import numpy as np
+import pytest
+
+from cvt.data.array_set import ArraySet
+from cvt.data.digits import digit_splits
+from cvt.data.image_set import Joined
+
+
+@pytest.fixture
+def letters():
+    """Five 1 x 1 pictures whose grey level is ten times their index."""
+    images = (np.arange(5) * 10).astype(np.uint8).reshape(5, 1, 1)
+    return ArraySet(images, [0, 1, 0, 1, 1], ["a", "b"], "letters")
+
+
+def grey(images, index):
+    return images.image(index).getpixel((0, 0))[0]
+
+
+def test_array_set(letters):
+    assert len(letters) == 5
+    assert letters.labels.dtype == np.int64
+    assert letters.name(3) == "letters image 3"
+    assert letters.image(3).mode == "RGB"
+    assert grey(letters, 3) == 30
+
+
+def test_subset_of_a_subset(letters):
+    part = letters.subset([4, 2, 0]).subset(np.array([1, 0]))
+    assert part.labels.tolist() == [0, 1]
+    assert [grey(part, index) for index in range(2)] == [20, 40]
+    assert part.name(1) == "letters image 4"
+    assert part.classes == ("a", "b")
+
+
+def test_joined(letters):
+    joined = Joined([letters.subset([0, 1]), letters.subset([]), letters.subset([4, 3, 2])])
+    assert joined.labels.tolist() == [0, 1, 1, 1, 0]
+    assert [grey(joined, index) for index in range(5)] == [0, 10, 40, 30, 20]
+    assert joined.name(2) == "letters image 4"
+
+
+def test_digits_are_all_there_and_split_for_good():
+    splits = digit_splits()
+    names = {split: [part.name(i) for i in range(len(part))] for split, part in splits.items()}
+    assert {split: len(part) for split, part in names.items()} == {
+        "train": 1259,
+        "val": 179,
+        "test": 359,
+    }
+    assert len(set().union(*names.values())) == 1797
+    # Figures are only comparable as long as these pictures are the test pictures.
+    numbers = [int(name.removeprefix("digits image ")) for name in names["test"]]
+    assert numbers[:3] == [0, 7, 14]
+    assert sum(numbers) == 331478
+    assert splits["train"].classes == tuple("0123456789")
+
+
+def test_digits_look_like_digits():
+    from sklearn.datasets import load_digits
+
+    test = digit_splits()["test"]
+    number = int(test.name(0).removeprefix("digits image "))
+    scan = np.asarray(test.image(0))[..., 0] / 255 * 16
+    assert np.abs(scan - load_digits().images[number]).max() < 0.05
+    assert test.labels[0] == load_digits().target[number]
