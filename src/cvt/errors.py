@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
-from os.path import commonprefix
 
 
 class UserError(ValueError):
@@ -19,5 +18,10 @@ def did_you_mean(got: str, options: Iterable[str]) -> str:
         return ""
     best = SequenceMatcher(None, near[0], got).ratio()
     ties = [name for name in near if SequenceMatcher(None, name, got).ratio() == best]
-    nearest = max(ties, key=lambda name: len(commonprefix((name, got))))
+    nearest = max(ties, key=lambda name: _shared_start(name, got))
     return f" Did you mean {nearest!r}?"
+
+
+def _shared_start(one: str, other: str) -> int:
+    """How many letters two words have in common before they part."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)

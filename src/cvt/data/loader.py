@@ -1,8 +1,10 @@
 """Batches whose content depends on (seed, epoch) alone: a run can stop and go on anywhere."""
 
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +87,7 @@ def make_loader(
         collate_fn=samples.collate,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_interrupts_to_the_main_process,
+        worker_init_fn=_prepare_worker,
         # The loader draws a number when iteration begins: not from the global generator.
         generator=torch.Generator(),
     )
@@ -102,9 +104,19 @@ def _batches(order: list[int], batch_size: int, drop_last: bool) -> list[list[in
     return batches[:-1] if drop_last and len(order) % batch_size else batches
 
 
-def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main one ends its workers itself."""
+def _prepare_worker(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main one ends its workers itself.
+
+    If it stops while a batch is being handed over, the worker's end of the pipe breaks: nothing
+    that the user should read about. Errors in loading travel another way and are still reported.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _report_all_but_broken_pipes
+
+
+def _report_all_but_broken_pipes(kind: Any, error: BaseException, trace: Any) -> None:
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A run in hand: all that its loop works with."""
 
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,7 +12,6 @@ from torch.optim import Optimizer
 
 from cvt.data import Batch, DataSplits, ImageSet, make_loader
 from cvt.data.transforms import Transform
-from cvt.parts.backbone import Backbone
 from cvt.train.config import TrainConfig, known
 from cvt.train.progress import Progress
 from cvt.train.step import Mixer
@@ -26,7 +26,7 @@ class Job:
     run: Path
     splits: DataSplits
     device: torch.device
-    model: Backbone
+    model: nn.Module
     record: Record
     optimizer: Optimizer
     scheduler: CosineLRScheduler
@@ -35,6 +35,7 @@ class Job:
     augmented: Transform
     plain: Transform
     progress: Progress
+    drawn_at: float = field(default_factory=time.monotonic)
 
     @property
     def epochs(self) -> int:
@@ -96,14 +97,14 @@ class Job:
 
     def describe(self) -> str:
         """Returns a sentence about data, model and device."""
-        splits, spec = self.splits, self.model.spec
+        splits = self.splits
         num_params = sum(each.numel() for each in self.model.parameters())
         sizes = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
         if splits.test is not None:
             sizes += f", {len(splits.test):,} for the final test"
         cut = " (validation cut from training)" if splits.val_was_cut else ""
         return (
-            f"{splits.name}: {sizes}{cut}, {spec.num_classes} classes. "
+            f"{splits.name}: {sizes}{cut}, {len(splits.classes)} classes. "
             f"{self.record.model}: {num_params:,} parameters, on {self.device} in "
             f"{self.config.precision}. Run folder: {self.run}"
         )

@@ -1,5 +1,6 @@
 """What a run writes into its folder, in an order that an interruption anywhere leaves usable."""
 
+import time
 from dataclasses import replace
 
 from cvt.train.checkpoints import save_state
@@ -9,9 +10,11 @@ from cvt.train.progress import EpochRow
 from cvt.train.run_folder import BEST_WEIGHTS, CURVES_FILE, LAST_WEIGHTS, write_metrics
 from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
+_DRAW_EVERY_S = 60.0  # a picture takes half a second, which short epochs would notice
+
 
 def keep_epoch(job: Job, row: EpochRow) -> None:
-    """Writes a finished epoch: weights if they are the best, state, metrics, curves.
+    """Writes a finished epoch: weights if they are the best, state, metrics, at times curves.
 
     The best weights come first: interrupted after them, the epoch is repeated to the same result.
     """
@@ -19,8 +22,16 @@ def keep_epoch(job: Job, row: EpochRow) -> None:
         _save_weights(job, BEST_WEIGHTS, row)
     keep_state(job)
     write_metrics(job.run, job.progress.history)
+    if time.monotonic() - job.drawn_at > _DRAW_EVERY_S or job.progress.epoch == job.epochs:
+        draw(job)
+
+
+def draw(job: Job) -> None:
+    """Draws the curves of the finished epochs, if there are any."""
     title = f"{job.record.model} on {job.splits.name}"
-    save_curves(job.run / CURVES_FILE, job.progress.history, title)
+    if job.progress.history:
+        save_curves(job.run / CURVES_FILE, job.progress.history, title)
+    job.drawn_at = time.monotonic()
 
 
 def keep_state(job: Job) -> None:

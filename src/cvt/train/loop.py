@@ -7,7 +7,7 @@ from cvt.errors import UserError
 from cvt.train.config import TrainConfig, save_config
 from cvt.train.interrupt import Interrupted, StopRequest, stop_requests
 from cvt.train.job import Job
-from cvt.train.keep import keep_epoch, keep_state, load_best
+from cvt.train.keep import draw, keep_epoch, keep_state, load_best
 from cvt.train.report import TrainResult, report
 from cvt.train.run_folder import CONFIG_FILE
 from cvt.train.screen import Screen
@@ -124,6 +124,7 @@ def _name_bad(job: Job, sentences: tuple[str, ...], screen: Screen) -> None:
 def _leave(job: Job, save: bool) -> None:
     if save:
         keep_state(job)
+        draw(job)
     progress = job.progress
     where = f"in epoch {progress.epoch + 1} of {job.epochs} after {progress.batch} updates of it"
     if progress.epoch == job.epochs:

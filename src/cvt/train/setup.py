@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cvt.data import (
     Augment,
@@ -53,7 +54,7 @@ def prepare(config: TrainConfig) -> Job:
         _check_same_data(state, splits)
         run = Path(config.resume or "")
         model = load(run / LAST_WEIGHTS)
-        record = model.record
+        record = _record_of(model)
     else:
         config, model, record = _new_model(config, splits, device)
         run = make_run_folder(config)
@@ -68,28 +69,37 @@ def prepare(config: TrainConfig) -> Job:
 
 def _new_model(
     config: TrainConfig, splits: DataSplits, device: torch.device
-) -> tuple[TrainConfig, Backbone, Record]:
-    start = None
+) -> tuple[TrainConfig, nn.Module, Record]:
+    """Derives the config and builds its model; of `config.weights`, if it starts from some."""
+    num_classes = len(splits.classes)
+    start, start_record = None, None
     if config.weights:
-        start = load(config.weights, num_classes=len(splits.classes), **_changes(config))
-    config = derive(config, measure(splits), device, start.record if start else None)
+        start = load(config.weights, num_classes=num_classes, **_changes(config))
+        start_record = _record_of(start)
+    config = derive(config, measure(splits), device, start_record)
     if known(config.batch_size) > len(splits.train):
         raise UserError(
             f"Got batch_size {config.batch_size} for {len(splits.train)} training images; "
             "make it smaller."
         )
-    model = start or create_model(
-        known(config.model), num_classes=len(splits.classes), **_changes(config)
-    )
+    name = known(config.model)
+    model = start or create_model(name, num_classes=num_classes, **_changes(config))
+    assert isinstance(model, Backbone)
     record = Record(
-        model=known(config.model).partition(".")[0],
+        model=name.partition(".")[0],
         spec=model.spec,
-        preprocessing=preprocessing_for(config, model.in_chans, start.record if start else None),
+        preprocessing=preprocessing_for(config, model.in_chans, start_record),
         class_names=splits.classes,
+        licence=start_record.licence if start_record else None,
         source=f"trained on {splits.name}",
-        licence=start.record.licence if start else None,
     )
     return config, model, record
+
+
+def _record_of(model: nn.Module) -> Record:
+    record = model.record
+    assert isinstance(record, Record)
+    return record
 
 
 def _changes(config: TrainConfig) -> dict[str, Any]:
@@ -103,7 +113,7 @@ def _assemble(
     run: Path,
     splits: DataSplits,
     device: torch.device,
-    model: Backbone,
+    model: nn.Module,
     record: Record,
 ) -> Job:
     optimizer = make_optimizer(model, config.optim)

@@ -117,6 +117,6 @@ def _open(path: Path) -> Generator[Any]:
 
 def no_such_file(path: Path) -> UserError:
     """Says that a file is missing, and names the nearest one in its folder."""
-    siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings = [each.name for each in path.parent.glob("[!.]*")]
     hint = did_you_mean(path.name, siblings)
     return UserError(f"There is no file {path}, expected a checkpoint.{hint}")

@@ -28,8 +28,8 @@ def fetch(repo_id: str) -> Path:
             f"{' and '.join(WEIGHT_FILES)}, expected a model of transformers or timm."
         )
     raise UserError(
-        f"Cannot download {repo_id!r}: the Hugging Face hub is out of reach and the weights are "
-        "not in its cache; go online, or give the path of a file that you have."
+        f"Cannot get {repo_id!r}: no file or folder here has that name, the Hugging Face hub is out "
+        "of reach, and its cache does not have the weights; go online, or give the path of a file that you have."
     )
 
 

@@ -31,12 +31,15 @@ def read(config: Mapping[str, Any]) -> Preprocessing:
     side = _side(config.get("size", {"shortest_edge": _SQUASHED_FROM}))
     squash = side >= _SQUASHED_FROM
     names = {code: name for name, code in _PIL_CODES.items()}
+    resample = config.get("resample", 3)
+    if resample not in names:
+        raise UserError(f"Got resample {resample!r} in {_FILE}, expected one of {list(names)}.")
     mean = config.get("image_mean", IMAGENET_MEAN)
     return Preprocessing(
         input_size=(len(mean), side, side),
         mean=mean,
         std=config.get("image_std", IMAGENET_STD),
-        interpolation=names.get(config.get("resample", 3), "bicubic"),
+        interpolation=names[resample],
         crop_pct=1.0 if squash else config.get("crop_pct", 0.875),
         crop_mode="squash" if squash else "center",
     )

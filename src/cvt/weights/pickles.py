@@ -3,6 +3,8 @@
 import io
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from cvt.weights.layouts import StateDict, strip_wrappers
 # Where training scripts put the weights: microsoft/CvT and timm, DeiT, DeepSpeed, others.
 _NESTS = ("state_dict", "model", "module", "model_state")
 _DEEPEST = 3  # a file may also nest without end
-_WANTED = re.compile(r"GLOBAL ([\w.]+)")
+_WANTED = re.compile(r"GLOBAL (\w+(?:\.\w+)+)")
 # All that torch's unpickler raises on bytes that are no pickle, or only a part of one.
 _BROKEN = (
     pickle.UnpicklingError,
+    struct.error,
     RuntimeError,
     EOFError,
     LookupError,
@@ -44,7 +47,9 @@ def read_pickle(path: str | Path) -> StateDict:
     """
     path = Path(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
     except _BROKEN as error:

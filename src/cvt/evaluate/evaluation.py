@@ -1,0 +1,108 @@
+"""The figures of an evaluation, from logits and labels."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from cvt.evaluate.calibration import expected_calibration_error
+from cvt.train.validate import Logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class: how many pictures it has, and percentages.
+
+    Args:
+        accuracy: Share of its pictures that were recognised (recall); None without pictures.
+        precision: Share of the answers naming it that were right; None if it was never named.
+    """
+
+    name: str
+    num_images: int
+    accuracy: float | None
+    precision: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model is worth on a set of pictures.
+
+    Args:
+        top1: Percentage of pictures whose most likely class is right.
+        top5: Percentage whose class is among the five most likely; None below five classes.
+        loss: Mean cross-entropy in nats.
+        ece: Expected calibration error over 15 bins, 0 to 1.
+        num_images: Pictures that were measured.
+        bad: One sentence for each picture that could not be read and was left out.
+        per_class: In the order of the model's outputs.
+        confusion: Pictures of class i (row) that were taken for class j (column): int64, (N, N).
+    """
+
+    top1: float
+    top5: float | None
+    loss: float
+    ece: float
+    num_images: int
+    bad: tuple[str, ...]
+    per_class: tuple[ClassScore, ...]
+    confusion: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON, without the confusion matrix and figures that are None."""
+        plain = {name: value for name, value in vars(self).items() if name != "confusion"}
+        plain["bad"] = list(self.bad)
+        plain["per_class"] = [_without_none(asdict(score)) for score in self.per_class]
+        return _without_none(plain)
+
+    def save_confusion(self, path: str | Path) -> None:
+        """Draws the confusion matrix, each row as shares of its class.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        from cvt.evaluate.confusion import save_confusion
+
+        save_confusion(Path(path), self.confusion, [score.name for score in self.per_class])
+
+
+def summarise(answers: Logits, class_names: Sequence[str]) -> Evaluation:
+    """Returns the figures of a model's answers; `class_names` are those of its outputs."""
+    probabilities = answers.logits.double().softmax(dim=1)
+    confidences, guesses = (each.numpy() for each in probabilities.max(dim=1))
+    labels = answers.labels.numpy()
+    num_classes = len(class_names)
+    confusion = confusion_matrix(labels, guesses, labels=np.arange(num_classes))
+    return Evaluation(
+        top1=answers.top_k(1),
+        top5=answers.top_k(5) if num_classes >= 5 else None,
+        loss=answers.loss(),
+        ece=expected_calibration_error(confidences, guesses == labels),
+        num_images=len(labels),
+        bad=answers.bad,
+        per_class=_class_scores(confusion, class_names),
+        confusion=confusion,
+    )
+
+
+def _class_scores(confusion: np.ndarray, names: Sequence[str]) -> tuple[ClassScore, ...]:
+    def share(hits: int, total: int) -> float | None:
+        return 100 * hits / total if total else None
+
+    right, truly, named = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    return tuple(
+        ClassScore(
+            name=name,
+            num_images=int(truly[index]),
+            accuracy=share(int(right[index]), int(truly[index])),
+            precision=share(int(right[index]), int(named[index])),
+        )
+        for index, name in enumerate(names)
+    )
+
+
+def _without_none(plain: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if value is not None}
