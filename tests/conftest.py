@@ -1,10 +1,55 @@
 """What tests of every room share."""
 
 import pytest
+import torch
+from PIL import Image
+
+import cvt
+from cvt.weights.checkpoint import save_checkpoint
+from cvt.weights.record import Preprocessing, Record
 from randomise import randomise as randomise_model
+
+# Networks this small are not worth a second thread, and on busy cores torch's threads wait for
+# each other far longer than they work.
+torch.set_num_threads(1)
+
+CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
 
 
 @pytest.fixture
 def randomise():
     """`randomise(model, seed=0)`: fills all weights and statistics with seeded random values."""
     return randomise_model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A small untrained network with six classes, as a file that describes itself."""
+    spec = cvt.create_model("cvt_nano_32", num_classes=6, depth=1).spec
+    model = randomise_model(cvt.Backbone(spec))
+    record = Record(
+        model="cvt_nano_32",
+        spec=spec,
+        preprocessing=Preprocessing(input_size=(3, 32, 32), crop_pct=1.0),
+        class_names=CLASSES,
+        metrics={"top1": 12.5},
+        licence="Apache-2.0",
+        source="a test",
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, model.state_dict(), record)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Four readable pictures of different sizes, shapes and modes, in nested folders."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    Image.effect_noise((40, 30), 80).convert("RGB").save(folder / "a.jpg")
+    Image.effect_noise((30, 64), 80).save(folder / "b.png")
+    Image.effect_noise((33, 33), 80).convert("RGBA").save(folder / "more" / "c.webp")
+    Image.effect_noise((90, 20), 80).convert("CMYK").save(folder / "more" / "d.jpeg")
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / ".hidden.png").write_bytes((folder / "b.png").read_bytes())
+    return folder

@@ -12,13 +12,12 @@ from wrapt import when_imported
 
 if TYPE_CHECKING:
     from cvt.errors import UserError
-    from cvt.evaluate import Evaluation, evaluate
+    from cvt.evaluate import Evaluation
     from cvt.explain.attention import AttentionMap, attention_maps
     from cvt.parts.backbone import Backbone
     from cvt.parts.spec import BackboneSpec, StageSpec
     from cvt.predict import Prediction, Predictor
     from cvt.train.config import TrainConfig
-    from cvt.train.loop import train
     from cvt.weights.convert import convert
     from cvt.weights.timm_folder import save_pretrained
     from cvt.zoo.create import create_model, list_models, load
@@ -40,11 +39,9 @@ _HOMES = {
     "convert": "cvt.weights.convert",
     "create_model": "cvt.zoo.create",
     "describe": "cvt.zoo.describe",
-    "evaluate": "cvt.evaluate",
     "list_models": "cvt.zoo.create",
     "load": "cvt.zoo.create",
     "save_pretrained": "cvt.weights.timm_folder",
-    "train": "cvt.train.loop",
 }
 
 __all__ = [
@@ -61,15 +58,18 @@ __all__ = [
     "convert",
     "create_model",
     "describe",
-    "evaluate",
     "list_models",
     "load",
     "save_pretrained",
-    "train",
 ]
 
 
+_ROOMS = ("data", "evaluate", "explain", "parts", "predict", "systems", "train", "weights", "zoo")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"cvt.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

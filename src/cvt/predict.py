@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from io import IOBase
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from PIL import Image
@@ -99,8 +100,7 @@ class Predictor:
         """
         if top_k < 1:
             raise UserError(f"Got top_k {top_k}, expected 1 or more.")
-        several = sources if _is_several(sources) else [sources]
-        named = ((_name(source, number), source) for number, source in enumerate(several, 1))
+        named = ((_name(each, number), each) for number, each in enumerate(_several(sources), 1))
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
             while batch := list(islice(named, self.batch_size)):
                 yield from self._predict(list(readers.map(self._read, batch)), top_k)
@@ -138,12 +138,13 @@ class Predictor:
         )
 
 
-def _is_several(sources: Source | Iterable[Source]) -> bool:
-    single = (str, os.PathLike, bytes, Image.Image, BadImage)
-    return not isinstance(sources, single) and not hasattr(sources, "read")
+def _several(sources: Source | Iterable[Source]) -> Iterable[Source]:
+    """One picture as a list of itself; an open file is one, though it could be iterated."""
+    single = (str, os.PathLike, bytes, Image.Image, BadImage, IOBase)
+    return cast("Iterable[Source]", [sources] if isinstance(sources, single) else sources)
 
 
 def _name(source: Source, number: int) -> str:
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+    if isinstance(source, str | Path):
+        return str(source)
     return getattr(source, "name", None) or f"image {number}"

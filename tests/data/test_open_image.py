@@ -32,9 +32,7 @@ def huge_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT\x35\xaf\x06\x1e"
 
 
-@given(
-    mode=st.sampled_from(MODES + DEEP_MODES), width=st.integers(1, 9), height=st.integers(1, 9)
-)
+@given(mode=st.sampled_from(MODES + DEEP_MODES), width=st.integers(1, 9), height=st.integers(1, 9))
 @settings(deadline=None)
 def test_any_mode_and_size_becomes_rgb(mode, width, height):
     image = open_image(Image.new(mode, (width, height)))
@@ -104,7 +102,8 @@ def test_transparent_parts_become_white():
 
 
 def test_half_transparent_red_on_white():
-    assert open_image(Image.new("RGBA", (1, 1), (255, 0, 0, 128))).getpixel((0, 0)) == (255, 127, 127)
+    image = open_image(Image.new("RGBA", (1, 1), (255, 0, 0, 128)))
+    assert image.getpixel((0, 0)) == (255, 127, 127)
 
 
 def test_palette_with_transparency():

@@ -37,9 +37,7 @@ def test_every_class_is_on_both_sides_in_proportion(counts, fraction, seed):
 
 def test_the_seed_decides():
     images = make([30, 30])
-    first, again, other = (
-        names(stratified_split(images, 0.2, seed, "x")[1]) for seed in (0, 0, 1)
-    )
+    first, again, other = (names(stratified_split(images, 0.2, seed, "x")[1]) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 

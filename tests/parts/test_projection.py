@@ -7,7 +7,7 @@ from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection
 
 def by_hand(projection: ConvProjection, fmap, kernel, stride):
     """Depthwise convolution, BatchNorm and linear map in loops over outputs."""
-    batch, channels, height, width = fmap.shape
+    height, width = fmap.shape[2:]
     padded = F.pad(fmap, [kernel // 2] * 4)
     rows = range(0, height + 2 * (kernel // 2) - kernel + 1, stride)
     columns = range(0, width + 2 * (kernel // 2) - kernel + 1, stride)

@@ -25,15 +25,6 @@ KERNELS = {"embed_kernel": (7, 3, 3), "embed_stride": (4, 2, 2), "embed_padding"
 PROJECTIONS = {"dw_bn": "conv", "avg": "avg"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """On busy cores torch's threads wait for each other far longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The recipe: what a tensor of this Microsoft name and shape holds."""
     random = np.random.RandomState(crc32(name.encode()))

@@ -19,7 +19,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     cells = [[str(cell) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, values in zip(columns, zip(*cells, strict=True), strict=True):
-        numeric = all(value[:1].isdigit() for value in values)
+        numeric = all(value[:1].isdigit() or value == "-" for value in values)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
     for row in cells:
         table.add_row(*row)

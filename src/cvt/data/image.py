@@ -114,7 +114,6 @@ def _quiet_pillow() -> Generator[None]:
     `catch_warnings` is not safe among threads, so the filters must be harmless if one leaks.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 

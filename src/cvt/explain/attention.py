@@ -1,5 +1,6 @@
 """Attention maps on request, from the very inputs that each attention module sees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,7 @@ def attention_maps(model: nn.Module, image: Tensor) -> list[AttentionMap]:
     """
     maps: list[AttentionMap] = []
 
-    def record(name: str):
+    def record(name: str) -> Callable[..., None]:
         def hook(module: Attention, inputs: tuple[Tensor, tuple[int, int], int]) -> None:
             tokens, grid, num_prefix = inputs
             weights = module.attention_map(tokens, grid, num_prefix)

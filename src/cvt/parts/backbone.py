@@ -1,7 +1,6 @@
 """A network of stages with timm's model contract, built from a `BackboneSpec`."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,9 @@ class Backbone(nn.Module):
     combinations of a row's choices work.
     """
 
+    pretrained_cfg: dict[str, Any]  # set by timm's builder
+    record: Any  # set by `cvt.load`: what the checkpoint says about itself
+
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -47,7 +49,7 @@ class Backbone(nn.Module):
         """Returns the last stage's tokens, normalised: (B, num_prefix_tokens + h*w, C)."""
         self._check_image(image)
         fmap = image
-        for stage in self.stages:
+        for stage in self._stages:
             tokens, grid = stage(fmap)
             fmap = tokens_to_map(tokens, grid, stage.num_prefix)
         return self.norm(tokens)
@@ -60,7 +62,7 @@ class Backbone(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -85,7 +87,7 @@ class Backbone(nn.Module):
         taken, last = feature_take_indices(len(self.feature_info), indices)
         maps: list[Tensor] = []
         fmap, tokens = x, x
-        for index, stage in enumerate(self.stages):
+        for index, stage in enumerate(self._stages):
             if stop_early and index > last:
                 break
             tokens, grid = stage(fmap)
@@ -103,7 +105,7 @@ class Backbone(nn.Module):
 
     def prune_intermediate_layers(
         self,
-        indices: int | Sequence[int] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
@@ -112,7 +114,7 @@ class Backbone(nn.Module):
         self.stages = self.stages[: last + 1]
         if last < len(self.spec.stages):
             self.extra_level = None
-        if prune_norm:
+        if prune_norm or last < len(self.spec.stages) - 1:  # it is as wide as the last stage
             self.norm = nn.Identity()
         if prune_head:
             self.reset_classifier(0, "")
@@ -135,14 +137,14 @@ class Backbone(nn.Module):
         """Interpolates position tables to another image size (H, W); nothing else stores one."""
         self.spec = self.spec.change(img_size=img_size)
         for row, stage, size in zip(
-            self.spec.stages, self.stages, _incoming_sizes(self.spec), strict=True
+            self.spec.stages, self._stages, _incoming_sizes(self.spec), strict=True
         ):
             if stage.pos_embed is not None:
                 stage.pos_embed.set_grid(row.grid_after_embed(size), stage.num_prefix)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes each block in the backward pass instead of keeping its activations."""
-        for stage in self.stages:
+        for stage in self._stages:
             stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
@@ -165,6 +167,10 @@ class Backbone(nn.Module):
                 (r"^norm", (99999,)),
             ],
         }
+
+    @property
+    def _stages(self) -> list[Stage]:
+        return cast("list[Stage]", self.stages)
 
     def _pool(self, tokens: Tensor) -> Tensor:
         if self.global_pool == "token":

@@ -150,7 +150,8 @@ class BackboneSpec:
             raise UserError("A spec needs 'stages': a list with one mapping a stage.")
         for stage in stages:
             _check_keys(stage, StageSpec)
-        return cls(**{**plain, "stages": tuple(StageSpec(**stage) for stage in stages)})
+        whole: dict[str, Any] = {**plain, "stages": tuple(StageSpec(**row) for row in stages)}
+        return cls(**whole)
 
     def change(self, **changes: Any) -> "BackboneSpec":
         """Returns a copy with fields replaced; a stage's field may be named directly.
@@ -245,7 +246,7 @@ def _per_stage(name: str, value: Any, num_stages: int) -> list[Any]:
     return list(value)
 
 
-def _check_keys(plain: Mapping[str, Any], spec: type) -> None:
+def _check_keys(plain: Mapping[str, Any], spec: type[StageSpec] | type[BackboneSpec]) -> None:
     known = {field.name for field in fields(spec)}
     for name in plain:
         if name not in known:

@@ -1,7 +1,6 @@
 """A stage: embed, prefix token, position, blocks at one resolution (CvT, figure 2a)."""
 
 import torch
-from timm.models import checkpoint
 from torch import Tensor, nn
 
 from cvt.parts.attention import Attention
@@ -10,6 +9,7 @@ from cvt.parts.embed import ConvEmbed
 from cvt.parts.mlp import make_mlp
 from cvt.parts.position import PositionTable
 from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection
+from cvt.parts.recompute import recompute
 from cvt.parts.spec import BackboneSpec, StageSpec
 
 
@@ -55,7 +55,7 @@ class Stage(nn.Module):
         tokens = self.pos_drop(tokens)
         for block in self.blocks:
             if self.grad_checkpointing:
-                tokens, grid = checkpoint(block, tokens, grid, self.num_prefix)
+                tokens, grid = recompute(block, tokens, grid, self.num_prefix)
             else:
                 tokens, grid = block(tokens, grid, self.num_prefix)
         return tokens, grid

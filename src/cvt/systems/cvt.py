@@ -14,11 +14,17 @@ def _published(
     Source: the YAML files of microsoft/CvT f851e68, experiments/imagenet/cvt. The stem's padding
     is 2, not the 3 that would be usual for its kernel of 7: the weights were trained so.
     """
-    stem = {"embed_kernel": 7, "embed_stride": 4, "embed_padding": 2}
     first, second, third = zip(dims, heads, depths, strict=True)
     return BackboneSpec(
         stages=(
-            StageSpec(embed_dim=first[0], num_heads=first[1], depth=first[2], **stem),
+            StageSpec(
+                embed_dim=first[0],
+                num_heads=first[1],
+                depth=first[2],
+                embed_kernel=7,
+                embed_stride=4,
+                embed_padding=2,
+            ),
             StageSpec(embed_dim=second[0], num_heads=second[1], depth=second[2]),
             StageSpec(
                 embed_dim=third[0],

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import warnings
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from cvt.train.progress import Progress
 STATE_FILE = "last.pt"
 # What may differ when a run goes on, because it does not change what is computed.
 _FREE = ("resume", "out", "device", "num_workers", "data_dir", "download")
+
+# What torch's unpickler raises on bytes that are none of its, and what a strange content causes.
+_BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,9 @@ def load_state(run: Path) -> TrainState:
     """
     path = run / STATE_FILE
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on pickle protocols
+            state = torch.load(path, map_location="cpu", weights_only=True)
         return TrainState(
             config=TrainConfig.from_dict(state["config"]),
             progress=Progress.from_dict(state["progress"]),
@@ -82,7 +88,7 @@ def load_state(run: Path) -> TrainState:
             f"Cannot resume {run}: there is no {STATE_FILE} to read in it ({error.strerror}); "
             "give the folder of a run."
         ) from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+    except _BROKEN as error:
         raise UserError(
             f"Cannot resume {run}: its {STATE_FILE} is damaged or not written by this library; "
             "train again."

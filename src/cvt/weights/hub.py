@@ -27,10 +27,7 @@ def fetch(repo_id: str) -> Path:
             f"The hub repository {repo_id!r} has no config.json or none of "
             f"{' and '.join(WEIGHT_FILES)}, expected a model of transformers or timm."
         )
-    raise UserError(
-        f"Cannot get {repo_id!r}: no file or folder here has that name, the Hugging Face hub is out "
-        "of reach, and its cache does not have the weights; go online, or give the path of a file that you have."
-    )
+    raise _out_of_reach(repo_id)
 
 
 def _reachable() -> bool:
@@ -51,12 +48,17 @@ def _file(repo_id: str, name: str, online: bool) -> Path | None:
         EntryNotFoundError,
         HFValidationError,
         HTTPError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
     try:
         return Path(hf_hub_download(repo_id, name, local_files_only=not online))
-    except EntryNotFoundError:  # includes LocalEntryNotFoundError
+    except LocalEntryNotFoundError as error:
+        if online:  # the hub's front page answers, its files don't
+            raise _out_of_reach(repo_id) from error
+        return None
+    except EntryNotFoundError:
         return None
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
@@ -65,3 +67,11 @@ def _file(repo_id: str, name: str, online: bool) -> Path | None:
     except (OSError, HTTPError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UserError(f"Downloading {name} of {repo_id!r} failed: {first_line}") from error
+
+
+def _out_of_reach(repo_id: str) -> UserError:
+    return UserError(
+        f"Cannot get {repo_id!r}: no file or folder here has that name, the Hugging Face hub is "
+        "out of reach, and its cache does not have the weights; go online, or give the path of a "
+        "file that you have."
+    )

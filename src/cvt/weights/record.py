@@ -1,6 +1,6 @@
 """What a checkpoint says about itself: architecture, preprocessing, classes, figures, licence."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from cvt.errors import UserError, did_you_mean
@@ -75,6 +75,24 @@ class Preprocessing:
             std=IMAGENET_STD if spec.in_chans == 3 else (0.5,) * spec.in_chans,
             crop_pct=0.875 if min(spec.img_size) >= 224 else 1.0,
         )
+
+    def with_channels(self, channels: int) -> Self:
+        """Returns the same for another number of channels: the mean of all, or one after another.
+
+        It goes with the first convolution as timm adapts it: summed for one channel, repeated
+        for more than three.
+        """
+        had = self.input_size[0]
+        if channels == had:
+            return self
+
+        def fit(values: tuple[float, ...]) -> tuple[float, ...]:
+            if channels == 1:
+                return (sum(values) / had,)
+            return tuple(values[index % had] for index in range(channels))
+
+        size = (channels, *self.size)
+        return replace(self, input_size=size, mean=fit(self.mean), std=fit(self.std))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that goes to JSON and comes back through `from_dict`."""

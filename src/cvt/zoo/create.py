@@ -56,13 +56,17 @@ def load(source: str | Path, **changes: Any) -> Backbone:
     Raises:
         UserError: Nothing there, not a checkpoint of ours or theirs, or the weights don't fit.
     """
-    state_dict, record = open_weights(source)
-    spec = record.spec.change(**changes)
-    if spec.num_classes != record.spec.num_classes:
-        record = dataclasses.replace(record, class_names=None)
-    record = dataclasses.replace(record, spec=spec)
+    state_dict, stored = open_weights(source)
+    spec = stored.spec.change(**changes)
+    record = dataclasses.replace(
+        stored,
+        spec=spec,
+        class_names=stored.class_names if spec.num_classes == stored.spec.num_classes else None,
+        preprocessing=stored.preprocessing.with_channels(spec.in_chans),
+    )
     model = build(record.model, spec, num_classes=spec.num_classes, in_chans=spec.in_chans)
-    load_strict(model, adapt(state_dict, model), source=str(source))
+    fitting = adapt(state_dict, model, img_size=stored.spec.img_size)
+    load_strict(model, fitting, source=str(source))
     model.record = record
     model.pretrained_cfg.update(record.preprocessing.to_timm())
     return model.eval()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cvt.parts.backbone import Backbone
 
 
-def build(name: str, row: BackboneSpec, *, pretrained: bool = False, **kwargs: Any) -> "nn.Module":
+def build(name: str, row: BackboneSpec, *, pretrained: bool = False, **kwargs: Any) -> Any:
     """Builds a model from a row through timm's own builder.
 
     Args:
@@ -89,8 +89,8 @@ def _pretrained_cfg(row: BackboneSpec, preprocessing: Preprocessing) -> dict[str
     }
 
 
-def _default_cfgs() -> dict[str, dict[str, Any]]:
-    cfgs: dict[str, dict[str, Any]] = {}
+def _default_cfgs() -> dict[str, Any]:
+    cfgs: dict[str, Any] = {}
     for published in PUBLISHED.values():
         cfgs[published.name] = {
             **_pretrained_cfg(ROWS[published.model], published.preprocessing),

@@ -1,0 +1,12 @@
+"""Threads: on busy cores torch's threads wait for each other far longer than they work."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

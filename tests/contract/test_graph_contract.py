@@ -1,0 +1,166 @@
+"""The networks as graphs: torch.compile, torch.export, torch.fx, timm's attention extraction."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from networks import NAMES, image, small
+from timm.layers import set_fused_attn, use_fused_attn
+from timm.models import get_notrace_functions, get_notrace_modules
+from timm.utils import AttentionExtract
+from torch.export import Dim, export
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+import cvt
+
+VARIANTS = {
+    "cvt_13": {},
+    "tables": {"pos_embed": "table", "img_size": 64},
+    "avg": {"projection": "avg"},
+    "linear": {"projection": "linear", "cls_token": False},
+    "mvit": {"q_stride": (1, 2, 1)},
+}
+
+
+@pytest.fixture
+def written_out_attention():
+    """timm's switch, put back afterwards."""
+    before = use_fused_attn()
+    set_fused_attn(False)
+    yield
+    set_fused_attn(before > 0, experimental=before == 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compile_has_no_graph_break(name):
+    model = small(name).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(image(name)), model(image(name)))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_training_step(checkpointing):
+    model = small("cvt_13", depth=1, drop_path_rate=0).train()
+    model.set_grad_checkpointing(checkpointing)
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    for run in (model, compiled):
+        run(image("cvt_13")).square().mean().backward()
+    for (key, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        # The compiled graph sums in another order: float32 rounding of sums of some 1000 terms.
+        scale = one.grad.abs().max().item() + 1e-6
+        torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=1e-4 * scale, msg=key)
+    # The graph joins a batch norm's two statistics into one update: float32 rounding again.
+    for (key, one), other in zip(model.named_buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compile_with_dynamic_sizes_compiles_each_choice_whole(variant):
+    model = small("cvt_13", depth=1, **VARIANTS[variant]).double().eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    with torch.no_grad():
+        for batch, size in [(2, (64, 64)), (3, (48, 80)), (2, (51, 77))]:
+            images = image("cvt_13", batch, size).double()
+            torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_export_with_dynamic_batch_height_and_width(variant):
+    model = small("cvt_13", depth=1, num_classes=5, **VARIANTS[variant]).double().eval()
+    free = {0: Dim("batch", max=64), 2: Dim("height", min=32, max=512), 3: Dim("width", max=512)}
+    if variant == "mvit":
+        free = {0: Dim("batch", max=64), 2: Dim.AUTO, 3: Dim.AUTO}
+    program = export(model, (image("cvt_13", 2, (64, 96)).double(),), dynamic_shapes=(free,))
+    exported = program.module()
+    with torch.no_grad():
+        for batch, size in [(1, (64, 64)), (3, (96, 64)), (2, (80, 112)), (2, (75, 53))]:
+            images = image("cvt_13", batch, size).double()
+            torch.testing.assert_close(exported(images), model(images), rtol=0, atol=1e-9)
+
+
+def test_export_of_a_small_row():
+    model = small("cvt_nano_32").double().eval()
+    free = {0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO}
+    images = image("cvt_nano_32", 2, (16, 24)).double()
+    exported = export(model, (images,), dynamic_shapes=(free,)).module()
+    images = image("cvt_nano_32", 1, (23, 18)).double()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images), model(images), rtol=0, atol=1e-9)
+
+
+def fx_twin(model):
+    """The last node of the traced graph as a network, traced as timm's own tests trace."""
+    options = {
+        "leaf_modules": list(get_notrace_modules()),
+        "autowrap_functions": list(get_notrace_functions()),
+        "param_shapes_constant": True,
+    }
+    train, evaluate = get_graph_node_names(model, tracer_kwargs=options)
+    return create_feature_extractor(
+        model,
+        train_return_nodes=[train[-1]],
+        eval_return_nodes=[evaluate[-1]],
+        tracer_kwargs=options,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fx_forward(name):
+    model = small(name).eval()
+    with torch.inference_mode():
+        expected = model(image(name))
+        (logits,) = fx_twin(model)(image(name)).values()
+    assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fx_backward(name):
+    model = small(name, num_classes=42, drop_path_rate=0).train()
+    twin = fx_twin(copy.deepcopy(model))
+    expected = model(image(name))
+    (logits,) = twin(image(name)).values()
+    assert torch.equal(logits, expected)
+    expected.mean().backward()
+    logits.mean().backward()
+    gradients = {key: parameter.grad for key, parameter in twin.named_parameters()}
+    for key, parameter in model.named_parameters():
+        assert torch.equal(gradients[key], parameter.grad), key
+
+
+def test_fx_of_a_position_table():
+    model = small("cvt_13", **VARIANTS["tables"]).eval()
+    twin = fx_twin(model)
+    with torch.no_grad():
+        for size in [(64, 64), (48, 80)]:
+            images = image("cvt_13", 1, size)
+            assert torch.equal(next(iter(twin(images).values())), model(images))
+
+
+@pytest.mark.usefixtures("written_out_attention")
+@pytest.mark.parametrize("method", ["fx", "hook"])
+@pytest.mark.parametrize("name", NAMES)
+def test_timms_attention_extract_gives_our_maps(name, method):
+    model = small(name).eval()
+    images = image(name, 2)
+    expected = cvt.attention_maps(model, images)
+    with torch.no_grad():
+        extracted = AttentionExtract(model, method=method)(images)
+    assert len(extracted) == len(expected) == 4
+    for ours, (key, theirs) in zip(expected, extracted.items(), strict=True):
+        assert key.startswith(ours.name)
+        assert torch.equal(theirs, ours.weights)
+
+
+def test_fused_attention_follows_timms_switch(written_out_attention):
+    assert not small("cvt_13").stages[0].blocks[0].attn.fused_attn
+    set_fused_attn(True)
+    assert small("cvt_13").stages[0].blocks[0].attn.fused_attn
+
+
+def test_torchvision_extracts_a_stage_by_name():
+    model = timm.create_model("cvt_13", depth=1).eval()
+    extract = create_feature_extractor(model, {"stages.1.embed.proj": "map"})
+    assert extract(image("cvt_13", 1))["map"].shape == (1, 192, 8, 8)

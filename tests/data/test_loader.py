@@ -1,0 +1,239 @@
+"""A loader's batches depend on (seed, epoch) alone, and a bad picture costs only itself."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from cvt.data.array_set import ArraySet
+from cvt.data.augment import Augment
+from cvt.data.folder import folder_splits
+from cvt.data.image import BadImage
+from cvt.data.loader import Batch, make_loader
+from cvt.data.transforms import eval_transform, train_transform
+from cvt.errors import UserError
+from cvt.weights.record import Preprocessing
+
+PREPROCESSING = Preprocessing(input_size=(3, 16, 16))
+TRAIN = train_transform(PREPROCESSING, Augment())
+EVAL = eval_transform(PREPROCESSING)
+
+# Python 3.12 and newer warn about any fork of a process with threads, which torch has.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+INTERRUPTED = """
+import numpy as np
+from cvt.data import eval_transform, make_loader
+from cvt.data.array_set import ArraySet
+from cvt.weights.record import Preprocessing
+
+images = ArraySet(np.zeros((100_000, 8, 8), dtype=np.uint8), [0] * 100_000, ["a"], "zeros")
+transform = eval_transform(Preprocessing(input_size=(3, 16, 16)))
+try:
+    for number, _ in enumerate(
+        make_loader(images, transform, batch_size=8, shuffle=False, num_workers=2)
+    ):
+        if number == 0:
+            print("loading", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+class Patchy(ArraySet):
+    """Noise, of which some pictures are broken."""
+
+    def __init__(self, count, bad=()):
+        images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        super().__init__(images, np.arange(count) % 3, "abc", "noise")
+        self.bad = bad
+
+    def image(self, index):
+        if index in self.bad:
+            raise BadImage(f"{self.name(index)} is broken.")
+        return super().image(index)
+
+
+def batches(images=None, transform=TRAIN, **options) -> list[Batch]:
+    given = {"batch_size": 4, "shuffle": True, **options}
+    return list(make_loader(Patchy(22) if images is None else images, transform, **given))
+
+
+def equal(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(a.images, b.images)
+        and torch.equal(a.labels, b.labels)
+        and torch.equal(a.indices, b.indices)
+        and a.bad == b.bad
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def order(batches):
+    return torch.cat([batch.indices for batch in batches]).tolist()
+
+
+def test_a_batch():
+    first = batches(transform=EVAL, shuffle=False)[0]
+    assert first.images.shape == (4, 3, 16, 16)
+    assert (first.images.dtype, first.labels.dtype) == (torch.float32, torch.int64)
+    assert first.labels.tolist() == [0, 1, 2, 0]
+    assert first.indices.tolist() == [0, 1, 2, 3]
+    assert torch.equal(first.images[2], EVAL(Patchy(22).image(2)))
+
+
+def test_every_picture_once():
+    assert sorted(order(batches())) == list(range(22))
+    assert [len(batch.labels) for batch in batches()] == [4, 4, 4, 4, 4, 2]
+    assert [len(batch.labels) for batch in batches(drop_last=True)] == [4] * 5
+
+
+def test_without_shuffling_the_order_is_the_sets():
+    assert order(batches(shuffle=False)) == list(range(22))
+
+
+def test_the_same_seed_and_epoch_give_the_same():
+    assert equal(batches(seed=1, epoch=2), batches(seed=1, epoch=2))
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"epoch": 3}])
+def test_another_seed_or_epoch_gives_another_order_and_other_crops(other):
+    given = {"seed": 1, "epoch": 2}
+    assert order(batches(**given)) != order(batches(**{**given, **other}))
+    still = [batches(shuffle=False, **options)[0] for options in (given, {**given, **other})]
+    assert not torch.equal(still[0].images, still[1].images)
+
+
+def test_what_happens_to_a_picture_does_not_depend_on_its_neighbours():
+    shuffled = batches()
+    small = dict(zip(order(shuffled), torch.cat([b.images for b in shuffled]), strict=True))
+    large = batches(batch_size=22, shuffle=False)[0].images
+    assert all(torch.equal(image, large[index]) for index, image in small.items())
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 6, 9])
+def test_starting_in_the_middle(start):
+    assert equal(batches(start_batch=start), batches()[start:])
+
+
+def test_skipped_batches_are_not_loaded():
+    skipped = order(batches()[:3])
+    assert all(not batch.bad for batch in batches(Patchy(22, bad=skipped), start_batch=3))
+
+
+def test_workers_change_nothing():
+    here = batches(Patchy(22, bad=(5, 6)), seed=3)
+    assert equal(here, batches(Patchy(22, bad=(5, 6)), seed=3, num_workers=2))
+    assert equal(here[2:], batches(Patchy(22, bad=(5, 6)), seed=3, num_workers=1, start_batch=2))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_global_generators_are_left_alone(num_workers):
+    def draw():
+        return random.random(), np.random.rand(), float(torch.rand(1))
+
+    for generator in (random.seed, np.random.seed, torch.manual_seed):
+        generator(5)
+    expected = [draw(), draw()]
+    for generator in (random.seed, np.random.seed, torch.manual_seed):
+        generator(5)
+    got = [draw()]
+    batches(num_workers=num_workers)
+    assert [*got, draw()] == expected
+
+
+def test_a_bad_picture_is_named_and_moves_no_other():
+    good, bad = batches(), batches(Patchy(22, bad=(7, 20)))
+    assert sorted(sentence for batch in bad for sentence in batch.bad) == [
+        "noise image 20 is broken.",
+        "noise image 7 is broken.",
+    ]
+    for whole, part in zip(good, bad, strict=True):
+        kept = [place for place, index in enumerate(whole.indices.tolist()) if index not in (7, 20)]
+        assert torch.equal(part.images, whole.images[kept])
+        assert torch.equal(part.labels, whole.labels[kept])
+        assert len(part.bad) == len(whole.labels) - len(kept)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_of_bad_pictures_is_empty(num_workers):
+    first, second = batches(Patchy(6, bad=range(4)), shuffle=False, num_workers=num_workers)
+    assert first.images.shape == (0, 3, 16, 16)
+    assert first.labels.shape == first.indices.shape == (0,)
+    assert (first.labels.dtype, first.indices.dtype) == (torch.int64, torch.int64)
+    assert len(first.bad) == 4
+    assert second.indices.tolist() == [4, 5]
+
+
+def test_broken_files_among_good_ones(class_folder):
+    root = class_folder({"cat": 3, "dog": 3})
+    (root / "cat" / "001.png").write_bytes(b"")
+    (root / "dog" / "002.png").write_bytes((root / "dog" / "000.png").read_bytes()[:50])
+    (only,) = batches(folder_splits(root)["train"], EVAL, shuffle=False, batch_size=9)
+    assert only.labels.tolist() == [0, 0, 1, 1]
+    assert "001.png is empty" in only.bad[0]
+    assert "002.png is cut short" in only.bad[1]
+
+
+def test_other_errors_are_not_swallowed():
+    def broken(image):
+        raise RuntimeError("a mistake in the transform")
+
+    with pytest.raises(RuntimeError, match="a mistake in the transform"):
+        batches(transform=broken)
+
+
+@pytest.mark.parametrize("name", ["seed", "epoch", "start_batch", "num_workers"])
+def test_negative_numbers(name):
+    with pytest.raises(UserError, match=f"Got {name} -1, expected 0 or more"):
+        batches(**{name: -1})
+
+
+def test_batch_size():
+    with pytest.raises(UserError, match="Got batch_size 0"):
+        batches(batch_size=0)
+    with pytest.raises(UserError, match="Got 22 images and batch_size 23"):
+        batches(batch_size=23, drop_last=True)
+
+
+def test_orders_are_fair():
+    """Over many epochs, each picture comes first about equally often, and epochs are unrelated."""
+    loaders = (
+        make_loader(Patchy(5), EVAL, batch_size=5, shuffle=True, epoch=e) for e in range(200)
+    )
+    orders = [next(iter(loader.batch_sampler)) for loader in loaders]
+    firsts = np.bincount([each[0] for each in orders], minlength=5)
+    assert firsts.min() > 20
+    assert sum(a == b for a, b in pairwise(orders)) < 10
+
+
+def test_an_interrupt_ends_the_workers_in_silence(tmp_path):
+    """Ctrl-C reaches the whole process group, as it does on a terminal."""
+    script = tmp_path / "run.py"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, script],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (out, err, process.returncode) == ("interrupted\n", "", 0)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of the group is left
+
+
+@pytest.mark.gpu
+def test_batches_are_pinned_for_a_gpu():
+    assert batches()[0].images.is_pinned()

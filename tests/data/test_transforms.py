@@ -1,0 +1,200 @@
+"""Transforms against the same thing computed by hand with Pillow and numpy."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import auto_augment
+from torchvision import transforms as T
+
+from cvt.data.augment import Augment
+from cvt.data.posterize import allow_zero_bits
+from cvt.data.seeding import seed_all
+from cvt.data.transforms import eval_transform, train_transform
+from cvt.errors import UserError
+from cvt.weights.record import Preprocessing
+
+PLAIN = {"hflip": 0.0, "color_jitter": 0.0, "auto_augment": None, "re_prob": 0.0}
+
+
+def normalised(image, preprocessing):
+    values = np.asarray(image, dtype=np.float64) / 255
+    return ((values - preprocessing.mean) / preprocessing.std).transpose(2, 0, 1)
+
+
+def same(tensor, image, preprocessing):
+    assert tensor.dtype == torch.float32
+    assert np.allclose(tensor.numpy(), normalised(image, preprocessing), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (97, 301)])
+def test_centre_is_short_side_to_256_then_the_middle(shape, noise):
+    image = Image.fromarray(noise(*shape, 3))
+    preprocessing = Preprocessing()
+    short = min(image.size)
+    width, height = (side * 256 // short for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - 224) / 2), round((height - 224) / 2)
+    expected = resized.crop((left, top, left + 224, top + 224))
+    same(eval_transform(preprocessing)(image), expected, preprocessing)
+
+
+def test_squash_goes_straight_to_the_size(noise):
+    image = Image.fromarray(noise(300, 500, 3))
+    preprocessing = Preprocessing(input_size=(3, 96, 128), crop_pct=1.0, crop_mode="squash")
+    expected = image.resize((128, 96), Image.Resampling.BICUBIC)
+    same(eval_transform(preprocessing)(image), expected, preprocessing)
+
+
+def test_centre_at_a_size_that_is_not_square(noise):
+    image = Image.fromarray(noise(300, 400, 3))
+    preprocessing = Preprocessing(input_size=(3, 70, 140), interpolation="bilinear")
+    # The sides must cover 80 x 160: the width decides, 400 -> 160, hence 300 -> 120.
+    resized = image.resize((160, 120), Image.Resampling.BILINEAR)
+    expected = resized.crop((10, 25, 150, 95))
+    same(eval_transform(preprocessing)(image), expected, preprocessing)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1000, 1), (1, 1000), (5, 7)])
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_any_picture_comes_out_at_the_input_size(size, crop_mode):
+    preprocessing = Preprocessing(input_size=(3, 33, 47), crop_mode=crop_mode)
+    assert eval_transform(preprocessing)(Image.new("RGB", size)).shape == (3, 33, 47)
+    for crop in ("random_resized", "pad", "none"):
+        transform = train_transform(preprocessing, Augment(crop=crop))
+        assert transform(Image.new("RGB", size)).shape == (3, 33, 47)
+
+
+def test_grey_models_get_one_channel(noise):
+    image = Image.fromarray(noise(32, 32, 3))
+    preprocessing = Preprocessing(input_size=(1, 32, 32), mean=(0.5,), std=(0.25,), crop_pct=1.0)
+    expected = (np.asarray(image.convert("L"), dtype=np.float64) / 255 - 0.5) / 0.25
+    got = eval_transform(preprocessing)(image)
+    assert got.shape == (1, 32, 32)
+    assert np.allclose(got[0].numpy(), expected, atol=1e-5)
+    assert train_transform(preprocessing, Augment())(image).shape == (1, 32, 32)
+
+
+def test_other_numbers_of_channels_are_refused():
+    preprocessing = Preprocessing(input_size=(4, 8, 8), mean=(0.5,) * 4, std=(0.5,) * 4)
+    for make in (eval_transform, lambda given: train_transform(given, Augment())):
+        with pytest.raises(UserError, match="4 input channels, expected 1 or 3"):
+            make(preprocessing)
+
+
+def test_without_any_augmentation_training_sees_what_evaluation_sees(noise):
+    image = Image.fromarray(noise(50, 60, 3))
+    preprocessing = Preprocessing(input_size=(3, 32, 40))
+    transform = train_transform(preprocessing, Augment(crop="none", **PLAIN))
+    assert torch.equal(transform(image), eval_transform(preprocessing)(image))
+
+
+def test_pad_shifts_by_up_to_an_eighth(noise):
+    image = Image.fromarray(noise(32, 32, 3))
+    preprocessing = Preprocessing(input_size=(3, 32, 32), mean=(0.0,) * 3, std=(1.0,) * 3)
+    transform = train_transform(preprocessing, Augment(crop="pad", **PLAIN))
+    padded = np.pad(np.asarray(image), ((4, 4), (4, 4), (0, 0))) / 255
+    windows = {
+        (y, x): padded[y : y + 32, x : x + 32].transpose(2, 0, 1).astype(np.float32)
+        for y in range(9)
+        for x in range(9)
+    }
+    seen = set()
+    for seed in range(60):
+        seed_all(seed)
+        got = transform(image).numpy()
+        found = [place for place, window in windows.items() if np.allclose(got, window, atol=1e-6)]
+        assert len(found) == 1
+        seen.update(found)
+    assert len(seen) > 20
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "pad", "none"])
+def test_flips_happen_at_their_rate(crop):
+    image = Image.fromarray(np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))).convert("RGB")
+    augment = Augment(crop=crop, **{**PLAIN, "hflip": 0.25})
+    transform = train_transform(Preprocessing(input_size=(3, 32, 32)), augment)
+    seed_all(0)
+    flipped = Counter(
+        bool(t[0, 16, 8] > t[0, 16, 24]) for t in (transform(image) for _ in range(200))
+    )
+    assert 25 <= flipped[True] <= 75
+
+
+def test_scale_bounds_the_area_of_the_crop():
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    preprocessing = Preprocessing(input_size=(3, 64, 64), mean=(0.0,) * 3, std=(1.0,) * 3)
+    augment = Augment(**PLAIN, scale=(0.25, 0.25), ratio=(1.0, 1.0))
+    transform = train_transform(preprocessing, augment)
+    seed_all(0)
+    got = transform(Image.fromarray(ramp).convert("RGB"))[0, 32]
+    assert float(got[-1] - got[0]) * 255 == pytest.approx(128, abs=4)  # half of the width
+
+
+def test_erasing_with_noise():
+    augment = Augment(crop="none", **{**PLAIN, "re_prob": 1.0})
+    got = train_transform(Preprocessing(input_size=(3, 32, 32)), augment)(
+        Image.new("RGB", (32, 32))
+    )
+    assert len(got[0].unique()) > 10
+
+
+@pytest.mark.parametrize(
+    "policy", ["rand-m9-mstd0.5-inc1", "rand-m1", "augmix-m3", "original", "v0", "3a"]
+)
+def test_policies_survive_any_draw(policy, noise):
+    """Among them zero bits for Posterize, which Pillow 13 refuses when timm asks for it."""
+    image = Image.fromarray(noise(16, 16, 3))
+    transform = train_transform(
+        Preprocessing(input_size=(3, 16, 16)), Augment(auto_augment=policy, crop="none")
+    )
+    for seed in range(150):
+        seed_all(seed)
+        assert torch.isfinite(transform(image)).all()
+
+
+def test_posterize_to_zero_bits_is_black(noise):
+    image = Image.fromarray(noise(8, 8, 3))
+    step = auto_augment.AugmentOp("PosterizeIncreasing", prob=1.0, magnitude=10)
+    policy = auto_augment.AutoAugment([[step]])
+    allow_zero_bits(T.Compose([policy]))
+    assert not np.asarray(policy(image)).any()
+    step.magnitude = 5
+    assert np.array_equal(policy(image), np.asarray(image) & 0b11000000)
+
+
+@pytest.mark.parametrize("policy", ["foo", "rand-q9", "rand-mx1", "augmix-z3"])
+def test_an_unknown_policy(policy):
+    with pytest.raises(UserError, match=f"Got auto_augment '{policy}', expected a policy"):
+        train_transform(Preprocessing(), Augment(auto_augment=policy))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("crop", "padding", "Did you mean 'pad'"),
+        ("re_mode", "pixels", "Did you mean 'pixel'"),
+        ("scale", (0.5, 0.1), "expected 0 < smallest"),
+        ("scale", (0.0, 1.0), "expected 0 < smallest"),
+        ("ratio", (2.0, 1.0), "expected 0 < smallest"),
+        ("hflip", 1.5, "expected 0 to 1"),
+        ("re_prob", -0.1, "expected 0 to 1"),
+        ("color_jitter", -1.0, "expected 0 or more"),
+    ],
+)
+def test_values_out_of_range(field, value, match):
+    with pytest.raises(UserError, match=match):
+        Augment(**{field: value})
+
+
+def test_randomness_comes_from_the_three_generators(noise):
+    image = Image.fromarray(noise(40, 40, 3))
+    transform = train_transform(Preprocessing(input_size=(3, 32, 32)), Augment(color_jitter=0.4))
+    seed_all(3, 1, 4)
+    first, draws = transform(image), (random.random(), np.random.rand(), torch.rand(1))
+    seed_all(3, 1, 4)
+    assert torch.equal(first, transform(image))
+    assert draws == (random.random(), np.random.rand(), torch.rand(1))

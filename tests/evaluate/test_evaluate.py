@@ -1,0 +1,101 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cvt.errors import UserError
+from cvt.evaluate import evaluate
+from cvt.train.config import TrainConfig, save_config
+from cvt.weights.checkpoint import save_checkpoint
+from cvt.weights.record import Preprocessing, Record
+from cvt.zoo.create import create_model
+
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A folder of noisy pictures of three colours, eight of each."""
+    random = np.random.default_rng(0)
+    for channel, name in ((2, "blue"), (1, "green"), (0, "red")):
+        folder = tmp_path / "colours" / name
+        folder.mkdir(parents=True)
+        for number in range(8):
+            pixels = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+            pixels[..., channel] += random.integers(40, 100, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "colours"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """`checkpoint(class_names)`: weights whose outputs are the same whatever they are called."""
+    torch.manual_seed(0)
+    model = create_model("cvt_nano_32", num_classes=3, embed_dim=[8, 8, 16], num_heads=1, depth=1)
+    record = Record(
+        model="cvt_nano_32",
+        spec=model.spec,
+        preprocessing=Preprocessing(input_size=(3, 16, 16), crop_pct=1.0),
+        class_names=CLASSES,
+    )
+
+    def save(class_names=CLASSES):
+        path = tmp_path / "run" / "best.safetensors"
+        kept = dataclasses.replace(record, class_names=class_names)
+        save_checkpoint(path, model.state_dict(), kept)
+        return path
+
+    return save
+
+
+def test_measures_every_picture_once(checkpoint, colours):
+    sizes = []
+    evaluation = evaluate(
+        checkpoint(), str(colours), split="all", batch_size=10, on_batch=sizes.append
+    )
+    assert (evaluation.num_images, sizes) == (24, [10, 10, 4])
+    assert [each.name for each in evaluation.per_class] == list(CLASSES)
+    assert evaluation.top1 == pytest.approx(
+        100 * np.trace(evaluation.confusion) / evaluation.confusion.sum()
+    )
+
+
+def test_classes_are_matched_by_name(checkpoint, colours):
+    by_name = evaluate(checkpoint(), str(colours), split="all")
+    swapped = evaluate(checkpoint(("red", "green", "blue")), str(colours), split="all")
+    order = [2, 1, 0]
+    assert (swapped.confusion == by_name.confusion[order]).all()
+
+
+def test_another_number_of_classes_is_refused(checkpoint, colours):
+    shutil.rmtree(colours / "blue")
+    with pytest.raises(UserError, match="data with 2 classes for a model with 3 outputs"):
+        evaluate(checkpoint(), str(colours), split="all")
+
+
+def test_broken_pictures_are_left_out_and_named(checkpoint, colours):
+    (colours / "red" / "0.png").write_bytes(b"")
+    evaluation = evaluate(checkpoint(), str(colours), split="all")
+    assert evaluation.num_images == 23
+    assert len(evaluation.bad) == 1
+    assert "red/0.png is empty" in evaluation.bad[0]
+
+
+def test_the_validation_split_is_the_runs(checkpoint, colours):
+    path = checkpoint()
+
+    def losses() -> set[float]:
+        return {evaluate(each, str(colours)).loss for each in (path, path.parent)}
+
+    alone = losses()
+    save_config(path.parent / "config.yaml", TrainConfig(seed=3, val_fraction=0.5))
+    assert losses().isdisjoint(alone)
+    assert evaluate(path, str(colours)).num_images == 12
+
+
+def test_a_model_may_be_given_as_it_is(colours):
+    model = create_model("cvt_nano_32", num_classes=3, depth=1)
+    assert evaluate(model, str(colours), split="all").num_images == 24

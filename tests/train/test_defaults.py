@@ -1,0 +1,104 @@
+import dataclasses
+from itertools import product
+
+import pytest
+import torch
+
+from cvt.errors import UserError
+from cvt.systems.cvt import ROWS
+from cvt.train.config import OptimConfig, TrainConfig
+from cvt.train.defaults import DataFacts, derive, preprocessing_for
+from cvt.weights.record import Preprocessing, Record
+
+CPU, GPU = torch.device("cpu"), torch.device("meta")  # meta stands for any accelerator
+DIGITS = DataFacts(name="digits", num_images=1259, median_side=8)
+CIFAR = DataFacts(name="torch/cifar10", num_images=45_000, median_side=32)
+PHOTOS = DataFacts(name="photos", num_images=1_000_000, median_side=400)
+START = Record(
+    model="cvt_13",
+    spec=ROWS["cvt_13"],
+    preprocessing=Preprocessing(input_size=(3, 384, 384), crop_pct=1.0, crop_mode="squash"),
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "device", "weights"),
+    list(product((DIGITS, CIFAR, PHOTOS), (CPU, GPU), (None, "some.safetensors"))),
+)
+def test_no_gap_is_left(facts, device, weights):
+    config = derive(TrainConfig(weights=weights), facts, device, START if weights else None)
+    for group in (config.optim, config.augment, config.mix):
+        for name, value in dataclasses.asdict(group).items():
+            assert value is not None, name
+    for name in ("model", "epochs", "batch_size", "image_size", "num_workers"):
+        assert getattr(config, name) is not None, name
+    assert config.precision == "float32"
+    assert derive(config, facts, device, None) == config
+
+
+@pytest.mark.parametrize(
+    ("facts", "device", "model", "image_size"),
+    [
+        (DIGITS, CPU, "cvt_nano_32", 16),
+        (DIGITS, GPU, "cvt_nano_32", 16),
+        (CIFAR, CPU, "cvt_nano_32", 32),
+        (CIFAR, GPU, "cvt_mini_32", 32),
+        (dataclasses.replace(CIFAR, median_side=64), GPU, "cvt_mini_32", 64),
+        (PHOTOS, CPU, "cvt_nano_32", 128),
+        (PHOTOS, GPU, "cvt_13", 224),
+    ],
+)
+def test_model_and_size_follow_the_data(facts, device, model, image_size):
+    config = derive(TrainConfig(), facts, device)
+    assert (config.model, config.image_size) == (model, image_size)
+
+
+def test_digits_are_never_mirrored():
+    assert derive(TrainConfig(), DIGITS, CPU).augment.hflip == 0
+
+
+def test_photographs_follow_the_published_recipe():
+    config = derive(TrainConfig(batch_size=2048), PHOTOS, GPU)
+    assert config.optim.lr == pytest.approx(2e-3)  # the YAML's 2.5e-4 for each of 8 GPUs
+    assert config.optim.min_lr == pytest.approx(2e-5)
+    assert (config.epochs, config.optim.warmup_epochs, config.optim.weight_decay) == (300, 5, 0.05)
+    assert (config.mix.mixup, config.mix.cutmix, config.mix.smoothing) == (0.8, 1.0, 0.1)
+    assert config.augment.auto_augment == "rand-m9-mstd0.5-inc1"
+    assert config.augment.re_prob == 0.25
+
+
+def test_what_the_caller_says_holds():
+    given = TrainConfig(model="cvt_13", batch_size=32, optim=OptimConfig(lr=0.5, clip_grad=0.0))
+    config = derive(given, CIFAR, CPU)
+    assert (config.model, config.batch_size, config.model_args) == ("cvt_13", 32, {})
+    assert (config.optim.lr, config.optim.clip_grad) == (0.5, 0.0)
+
+
+def test_changes_to_a_row_do_not_mix_with_a_presets():
+    config = derive(TrainConfig(model_args={"kv_stride": 1}), PHOTOS, CPU)
+    assert config.model_args == {"kv_stride": 1}
+
+
+def test_the_batch_fits_a_small_data_set():
+    few = dataclasses.replace(PHOTOS, num_images=10)
+    config = derive(TrainConfig(), few, GPU)
+    assert config.batch_size == 10
+    assert config.optim.lr == pytest.approx(5e-4 * 10 / 512)
+
+
+def test_weights_bring_their_model_and_size():
+    config = derive(TrainConfig(weights="w"), PHOTOS, CPU, START)
+    assert (config.model, config.image_size) == ("cvt_13", 384)
+    assert config.optim.base_lr == 1e-4
+    with pytest.raises(UserError, match="Got model 'cvt_21' and weights of 'cvt_13'"):
+        derive(TrainConfig(weights="w", model="cvt_21"), PHOTOS, CPU, START)
+
+
+def test_preprocessing_of_small_large_and_known():
+    small = preprocessing_for(derive(TrainConfig(), CIFAR, CPU), 3, None)
+    assert (small.input_size, small.crop_pct, small.mean) == ((3, 32, 32), 1.0, (0.5, 0.5, 0.5))
+    large = preprocessing_for(derive(TrainConfig(), PHOTOS, GPU), 3, None)
+    assert large == Preprocessing(input_size=(3, 224, 224))
+    known = preprocessing_for(derive(TrainConfig(image_size=96), PHOTOS, CPU), 3, START)
+    assert known == dataclasses.replace(START.preprocessing, input_size=(3, 96, 96))
+    assert preprocessing_for(derive(TrainConfig(), PHOTOS, GPU), 1, START).mean == (0.5,)

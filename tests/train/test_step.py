@@ -1,0 +1,106 @@
+import pytest
+import torch
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import nn
+
+from cvt.train.config import MixConfig
+from cvt.train.seeding import seed_all
+from cvt.train.step import NonFinite, make_loss, make_mixer, train_step
+from cvt.zoo.create import create_model
+
+OFF = MixConfig(mixup=0.0, cutmix=0.0, smoothing=0.0)
+ON = MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1)
+
+
+@pytest.fixture
+def tiny_model():
+    torch.manual_seed(0)
+    return create_model(
+        "cvt_nano_32", num_classes=4, embed_dim=[8, 8, 16], depth=1, num_heads=1
+    ).train()
+
+
+def test_overfits_one_batch(tiny_model):
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 4
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=5e-3)
+    for _ in range(100):
+        result = train_step(tiny_model, images, labels, make_loss(OFF), optimizer, clip_grad=1.0)
+    assert result.loss < 0.01
+
+
+@pytest.mark.parametrize("poison", ["image", "weight"])
+def test_what_is_not_finite_stops_before_it_touches_the_weights(tiny_model, poison):
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    optimizer = torch.optim.AdamW(tiny_model.parameters())
+    if poison == "image":
+        images[0, 0, 0, 0] = torch.nan
+    else:
+        nn.init.constant_(tiny_model.head.weight, torch.inf)
+    before = {name: value.clone() for name, value in tiny_model.named_parameters()}
+    with pytest.raises(NonFinite, match="the loss is nan, the gradient norm nan"):
+        train_step(tiny_model, images, labels, make_loss(OFF), optimizer)
+    for name, value in tiny_model.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_clipping_bounds_the_gradient_that_is_used():
+    images, labels = torch.randn(4, 3, 2, 2), torch.arange(4)
+    norms = {}
+    for limit in (0.0, 1e-3):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        before = model[1].weight.detach().clone(), model[1].bias.detach().clone()
+        result = train_step(model, images, labels, make_loss(OFF), optimizer, clip_grad=limit)
+        moved = [
+            new - old for new, old in zip((model[1].weight, model[1].bias), before, strict=True)
+        ]
+        norms[limit] = torch.cat([each.flatten() for each in moved]).norm().item()
+    assert norms[0.0] == pytest.approx(result.grad_norm, rel=1e-5)
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_loss_is_timms():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    smooth = MixConfig(mixup=0.0, cutmix=0.0, smoothing=0.1)
+    expected = LabelSmoothingCrossEntropy(0.1)(logits, labels)
+    torch.testing.assert_close(make_loss(smooth)(logits, labels), expected)
+    _, soft = make_mixer(ON, 4)(torch.randn(6, 3, 8, 8), labels)
+    torch.testing.assert_close(make_loss(ON)(logits, soft), SoftTargetCrossEntropy()(logits, soft))
+
+
+def test_mixing_leaves_an_odd_picture_out():
+    images, labels = make_mixer(ON, 4)(torch.randn(5, 3, 8, 8), torch.tensor([0, 1, 2, 3, 0]))
+    assert images.shape == (4, 3, 8, 8)
+    assert labels.shape == (4, 4)
+    torch.testing.assert_close(labels.sum(dim=1), torch.ones(4))
+    assert make_mixer(OFF, 4) is None
+
+
+def test_bf16_is_close_and_leaves_weights_in_float32(tiny_model):
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    losses = []
+    for precision in ("float32", "bf16"):
+        optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.0)
+        result = train_step(
+            tiny_model, images, labels, make_loss(OFF), optimizer, precision=precision
+        )
+        losses.append(result.loss)
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    assert losses[0] != losses[1]
+    assert all(each.dtype is torch.float32 for each in tiny_model.parameters())
+
+
+def test_randomness_is_a_function_of_the_position():
+    import random
+
+    import numpy as np
+
+    def draw(*position: int) -> tuple[float, ...]:
+        seed_all(*position)
+        return random.random(), float(np.random.rand()), torch.rand(()).item()
+
+    assert draw(0, 1, 2) == draw(0, 1, 2)
+    others = [draw(0, 1, 2), draw(0, 1, 3), draw(0, 2, 2), draw(1, 1, 2)]
+    assert len({value for values in others for value in values}) == 12

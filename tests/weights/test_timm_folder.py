@@ -1,0 +1,146 @@
+"""Folders that timm and transformers read, and that come back as they were."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import cvt
+from cvt.errors import UserError
+from cvt.systems.cvt import ROWS
+from cvt.weights.checkpoint import write_safetensors
+from cvt.weights.layouts import to_hugging_face
+from cvt.weights.record import Record
+from cvt.weights.timm_folder import model_args, read_timm_folder, save_pretrained
+
+assert cvt  # importing it registers the models with timm
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model, tiny_record):
+    save_pretrained(tiny_model, tmp_path / "saved", tiny_record)
+    return tmp_path / "saved"
+
+
+def test_comes_back_as_it_was(folder, tiny_model, tiny_record, same):
+    state_dict, record = read_timm_folder(folder)
+    assert record == tiny_record
+    assert same(state_dict, tiny_model.state_dict())
+
+
+def test_timm_builds_the_same_model(folder, tiny_model, tiny_record):
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    image = torch.randn(2, 3, 64, 48)
+    with torch.inference_mode():
+        assert torch.equal(model(image), tiny_model(image))
+    assert model.pretrained_cfg["crop_pct"] == 0.9
+    assert tuple(model.pretrained_cfg["label_names"]) == tiny_record.class_names
+
+
+def test_timm_puts_another_head_on(folder, tiny_model, same):
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3)
+    assert model.num_classes == 3
+    assert same(model.stages.state_dict(), tiny_model.stages.state_dict())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"in_chans": 1},
+        {"num_classes": 0},
+        {"projection": ("linear", "avg", "conv"), "kv_stride": (2, 2, 1)},
+        {"cls_token": False, "act_layer": "gelu", "attn_scale": "head_dim"},
+        {"pos_embed": ("table", "none", "table"), "img_size": (48, 64)},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_any_change_of_a_row_is_rebuilt(tmp_path, tiny_spec, make_model, changes):
+    model = make_model(tiny_spec.change(**changes))
+    save_pretrained(model, tmp_path, Record(model="cvt_13", spec=tiny_spec))
+    rebuilt = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    image = torch.randn(1, model.in_chans, 48, 64)
+    with torch.inference_mode():
+        assert torch.equal(rebuilt(image), model(image))
+
+
+@given(
+    name=st.sampled_from(sorted(ROWS)),
+    num_classes=st.integers(0, 20),
+    kv_stride=st.lists(st.integers(1, 3), min_size=3, max_size=3),
+    depth=st.integers(1, 4),
+    cls_token=st.booleans(),
+)
+def test_model_args_rebuild_the_spec(name, num_classes, kv_stride, depth, cls_token):
+    spec = ROWS[name].change(
+        num_classes=num_classes, kv_stride=kv_stride, depth=depth, cls_token=cls_token
+    )
+    arguments = json.loads(json.dumps(model_args(name, spec)))
+    assert ROWS[name].change(**arguments) == spec
+
+
+def test_an_unchanged_row_needs_no_arguments():
+    assert all(model_args(name, row) == {} for name, row in ROWS.items())
+
+
+def test_num_classes_is_not_in_model_args(folder):
+    """There it would make transformers pass it twice."""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_classes"] == 5
+    assert "num_classes" not in config["model_args"]
+
+
+def test_a_record_from_before_a_new_head_will_do(tmp_path, tiny_model, tiny_record):
+    tiny_model.reset_classifier(2)
+    save_pretrained(tiny_model, tmp_path, tiny_record)
+    _, record = read_timm_folder(tmp_path)
+    assert (record.spec.num_classes, record.class_names) == (2, None)
+
+
+def test_a_folder_that_timm_saved_is_read(tmp_path, same):
+    model = timm.create_model("cvt_nano_32", num_classes=3, depth=1)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    state_dict, record = read_timm_folder(tmp_path)
+    assert same(state_dict, model.state_dict())
+    assert record.spec == ROWS["cvt_nano_32"].change(num_classes=3, depth=1)
+
+
+def test_a_folder_of_another_architecture_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "cvt13"}))
+    with pytest.raises(UserError, match=r"Got the architecture 'cvt13'.*Did you mean 'cvt_13'"):
+        read_timm_folder(tmp_path)
+
+
+def test_what_is_no_change_of_its_row_is_refused(tmp_path, tiny_spec, make_model):
+    two = replace(tiny_spec, stages=tiny_spec.stages[:2], global_pool="avg")
+    with pytest.raises(UserError, match="Got 2 stages, expected the 3 of cvt_13"):
+        save_pretrained(make_model(two), tmp_path, Record(model="cvt_13", spec=two))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="Got model 'mine'"):
+        model_args("mine", tiny_spec)
+
+
+def test_transformers_reads_it_and_classifies_a_picture(folder, tiny_model, tiny_record):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(image).logits, tiny_model(image))
+    pixels = np.random.RandomState(0).randint(0, 256, (80, 100, 3), dtype=np.uint8)
+    classify = transformers.pipeline("image-classification", model=str(folder))
+    answers = classify(Image.fromarray(pixels), top_k=5)
+    assert {answer["label"] for answer in answers} == set(tiny_record.class_names)
+
+
+def test_weights_in_other_names_are_renamed(tmp_path, tiny_model, tiny_record, same):
+    save_pretrained(tiny_model, tmp_path, tiny_record)
+    theirs = to_hugging_face(tiny_model.state_dict())
+    write_safetensors(tmp_path / "model.safetensors", theirs, {"format": "pt"})
+    state_dict, record = read_timm_folder(tmp_path)
+    assert same(state_dict, tiny_model.state_dict())
+    assert record.spec == tiny_record.spec
