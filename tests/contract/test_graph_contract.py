@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from networks import NAMES, image, small
+from randomise import randomise
 from timm.layers import set_fused_attn, use_fused_attn
 from timm.models import get_notrace_functions, get_notrace_modules
 from timm.utils import AttentionExtract
@@ -13,14 +14,31 @@ from torch.export import Dim, export
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import cvt
+from cvt.parts.backbone import Backbone
+from cvt.systems.cvt import ROWS
 
-VARIANTS = {
+CHOICES = {
     "cvt_13": {},
-    "tables": {"pos_embed": "table", "img_size": 64},
-    "avg": {"projection": "avg"},
-    "linear": {"projection": "linear", "cls_token": False},
-    "mvit": {"q_stride": (1, 2, 1)},
+    "mixed": {
+        "projection": ("linear", "avg", "conv"),
+        "pos_embed": ("table", "none", "none"),
+        "img_size": 64,
+        "cls_token": False,
+        "q_stride": (1, 1, 2),
+    },
 }
+
+# torchvision looks at both modes and says that stochastic depth is in one of them only.
+two_graphs = pytest.mark.filterwarnings(
+    "ignore:(NOTE. )?The nodes obtained by tracing the model in:UserWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_compiled_code_left():
+    """torch counts recompilations of a function over all its networks, and gives up at eight."""
+    yield
+    torch.compiler.reset()
 
 
 @pytest.fixture
@@ -40,43 +58,41 @@ def test_compile_has_no_graph_break(name):
         assert torch.equal(compiled(image(name)), model(image(name)))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_training_step(checkpointing):
-    model = small("cvt_13", depth=1, drop_path_rate=0).train()
-    model.set_grad_checkpointing(checkpointing)
+def test_compiled_training_step_with_recomputed_blocks():
+    """One stage of one block, since most of the time goes into tracing."""
+    row = ROWS["cvt_nano_32"]
+    model = randomise(Backbone(row.change(stages=row.stages[:1], embed_dim=8, depth=1))).train()
+    model.set_grad_checkpointing()
     twin = copy.deepcopy(model)
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
     for run in (model, compiled):
-        run(image("cvt_13")).square().mean().backward()
+        run(image("cvt_nano_32")).square().mean().backward()
+    # Sums over 2x16x16 positions in another order: some 512**0.5 float32 roundings of 6e-8.
     for (key, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
-        # The compiled graph sums in another order: float32 rounding of sums of some 1000 terms.
-        scale = one.grad.abs().max().item() + 1e-6
-        torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=1e-4 * scale, msg=key)
-    # The graph joins a batch norm's two statistics into one update: float32 rounding again.
+        atol = 1e-5 * max(one.grad.abs().max().item(), 1e-2)
+        torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=atol, msg=key)
     for (key, one), other in zip(model.named_buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_compile_with_dynamic_sizes_compiles_each_choice_whole(variant):
-    model = small("cvt_13", depth=1, **VARIANTS[variant]).double().eval()
+def test_compile_with_dynamic_sizes():
+    model = small("cvt_13", depth=1).double().eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     with torch.no_grad():
-        for batch, size in [(2, (64, 64)), (3, (48, 80)), (2, (51, 77))]:
+        for batch, size in [(2, (64, 96)), (3, (80, 48)), (2, (51, 77))]:
             images = image("cvt_13", batch, size).double()
             torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_export_with_dynamic_batch_height_and_width(variant):
-    model = small("cvt_13", depth=1, num_classes=5, **VARIANTS[variant]).double().eval()
-    free = {0: Dim("batch", max=64), 2: Dim("height", min=32, max=512), 3: Dim("width", max=512)}
-    if variant == "mvit":
-        free = {0: Dim("batch", max=64), 2: Dim.AUTO, 3: Dim.AUTO}
-    program = export(model, (image("cvt_13", 2, (64, 96)).double(),), dynamic_shapes=(free,))
+@pytest.mark.parametrize("choices", CHOICES)
+def test_export_with_dynamic_batch_height_and_width(choices):
+    """Sides of 96 and more: torch.export takes a grid of 1, at the end, for a constant."""
+    model = small("cvt_13", depth=1, num_classes=5, **CHOICES[choices]).double().eval()
+    free = {0: Dim("batch", max=64), 2: Dim("height", min=96), 3: Dim("width", min=96)}
+    program = export(model, (image("cvt_13", 2, (96, 128)).double(),), dynamic_shapes=(free,))
     exported = program.module()
     with torch.no_grad():
-        for batch, size in [(1, (64, 64)), (3, (96, 64)), (2, (80, 112)), (2, (75, 53))]:
+        for batch, size in [(1, (96, 96)), (3, (128, 97)), (2, (107, 151))]:
             images = image("cvt_13", batch, size).double()
             torch.testing.assert_close(exported(images), model(images), rtol=0, atol=1e-9)
 
@@ -107,6 +123,7 @@ def fx_twin(model):
     )
 
 
+@two_graphs
 @pytest.mark.parametrize("name", NAMES)
 def test_fx_forward(name):
     model = small(name).eval()
@@ -130,8 +147,9 @@ def test_fx_backward(name):
         assert torch.equal(gradients[key], parameter.grad), key
 
 
-def test_fx_of_a_position_table():
-    model = small("cvt_13", **VARIANTS["tables"]).eval()
+@two_graphs
+def test_fx_of_other_choices():
+    model = small("cvt_13", **CHOICES["mixed"]).eval()
     twin = fx_twin(model)
     with torch.no_grad():
         for size in [(64, 64), (48, 80)]:
@@ -139,6 +157,7 @@ def test_fx_of_a_position_table():
             assert torch.equal(next(iter(twin(images).values())), model(images))
 
 
+@two_graphs
 @pytest.mark.usefixtures("written_out_attention")
 @pytest.mark.parametrize("method", ["fx", "hook"])
 @pytest.mark.parametrize("name", NAMES)
@@ -160,6 +179,7 @@ def test_fused_attention_follows_timms_switch(written_out_attention):
     assert small("cvt_13").stages[0].blocks[0].attn.fused_attn
 
 
+@two_graphs
 def test_torchvision_extracts_a_stage_by_name():
     model = timm.create_model("cvt_13", depth=1).eval()
     extract = create_feature_extractor(model, {"stages.1.embed.proj": "map"})

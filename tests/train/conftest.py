@@ -1,5 +1,7 @@
 """A folder of tiny pictures, and a run on it that takes about a second."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ TINY_MODEL = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Models this small only wait for each other's threads."""
     before = torch.get_num_threads()
@@ -39,17 +41,17 @@ def tiny_folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def tiny_config(tiny_folder, tmp_path):
-    """`tiny_config(**changes)`: two epochs of three updates, every kind of randomness in use."""
+@pytest.fixture(scope="session")
+def tiny_run(tiny_folder):
+    """`tiny_run(out, **changes)`: two epochs of three updates, every kind of randomness in use."""
 
-    def make(**changes) -> TrainConfig:
+    def make(out, **changes) -> TrainConfig:
         values = {
             "data": str(tiny_folder),
             "model": "cvt_nano_32",
             "model_args": TINY_MODEL,
             "drop_path_rate": 0.5,
-            "out": str(tmp_path / "run"),
+            "out": str(out),
             "epochs": 2,
             "batch_size": 4,
             "image_size": 16,
@@ -64,3 +66,9 @@ def tiny_config(tiny_folder, tmp_path):
         return TrainConfig(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def tiny_config(tiny_run, tmp_path):
+    """`tiny_config(**changes)`: a `tiny_run` into `tmp_path / "run"`."""
+    return partial(tiny_run, tmp_path / "run")

@@ -1,5 +1,6 @@
 import csv
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_quiet_means_quiet(tiny_config, capsys):
 
 def test_it_learns(tiny_config):
     easy = tiny_config(
-        epochs=15,
+        epochs=8,
         drop_path_rate=None,
         optim=OptimConfig(lr=3e-3, warmup_epochs=1.0),
         augment=AugmentConfig(crop="none", auto_augment="off"),
@@ -108,11 +109,11 @@ def test_nan_stops_and_keeps_the_last_good_state(tiny_config, tmp_path, monkeypa
 def test_runs_never_overwrite(tiny_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        result = train(tiny_config(out=None, epochs=1), progress=False)
+        result = train(replace(tiny_config(epochs=1), out=None), progress=False)
         assert str(result.run).startswith("runs/tiny")
         assert result.run.name.endswith(f"-cvt_nano_32-{number}")
     with pytest.raises(UserError, match=r"is not empty, and a run never overwrites"):
-        train(tiny_config(out=str(result.run)), progress=False)
+        train(replace(tiny_config(), out=str(result.run)), progress=False)
 
 
 def test_more_batch_than_pictures_is_refused(tiny_config, tmp_path):
@@ -121,13 +122,13 @@ def test_more_batch_than_pictures_is_refused(tiny_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_starts_from_weights(tiny_config, tmp_path):
+def test_starts_from_weights(tiny_config, tiny_run, tmp_path):
     first = train(tiny_config(epochs=1), progress=False)
-    config = tiny_config(
+    config = tiny_run(
+        tmp_path / "second",
         model=None,
         model_args={},
         weights=str(first.run),
-        out=str(tmp_path / "second"),
         epochs=1,
         optim=OptimConfig(lr=1e-9, weight_decay=0.0),
     )

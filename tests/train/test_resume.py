@@ -33,6 +33,12 @@ def interrupt(monkeypatch):
     return arrange
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_run, tmp_path_factory):
+    """The run without an interruption."""
+    return train(tiny_run(tmp_path_factory.mktemp("whole")), progress=False)
+
+
 @pytest.mark.parametrize(
     ("name", "k"),
     [
@@ -47,10 +53,9 @@ def interrupt(monkeypatch):
     ],
 )
 def test_interrupted_and_resumed_is_the_same_run(
-    name, k, tiny_config, tmp_path, interrupt, monkeypatch
+    name, k, whole, tiny_run, tmp_path, interrupt, monkeypatch
 ):
-    whole = train(tiny_config(out=str(tmp_path / "whole")), progress=False)
-    config = tiny_config(out=str(tmp_path / "cut"))
+    config = tiny_run(tmp_path / "cut")
     interrupt(name, k)
     with pytest.raises(Interrupted, match=r"cvt train --resume .*cut"):
         train(config, progress=False)

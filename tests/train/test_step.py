@@ -4,7 +4,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from cvt.train.config import MixConfig
-from cvt.train.seeding import seed_all
+from cvt.train.seeding import seed_position
 from cvt.train.step import NonFinite, make_loss, make_mixer, train_step
 from cvt.zoo.create import create_model
 
@@ -98,7 +98,7 @@ def test_randomness_is_a_function_of_the_position():
     import numpy as np
 
     def draw(*position: int) -> tuple[float, ...]:
-        seed_all(*position)
+        seed_position(*position)
         return random.random(), float(np.random.rand()), torch.rand(()).item()
 
     assert draw(0, 1, 2) == draw(0, 1, 2)

@@ -144,3 +144,19 @@ def test_weights_in_other_names_are_renamed(tmp_path, tiny_model, tiny_record, s
     state_dict, record = read_timm_folder(tmp_path)
     assert same(state_dict, tiny_model.state_dict())
     assert record.spec == tiny_record.spec
+
+
+def test_a_model_saves_without_a_record_too(tmp_path, folder):
+    cvt.save_pretrained(cvt.load(folder), tmp_path / "again")
+    assert read_timm_folder(tmp_path / "again")[1] == read_timm_folder(folder)[1]
+    fresh = cvt.create_model("cvt_13.msft_in1k_384", depth=1, in_chans=1)
+    cvt.save_pretrained(fresh, tmp_path / "fresh")
+    record = read_timm_folder(tmp_path / "fresh")[1]
+    assert record.spec == fresh.spec
+    assert record.preprocessing.input_size == (1, 384, 384)
+    assert record.preprocessing.crop_mode == "squash"
+
+
+def test_a_model_of_no_known_row_needs_a_record(tmp_path, tiny_spec):
+    with pytest.raises(UserError, match="pass a record"):
+        save_pretrained(cvt.Backbone(tiny_spec), tmp_path / "saved")

@@ -20,6 +20,7 @@ def save_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
     Raises:
         UserError: The file cannot be written.
     """
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     count = len(names)
@@ -27,7 +28,8 @@ def save_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
     side = 4.5 + 0.22 * min(count, _NAMED_UP_TO)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    shades = PowerNorm(gamma=0.5, vmin=0, vmax=100)  # so that a few percent can be seen
+    image = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="nearest")
     figure.colorbar(image, ax=axes, label="% of the class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion, {int(confusion.sum()):,} images")
     if count <= _NAMED_UP_TO:
@@ -45,7 +47,7 @@ def _write_shares(axes: Any, shares: np.ndarray) -> None:
     """Numbers the cells that hold something, white on dark ones."""
     for row, column in zip(*np.nonzero(shares), strict=True):
         share = shares[row, column]
-        colour = "white" if share > 50 else "black"
+        colour = "white" if share > 30 else "black"
         axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
 
 

@@ -36,7 +36,8 @@ def resize_table(
     table: Tensor, grid: tuple[int, int], new_grid: tuple[int, int], num_prefix: int
 ) -> Tensor:
     """Returns a table (1, P + H*W, C) interpolated from `grid` to `new_grid`; the prefix stays."""
-    if tuple(new_grid) == tuple(grid):
+    # An exported graph holds for all sizes, so there a symbolic one isn't compared.
+    if all(isinstance(side, int) for side in new_grid) and tuple(new_grid) == tuple(grid):
         return table
     fmap = tokens_to_map(table, grid, num_prefix)
     resized = F.interpolate(fmap.float(), size=new_grid, mode="bicubic", antialias=True)

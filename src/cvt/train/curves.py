@@ -1,6 +1,7 @@
 """The picture of a run: losses, accuracy and learning rate over the epochs."""
 
 from pathlib import Path
+from typing import Any
 
 from cvt.files import atomic_path
 from cvt.train.progress import EpochRow
@@ -35,16 +36,10 @@ def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _mark_best(axes, history: list[EpochRow]) -> None:
+def _mark_best(axes: Any, history: list[EpochRow]) -> None:
     best = history[0]
     for row in history[1:]:
         best = row if row.is_better_than(best) else best
-    axes.plot(best.epoch, best.val_top1, "o", color="C3", markersize=7)
-    axes.annotate(
-        f"{best.val_top1:.2f}",
-        (best.epoch, best.val_top1),
-        xytext=(0, -14),
-        textcoords="offset points",
-        ha="center",
-        color="C3",
-    )
+    label = f"best: {best.val_top1:.2f} in epoch {best.epoch}"
+    axes.plot(best.epoch, best.val_top1, "o", color="C3", label=label)
+    axes.legend(frameon=False, loc="lower right")

@@ -11,7 +11,7 @@ from cvt.train.keep import draw, keep_epoch, keep_state, load_best
 from cvt.train.report import TrainResult, report
 from cvt.train.run_folder import CONFIG_FILE
 from cvt.train.screen import Screen
-from cvt.train.seeding import seed_all
+from cvt.train.seeding import seed_position
 from cvt.train.setup import prepare
 from cvt.train.step import NonFinite, StepResult, train_step
 from cvt.train.validate import Logits, validate
@@ -69,7 +69,7 @@ def _update(job: Job, batch: Batch) -> float:
     """Makes one update and returns its loss; of fewer than two pictures none can be made."""
     if len(batch.labels) < 2:  # BatchNorm needs two
         return 0.0
-    seed_all(job.config.seed, job.progress.epoch, job.progress.batch)
+    seed_position(job.config.seed, job.progress.epoch, job.progress.batch)
     job.set_lr()
     try:
         result: StepResult = train_step(

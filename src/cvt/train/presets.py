@@ -65,6 +65,7 @@ PHOTOGRAPHS = TrainConfig(
 # pictures, and short runs do better without mixing.
 SMALL_ON_CPU = TrainConfig(
     model="cvt_nano_32",
+    model_args={"embed_stride": 2},
     epochs=10,
     batch_size=64,
     optim=OptimConfig(base_lr=8e-3, warmup_epochs=1.0),

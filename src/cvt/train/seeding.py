@@ -1,18 +1,15 @@
 """Randomness as a function of the position in a run, so that resuming restores no generator."""
 
-import random
-
-import numpy as np
 import torch
 
+from cvt.data.seeding import seed_all
 
-def seed_all(seed: int, epoch: int = 0, batch: int = 0) -> None:
-    """Seeds Python's, numpy's and torch's generators from a position.
+
+def seed_position(seed: int, epoch: int = 0, batch: int = 0) -> None:
+    """Seeds Python's, numpy's and torch's generators, those of GPUs included.
 
     Called before every update, so that mixing, drop path and dropout depend on (seed, epoch,
-    batch) alone.
+    batch) alone; and before the weights of a new model are drawn.
     """
-    state = int(np.random.SeedSequence((seed, epoch, batch)).generate_state(1)[0])
-    random.seed(state)
-    np.random.seed(state)
-    torch.manual_seed(state)
+    seed_all(seed, epoch, batch)
+    torch.manual_seed(torch.initial_seed())  # gives the GPUs what the CPU has

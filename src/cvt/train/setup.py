@@ -24,7 +24,7 @@ from cvt.train.job import Job
 from cvt.train.optim import make_optimizer, make_scheduler
 from cvt.train.progress import Progress
 from cvt.train.run_folder import LAST_WEIGHTS, make_run_folder
-from cvt.train.seeding import seed_all
+from cvt.train.seeding import seed_position
 from cvt.train.step import make_loss, make_mixer
 from cvt.weights.record import Record
 from cvt.zoo.create import create_model, load
@@ -49,7 +49,7 @@ def prepare(config: TrainConfig) -> Job:
         seed=config.seed,
         download=config.download,
     )
-    seed_all(config.seed)
+    seed_position(config.seed)
     if state is not None:
         _check_same_data(state, splits)
         run = Path(config.resume or "")

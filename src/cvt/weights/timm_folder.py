@@ -23,18 +23,34 @@ from cvt.weights.record import Preprocessing, Record
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_pretrained(model: Backbone, folder: str | Path, record: Record) -> None:
+def save_pretrained(model: Backbone, folder: str | Path, record: Record | None = None) -> None:
     """Saves a model as a folder that timm (after `import cvt`), transformers and we can load.
 
     The architecture saved is the model's own, so a record from before a `reset_classifier` will
     do; class names that no longer fit are dropped.
 
+    Args:
+        record: What the folder says about the model; by default what `cvt.load` found in its
+            checkpoint or, for a new model, the preprocessing of its registered configuration.
+
     Raises:
         UserError: The model is no change of its row, or the folder cannot be written.
     """
+    record = record or getattr(model, "record", None) or _new_record(model)
     kept = record.class_names if model.spec.num_classes == record.spec.num_classes else None
     record = replace(record, spec=model.spec, class_names=kept)
     write_timm_folder(folder, model.state_dict(), record)
+
+
+def _new_record(model: Backbone) -> Record:
+    cfg = getattr(model, "pretrained_cfg", None)
+    if cfg is None:
+        raise UserError(
+            "Got a model that does not say which row it is of; make it with cvt.create_model, or "
+            "pass a record."
+        )
+    preprocessing = Preprocessing.from_timm(cfg).with_channels(model.in_chans)
+    return Record(model=cfg["architecture"], spec=model.spec, preprocessing=preprocessing)
 
 
 def write_timm_folder(folder: str | Path, state_dict: Mapping[str, Tensor], record: Record) -> None:

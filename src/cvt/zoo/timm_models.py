@@ -7,6 +7,7 @@ modules of ours half executed: networks and weights are imported when a model is
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def build(name: str, row: BackboneSpec, *, pretrained: bool = False, **kwargs: A
     Raises:
         UserError: A keyword is neither timm's nor a field of the row.
     """
+    kwargs["pretrained_cfg"] = _own_cfg(name, kwargs.get("pretrained_cfg"))
     levels = len(row.stages) + bool(kwargs.get("extra_level", row.extra_level))
     return build_model_with_cfg(
         partial(_backbone, row),
@@ -59,6 +61,15 @@ def filter_state_dict(state_dict: dict[str, "Tensor"], model: "nn.Module") -> di
     from cvt.weights.pickles import unwrap
 
     return to_ours(unwrap(state_dict), source="the downloaded checkpoint")
+
+
+def _own_cfg(name: str, cfg: Any) -> Any:
+    """Our configuration of a tag; in timm's registry the name may be a model of its own."""
+    own = default_cfgs[name]
+    tag = cfg or own.tags[0]
+    if not isinstance(tag, str) or tag not in own.cfgs:
+        return cfg
+    return replace(own.cfgs[tag], architecture=name, tag=tag)
 
 
 def _backbone(row: BackboneSpec, **changes: Any) -> "Backbone":
