@@ -8,7 +8,7 @@ after this package.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from wrapt import when_imported
+from cvt.after_import import after_import
 
 if TYPE_CHECKING:
     from cvt.errors import UserError
@@ -81,6 +81,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-@when_imported("timm")
-def _register_with_timm(timm: Any) -> None:
-    import_module("cvt.zoo.timm_models")
+after_import("timm", lambda: import_module("cvt.zoo.timm_models"))

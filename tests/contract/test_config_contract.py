@@ -3,12 +3,12 @@
 import pytest
 import timm
 import torch
-from networks import NAMES, NARROW
 from timm.data import create_transform, resolve_data_config
 
 import cvt
 from cvt.systems.cvt import PAPER_ROWS, ROWS
 from cvt.weights.published import PUBLISHED
+from networks import NAMES, NARROW
 
 TAGS = {
     "cvt_13": ["msft_in1k", "msft_in1k_384", "msft_in22k_ft_in1k_384"],

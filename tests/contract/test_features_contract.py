@@ -3,13 +3,11 @@
 import pytest
 import timm
 import torch
-from networks import NAMES, NARROW, image, small
-from randomise import randomise
 
 import cvt
 from cvt.systems.cvt import PAPER_ROWS, ROWS
-
-STRIDES = {True: [4, 8, 16], False: [1, 2, 4]}
+from networks import NAMES, NARROW, image, small
+from randomise import randomise
 
 
 def features(name: str, create=timm.create_model, **changes):
@@ -149,9 +147,7 @@ def test_prune_intermediate_layers(name, level):
         assert len(model.stages) == level + 1
         assert model.num_classes == 0
         for only in (True, False):
-            out = model.forward_intermediates(
-                image(name), indices=[level], intermediates_only=only
-            )
+            out = model.forward_intermediates(image(name), indices=[level], intermediates_only=only)
             maps = out if only else out[1]
             assert torch.equal(maps[0], whole[level])
         model(image(name))

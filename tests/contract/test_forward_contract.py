@@ -11,12 +11,12 @@ import pickle
 
 import pytest
 import torch
-from networks import NAMES, image, small
 
 import cvt
 from cvt.parts.backbone import Backbone
 from cvt.parts.spec import BackboneSpec
 from cvt.systems.cvt import ROWS
+from networks import NAMES, image, small
 
 SAME = {"rtol": 0, "atol": 1e-9}
 

@@ -5,8 +5,6 @@ import copy
 import pytest
 import timm
 import torch
-from networks import NAMES, image, small
-from randomise import randomise
 from timm.layers import set_fused_attn, use_fused_attn
 from timm.models import get_notrace_functions, get_notrace_modules
 from timm.utils import AttentionExtract
@@ -16,11 +14,13 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import cvt
 from cvt.parts.backbone import Backbone
 from cvt.systems.cvt import ROWS
+from networks import NAMES, image, small
+from randomise import randomise
 
 CHOICES = {
     "cvt_13": {},
     "mixed": {
-        "projection": ("linear", "avg", "conv"),
+        "projection": ("linear", "conv", "conv"),
         "pos_embed": ("table", "none", "none"),
         "img_size": 64,
         "cls_token": False,

@@ -1,11 +1,11 @@
-"""The classifier's side of timm's contract: pooling, pre-logits, taking it off and putting it on."""
+"""The classifier's side of timm's contract: pooling, pre-logits, taking it off and back on."""
 
 import pytest
 import torch
-from networks import NAMES, image, small
 from torch import nn
 
 import cvt
+from networks import NAMES, image, small
 
 
 @pytest.mark.parametrize("name", NAMES)

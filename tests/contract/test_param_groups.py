@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from networks import NAMES, small
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 
 import cvt
+from networks import NAMES, small
 
 
 def meta(name: str, **changes):

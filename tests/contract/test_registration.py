@@ -1,132 +1,135 @@
-"""Registration with timm, whichever is imported first, and what an import costs: each in its own
-process, because an import happens once."""
+"""Registration with timm, whichever is imported first, and what an import costs.
 
+An import happens once, so each case is a process of its own; they take seconds (timm's import),
+which is why one process answers several questions.
+"""
+
+import json
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-SHADOW = """
-    import warnings
-    import timm
-    import torch
-    from timm.models import generate_default_cfgs, register_model
 
-    default_cfgs = generate_default_cfgs({
-        "cvt_13.theirs": {"first_conv": "patch_embed.proj", "classifier": "fc", "num_classes": 7},
-    })
-
-    def cvt_13(pretrained=False, **kwargs):
-        return torch.nn.Linear(1, 7)
-
-    register_model(cvt_13)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        import cvt
-"""
-
-
-def run(code: str) -> str:
-    """Runs code with warnings as errors and returns what it printed."""
+def run(code: str) -> dict:
+    """Runs code with warnings as errors and returns the `answer` that it leaves."""
+    code = textwrap.dedent(code) + "\nimport json\nprint(json.dumps(answer))"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("first", ["timm", "cvt"])
-def test_either_import_may_come_first(first):
-    second = {"timm": "cvt", "cvt": "timm"}[first]
-    out = run(f"""
-        import {first}
-        import {second}
-        print(len(timm.list_models("cvt_*")), len(timm.list_pretrained("cvt_*")))
-        print(type(timm.create_model("cvt_13", depth=1)).__module__)
-    """)
-    assert out.split() == ["5", "7", "cvt.parts.backbone"]
-
-
-@pytest.mark.parametrize("first", ["cvt.parts.attention", "cvt.zoo.timm_models", "timm.layers"])
-def test_any_submodule_may_come_first(first):
-    """timm may then be imported from inside one of our own modules, half executed."""
-    out = run(f"""
-        import {first}
-        import cvt
-        import timm
-        print(len(timm.list_models("cvt_*")), timm.create_model("cvt_nano_32").num_classes)
-    """)
-    assert out == "5 10"
-
-
-def test_import_loads_nothing_heavy():
-    heavy = ("torch", "timm", "numpy", "torchvision", "PIL", "transformers", "sklearn", "rich")
-    out = run(f"""
-        import sys
-        import cvt
-        print([name for name in {heavy} if name in sys.modules], cvt.__version__)
-    """)
-    assert out.startswith("[] ")
-
-
-def test_import_of_both_loads_no_more_than_timm():
-    out = run("""
+def test_timm_first_and_nothing_heavy_is_added():
+    answer = run("""
         import sys
         import timm
         before = set(sys.modules)
         import cvt
-        print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+        answer = {
+            "added": sorted({name.partition(".")[0] for name in set(sys.modules) - before}),
+            "models": timm.list_models("cvt_*"),
+            "published": len(timm.list_pretrained("cvt_*")),
+            "home": type(timm.create_model("cvt_13", depth=1)).__module__,
+        }
     """)
-    allowed = {"cvt", "wrapt", "_wrapt", "importlib"} | set(sys.stdlib_module_names)
-    assert {name for name in out.split() if not name.startswith("__")} <= allowed
+    assert answer["models"] == ["cvt_13", "cvt_21", "cvt_mini_32", "cvt_nano_32", "cvt_w24"]
+    assert answer["published"] == 7
+    assert answer["home"] == "cvt.parts.backbone"
+    added = {name for name in answer["added"] if not name.startswith("__")}
+    assert added <= {"cvt"} | set(sys.stdlib_module_names)
+
+
+def test_cvt_first_and_registering_again_is_quiet():
+    answer = run("""
+        import cvt
+        import timm
+        answer = {"models": len(timm.list_models("cvt_*"))}
+        import importlib
+        import cvt.zoo.timm_models
+        importlib.reload(cvt.zoo.timm_models)
+        answer["classes"] = timm.create_model("cvt_nano_32").num_classes
+    """)
+    assert answer == {"models": 5, "classes": 10}
+
+
+@pytest.mark.parametrize("first", ["cvt.parts.attention", "timm.layers"])
+def test_any_submodule_may_come_first(first):
+    """timm may then be imported from inside one of our own modules, half executed."""
+    answer = run(f"""
+        import {first}
+        import cvt
+        import timm
+        answer = [len(timm.list_models("cvt_*")), timm.create_model("cvt_nano_32").num_classes]
+    """)
+    assert answer == [5, 10]
+
+
+def test_import_loads_nothing_heavy():
+    heavy = ("torch", "timm", "numpy", "torchvision", "PIL", "transformers", "sklearn", "rich")
+    assert (
+        run(f"""
+        import sys
+        import cvt
+        answer = [[name for name in {heavy} if name in sys.modules], cvt.__version__]
+    """)[0]
+        == []
+    )
 
 
 def test_every_public_name_resolves():
-    assert run("""
+    answer = run("""
         import cvt
-        print([name for name in cvt.__all__ if getattr(cvt, name, None) is None])
-        print(set(cvt.__all__) <= set(dir(cvt)), hasattr(cvt, "nothing"))
-    """).split("\n") == ["[]", "True False"]
-
-
-def test_a_model_that_timm_has_already_stays_timms():
-    out = run(f"""
-        {SHADOW}
-        print(type(timm.create_model("cvt_13")).__name__)
-        print(*[str(w.message) for w in caught if "timm" in str(w.message)])
-        print(timm.list_pretrained("cvt_13*"), timm.list_models("cvt_2*"))
+        answer = {
+            "missing": [name for name in cvt.__all__ if not hasattr(cvt, name)],
+            "listed": set(cvt.__all__) <= set(dir(cvt)),
+            "other": hasattr(cvt, "nothing"),
+        }
     """)
-    theirs, warning, models = out.split("\n")
-    assert theirs == "Linear"
+    assert answer == {"missing": [], "listed": True, "other": False}
+
+
+def test_a_model_that_timm_has_already_stays_timms_and_ours_is_beside_it():
+    answer = run("""
+        import warnings
+        import timm
+        import torch
+        from timm.models import generate_default_cfgs, register_model
+
+        theirs = {"first_conv": "stem", "classifier": "fc", "num_classes": 7}
+        default_cfgs = generate_default_cfgs({"cvt_13.theirs": theirs})
+
+        def cvt_13(pretrained=False, **kwargs):
+            return torch.nn.Linear(1, 7)
+
+        register_model(cvt_13)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import cvt
+        ours = cvt.create_model("cvt_13", depth=1)
+        tagged = cvt.create_model("cvt_13.msft_in1k_384", depth=1)
+        keys = ("architecture", "tag", "first_conv", "classifier", "num_classes", "input_size")
+        answer = {
+            "timm": type(timm.create_model("cvt_13")).__name__,
+            "warnings": [str(w.message) for w in caught if "timm" in str(w.message)],
+            "published": timm.list_pretrained("cvt_13*"),
+            "others": timm.list_models("cvt_2*"),
+            "ours": [type(ours).__name__, *(ours.pretrained_cfg[key] for key in keys)],
+            "tagged": [type(tagged).__name__, *(tagged.pretrained_cfg[key] for key in keys)],
+        }
+    """)
+    assert answer["timm"] == "Linear"
+    (warning,) = answer["warnings"]
     assert "'cvt_13'" in warning
     assert "cvt.create_model('cvt_13')" in warning
-    assert models == "[] ['cvt_21']"
-
-
-@pytest.mark.parametrize("name", ["cvt_13", "cvt_13.msft_in1k_384"])
-def test_ours_is_to_be_had_beside_timms(name):
-    out = run(f"""
-        {SHADOW}
-        model = cvt.create_model({name!r}, depth=1)
-        cfg = model.pretrained_cfg
-        print(type(model).__name__, cfg["architecture"], cfg["tag"])
-        print(cfg["first_conv"], cfg["classifier"], cfg["num_classes"], cfg["input_size"][1])
-    """)
-    tag = name.partition(".")[2] or "msft_in1k"
-    side = 384 if "384" in tag else 224
-    assert out.split("\n") == [f"Backbone cvt_13 {tag}", f"stages.0.embed.proj head 1000 {side}"]
-
-
-def test_registering_twice_is_quiet():
-    assert run("""
-        import importlib
-        import cvt.zoo.timm_models
-        import timm
-        importlib.reload(cvt.zoo.timm_models)
-        print(timm.create_model("cvt_nano_32").num_classes)
-    """) == "10"
+    assert answer["published"] == []
+    assert answer["others"] == ["cvt_21"]
+    names = ["stages.0.embed.proj", "head", 1000]
+    assert answer["ours"] == ["Backbone", "cvt_13", "msft_in1k", *names, [3, 224, 224]]
+    assert answer["tagged"] == ["Backbone", "cvt_13", "msft_in1k_384", *names, [3, 384, 384]]

@@ -77,7 +77,10 @@ def test_every_choice_of_the_paper_s_tables_trains(randomise, changes):
         assert parameter.grad is not None, name
         if not any(part in name for part in unseen):
             assert parameter.grad.abs().max() > 0, name
-    sizes = [tuple(fmap.shape[2:]) for fmap in model.eval().forward_intermediates(
-        torch.zeros(1, 3, 57, 80), intermediates_only=True
-    )]
+    sizes = [
+        tuple(fmap.shape[2:])
+        for fmap in model.eval().forward_intermediates(
+            torch.zeros(1, 3, 57, 80), intermediates_only=True
+        )
+    ]
     assert sizes == model.spec.grids((57, 80))

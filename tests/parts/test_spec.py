@@ -128,9 +128,7 @@ def test_grids_are_those_that_torch_makes(size, kernel, stride, projection):
         conv_kernel=kernel,
         kv_stride=stride,
     )
-    embed = ConvEmbed(
-        1, 2, kernel=kernel, stride=stride, padding=kernel // 2, norm_eps=1e-5
-    )
+    embed = ConvEmbed(1, 2, kernel=kernel, stride=stride, padding=kernel // 2, norm_eps=1e-5)
     _, grid = embed(torch.zeros(1, 1, *size))
     assert row.grid_after_embed(size) == grid
     if projection != "linear":

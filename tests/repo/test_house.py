@@ -16,7 +16,18 @@ FILES = sorted(SOURCE.rglob("*.py"))
 NAMES = [str(file.relative_to(SOURCE)) for file in FILES]
 
 # From the ground up; a room may import those before it and itself.
-ROOMS = ["errors", "files", "parts", "systems", "weights", "zoo", "data", "train", "evaluate"]
+ROOMS = [
+    "after_import",
+    "errors",
+    "files",
+    "parts",
+    "systems",
+    "weights",
+    "zoo",
+    "data",
+    "train",
+    "evaluate",
+]
 ROOMS += ["predict", "explain", "cli"]
 
 

@@ -52,7 +52,7 @@ def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
     shown = capsys.readouterr().out
     for text in (
         "12 training and 4 validation images, 4 for the final test",
-        "optim.lr",
+        "lr 0.001",
         "epoch 2/2",
     ):
         assert text in shown

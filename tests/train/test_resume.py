@@ -117,6 +117,7 @@ def test_metrics_end_where_the_state_does(tiny_config, tmp_path, interrupt, monk
         ({"model": "cvt_13"}, "Got model 'cvt_13', but the run to resume was started with 'cvt_n"),
         ({"seed": 1}, "Got seed 1, but .* 0; leave it out, or start a new run"),
         ({"batch_size": 8}, "Got batch_size 8"),
+        ({"out": "elsewhere"}, "Got out 'elsewhere'"),
         ({"data": "torch/cifar10"}, "Got data 'torch/cifar10'"),
         ({"optim": OptimConfig(lr=1.0)}, r"Got optim\.lr 1\.0"),
     ],

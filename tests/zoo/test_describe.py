@@ -31,7 +31,7 @@ def test_linear_projection_has_no_depthwise_part():
 
 
 def test_mistakes():
-    with pytest.raises(cvt.UserError, match="Unknown model 'cvt13'.*'cvt_13'"):
+    with pytest.raises(cvt.UserError, match=r"Unknown model 'cvt13'.*'cvt_13'"):
         cvt.describe("cvt13")
     with pytest.raises(cvt.UserError, match="too small"):
         cvt.describe("cvt_13", 2)

@@ -29,6 +29,7 @@ def make_app() -> App:
         help="CvT: convolutions in vision transformers, from a photograph to a label.",
         version=__version__,
         help_epilogue="Begin with: cvt train",
+        help_format="plaintext",
     )
     for verb, (where, line) in VERBS.items():
         app.command(f"cvt.cli.{where}", name=verb, help=line)

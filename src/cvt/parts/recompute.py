@@ -1,6 +1,6 @@
 """Gradient checkpointing (arXiv 1604.06174) that counts a batch once in running statistics."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -26,7 +26,7 @@ def recompute(block: nn.Module, *inputs: Any) -> Any:
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
+def _statistics_kept(block: nn.Module) -> Generator[None]:
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -38,7 +38,11 @@ def _published(
 
 
 def _small(
-    dims: tuple[int, ...], heads: tuple[int, ...], depths: tuple[int, ...], drop_path_rate: float
+    dims: tuple[int, ...],
+    heads: tuple[int, ...],
+    depths: tuple[int, ...],
+    stem_stride: int,
+    drop_path_rate: float,
 ) -> BackboneSpec:
     """Ours, not the paper's: the same blocks on a grid that suits images of 32 to 64 pixels.
 
@@ -51,7 +55,7 @@ def _small(
             embed_dim=dim,
             num_heads=head,
             depth=depth,
-            embed_stride=1 if index == 0 else 2,
+            embed_stride=2 if index else stem_stride,
             drop_path_rate=drop_path_rate,
         )
         for index, (dim, head, depth) in enumerate(zip(dims, heads, depths, strict=True))
@@ -69,8 +73,8 @@ ROWS: dict[str, BackboneSpec] = {
     "cvt_13": _published((64, 192, 384), (1, 3, 6), (1, 2, 10), 0.1),
     "cvt_21": _published((64, 192, 384), (1, 3, 6), (1, 4, 16), 0.1),
     "cvt_w24": _published((192, 768, 1024), (3, 12, 16), (2, 2, 20), 0.3),
-    "cvt_nano_32": _small((32, 64, 128), (1, 2, 4), (1, 1, 2), 0.0),
-    "cvt_mini_32": _small((64, 128, 256), (2, 4, 8), (2, 3, 3), 0.1),
+    "cvt_nano_32": _small((32, 64, 128), (1, 2, 4), (1, 1, 2), 2, 0.0),
+    "cvt_mini_32": _small((64, 128, 256), (2, 4, 8), (2, 3, 3), 1, 0.1),
 }
 
 PAPER_ROWS = ("cvt_13", "cvt_21", "cvt_w24")

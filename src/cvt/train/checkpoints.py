@@ -3,7 +3,7 @@
 import io
 import pickle
 import warnings
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cvt.train.progress import Progress
 
 STATE_FILE = "last.pt"
 # What may differ when a run goes on, because it does not change what is computed.
-_FREE = ("resume", "out", "device", "num_workers", "data_dir", "download")
+_FREE = ("resume", "device", "num_workers", "data_dir", "download")
 
 # What torch's unpickler raises on bytes that are none of its, and what a strange content causes.
 _BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError)
@@ -103,14 +103,14 @@ def resumed_config(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
     Raises:
         UserError: Another field is given and differs, so the run would not be the same.
     """
-    _refuse_changes(given, stored, TrainConfig(), "")
     default = TrainConfig()
+    _refuse_changes(given, stored, default, "")
     changed = {
         name: getattr(given, name)
         for name in _FREE
-        if getattr(given, name) != getattr(default, name) and name != "out"
+        if getattr(given, name) != getattr(default, name)
     }
-    return TrainConfig(**{**_shallow(stored), **changed})
+    return replace(stored, **changed)
 
 
 def _refuse_changes(given: Any, stored: Any, default: Any, prefix: str) -> None:
@@ -123,7 +123,3 @@ def _refuse_changes(given: Any, stored: Any, default: Any, prefix: str) -> None:
                 f"Got {prefix}{each.name} {new!r}, but the run to resume was started with "
                 f"{old!r}; leave it out, or start a new run."
             )
-
-
-def _shallow(config: TrainConfig) -> dict[str, Any]:
-    return {each.name: getattr(config, each.name) for each in fields(config)}

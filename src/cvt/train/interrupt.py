@@ -5,6 +5,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 
 
@@ -17,7 +18,7 @@ class Interrupted(Exception):
     """
 
     def __init__(self, run: Path, where: str) -> None:
-        super().__init__(f"Stopped {where}. Go on with: cvt train --resume {run}")
+        super().__init__(f"Stopped {where}. Go on with: cvt train --resume {quote(str(run))}")
         self.run = run
 
 

@@ -10,7 +10,6 @@ from cvt.train.config import AugmentConfig, MixConfig, OptimConfig, TrainConfig
 # digits, and colour has no meaning here. Measured, see the slow test.
 DIGITS = TrainConfig(
     model="cvt_nano_32",
-    model_args={"embed_stride": 2},
     image_size=16,
     epochs=30,
     batch_size=64,
@@ -65,7 +64,6 @@ PHOTOGRAPHS = TrainConfig(
 # pictures, and short runs do better without mixing.
 SMALL_ON_CPU = TrainConfig(
     model="cvt_nano_32",
-    model_args={"embed_stride": 2},
     epochs=10,
     batch_size=64,
     optim=OptimConfig(base_lr=8e-3, warmup_epochs=1.0),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cvt.train.run_folder import (
@@ -66,7 +67,7 @@ def report(result: TrainResult) -> str:
         f"  {CONFIG_FILE}  everything that the run was told",
         "",
         "Next:",
-        f"  cvt eval {run} {result.data}",
-        f"  cvt predict {run} IMAGE",
+        f"  cvt eval {quote(str(run))} {quote(result.data)}",
+        f"  cvt predict {quote(str(run))} IMAGE",
     ]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
+from shlex import quote
 
 from cvt.errors import UserError
 from cvt.files import atomic_write
@@ -35,7 +36,7 @@ def make_run_folder(config: TrainConfig) -> Path:
     if is_taken:
         raise UserError(
             f"The folder {run} is not empty, and a run never overwrites; go on with it by "
-            f"`cvt train --resume {run}`, or give another --out."
+            f"`cvt train --resume {quote(str(run))}`, or give another --out."
         )
     return run
 

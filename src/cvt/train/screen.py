@@ -54,9 +54,9 @@ class Screen:
         """Prints what the run is about to do, derived values included."""
         self.say(facts)
         table = Table.grid(padding=(0, 2))
-        for name, value in _flat(config.to_dict()):
-            if value not in (None, {}, False):
-                table.add_row("", name, escape(str(value)))
+        for group, values in _groups(config.to_dict()).items():
+            said = [f"{name} {value}" for name, value in values.items() if value is not None]
+            table.add_row("", group, escape(", ".join(said)))
         self.console.print(table)
 
     def update(self, epoch: str, loss: float, lr: float, images_per_s: float) -> None:
@@ -74,12 +74,8 @@ class Screen:
         )
 
 
-def _flat(plain: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested fields by the names that the command line gives them: `optim.lr`."""
-    flat = []
-    for name, value in plain.items():
-        if isinstance(value, dict) and name != "model_args":
-            flat += _flat(value, f"{prefix}{name}.")
-        else:
-            flat.append((prefix + name, value))
-    return flat
+def _groups(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sorts a config's fields into the groups that it nests, and `run` for those on top."""
+    nested = {name: plain[name] for name in ("optim", "augment", "mix")}
+    top = {name: value for name, value in plain.items() if name not in nested}
+    return {"run": top, **nested}

@@ -1,0 +1,65 @@
+"""Doing something as soon as another package has been imported, without importing it."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+
+
+def after_import(name: str, action: Callable[[], Any]) -> None:
+    """Calls `action` once the top-level package `name` is imported; at once if it already is.
+
+    An import that fails calls nothing, and the next one is watched again.
+    """
+    if name in sys.modules:
+        action()
+    else:
+        sys.meta_path.insert(0, _Watch(name, action))
+
+
+class _Watch:
+    """Finds nothing itself: puts a loader around that of the one package it waits for."""
+
+    def __init__(self, name: str, action: Callable[[], Any]) -> None:
+        self.name = name
+        self.action = action
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = find_spec(fullname)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec is not None and spec.loader is not None:
+            spec.loader = cast("Loader", _Announcing(spec.loader, self))
+        return spec
+
+
+class _Announcing:
+    """The package's own loader, which afterwards says that it is done."""
+
+    def __init__(self, loader: "Loader", watch: _Watch) -> None:
+        self.loader = loader
+        self.watch = watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)  # resources and sources are asked of the loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self.loader
+        sys.meta_path.remove(self.watch)
+        self.watch.action()
