@@ -249,10 +249,19 @@ def test_batch_norm_uses_running_statistics_in_eval(model, images):
 def test_images_need_not_be_square(size):
     """Ports that take the square root of the token count fail, or silently mix rows up."""
     network = small("cvt_13", depth=1).eval()
-    logits = network(image("cvt_13", 1, size))
-    shifted = network(image("cvt_13", 1, size).transpose(2, 3))
-    assert logits.shape == shifted.shape == (1, 1000)
-    assert not torch.allclose(logits, shifted)
+    maps = network.forward_intermediates(image("cvt_13", 1, size), intermediates_only=True)
+    for fmap, stride in zip(maps, (4, 8, 16), strict=True):
+        # The stem's padding of 2 makes floor((n - 3) / 4) + 1 rows; the others round n / 2 up.
+        stem = [(side - 3) // 4 + 1 for side in size]
+        assert list(fmap.shape[2:]) == [-(-side * 4 // stride) for side in stem]
+    # One stage's map, read row by row: its first row doesn't depend on the picture's last.
+    changed = image("cvt_13", 1, size)
+    changed[:, :, -8:] = 0
+    embed = network.stages[0].embed
+    (before, grid), (after, _) = embed(image("cvt_13", 1, size)), embed(changed)
+    same = (before == after).all(dim=2).unflatten(1, grid)[0]
+    assert same[: grid[0] - 3].all()
+    assert not same[-1].any()
 
 
 def test_frozen_batch_norm_and_two_sizes_in_one_network():
