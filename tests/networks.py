@@ -24,6 +24,12 @@ def small(name: str, seed: int | None = 0, **changes) -> Backbone:
     return model if seed is None else randomise(model, seed)
 
 
+def meta(name: str, **changes) -> Backbone:
+    """A registered network without memory for its weights: for counting and looking only."""
+    with torch.device("meta"):
+        return cvt.create_model(name, **changes)
+
+
 def image(name: str, batch: int = 2, size: tuple[int, int] | None = None, seed: int = 0) -> Tensor:
     """Seeded images (batch, 3, H, W), of 64 pixels for the paper's rows and 16 for the others."""
     side = 16 if ROWS[name].stages[0].embed_stride < 4 else 64

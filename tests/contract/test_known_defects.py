@@ -14,7 +14,7 @@ import cvt
 from cvt.parts.attention import Attention
 from cvt.parts.mlp import QuickGELU
 from cvt.systems.cvt import PAPER_ROWS, ROWS
-from networks import image, small
+from networks import image, meta, small
 
 # float64 rounding adds up to some 1e-12 in these networks; every defect here is above 1e-3.
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -34,11 +34,6 @@ def images():
 def _no_gradients():
     with torch.no_grad():
         yield
-
-
-def meta(name: str, **changes):
-    with torch.device("meta"):
-        return cvt.create_model(name, **changes)
 
 
 def test_batch_of_one_keeps_its_axis(model, images):

@@ -10,18 +10,13 @@ from torch import nn
 
 import cvt
 from cvt.systems.cvt import PAPER_ROWS, ROWS
-from networks import image, small
+from networks import image, meta, small
 
 
 @pytest.fixture(autouse=True)
 def _no_gradients():
     with torch.no_grad():
         yield
-
-
-def meta(name: str, **changes):
-    with torch.device("meta"):
-        return cvt.create_model(name, **changes)
 
 
 def test_headless_construction():

@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cvt.train.config import AugmentConfig, MixConfig, OptimConfig, TrainConfig
@@ -15,15 +14,6 @@ TINY_MODEL = {
     "num_heads": [1, 1, 2],
     "embed_stride": [2, 2, 1],
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

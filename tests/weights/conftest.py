@@ -14,15 +14,6 @@ from cvt.weights.record import Preprocessing, Record
 CLASS_NAMES = ("cat", "dog", "frog", "ship", "crane")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """On busy cores torch's threads wait for each other far longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def tiny_spec() -> BackboneSpec:
     return ROWS["cvt_13"].change(

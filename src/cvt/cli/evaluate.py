@@ -21,13 +21,15 @@ def evaluate(
     split: Annotated[
         str | None, Parameter(help="train, val, test or all; by default test if there is one.")
     ] = None,
-    data_dir: str | None = None,
-    download: Annotated[bool, Parameter(negative="")] = False,
+    data_dir: Annotated[str | None, Parameter(help="Where torch/ and hfds/ data lie.")] = None,
+    download: Annotated[
+        bool, Parameter(negative="", help="Fetch a torch/ data set that is not there yet.")
+    ] = False,
     confusion: Annotated[
         Path, Parameter(help="Where the picture of the confusion matrix goes.")
     ] = Path("confusion.png"),
-    batch_size: int = 64,
-    num_workers: int = 0,
+    batch_size: Annotated[int, Parameter(help="Images per forward pass.")] = 64,
+    num_workers: Annotated[int, Parameter(help="Processes that prepare images; 0: none.")] = 0,
     device: Device = "auto",
     json: Json = False,
 ) -> int:
@@ -39,14 +41,6 @@ def evaluate(
         A run folder, a checkpoint file, a hub id or the name of published weights.
     data
         As for `cvt train`.
-    data_dir
-        Where torch/ and hfds/ data lie.
-    download
-        Fetch a torch/ data set that is not there yet.
-    batch_size
-        Images per forward pass.
-    num_workers
-        Processes that prepare images; 0 prepares them in the main one.
     """
     from cvt.evaluate import evaluate as run
 

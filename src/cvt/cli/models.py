@@ -1,8 +1,14 @@
 """`cvt models`."""
 
+from typing import TYPE_CHECKING
+
 from cvt.cli.flags import Json
 from cvt.cli.output import print_json, print_table
 from cvt.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from cvt.weights.published import Published
+    from cvt.zoo.describe import Description
 
 
 def models(pattern: str = "*", *, json: Json = False) -> None:
@@ -23,20 +29,25 @@ def models(pattern: str = "*", *, json: Json = False) -> None:
         raise UserError(f"No model fits {pattern!r}.{hint} `cvt models` lists them all.")
     sheets = [describe(name) for name in names]
     published = [PUBLISHED[name] for name in weights]
-    if json:
-        for sheet in sheets:
-            print_json(
-                {
-                    "model": sheet.name,
-                    "params": sheet.num_params,
-                    "macs": sheet.macs,
-                    "size": sheet.size,
-                    "from_paper": sheet.from_paper,
-                }
-            )
-        for each in published:
-            print_json({"weights": each.name, "hub_id": each.hub_id, "top1": each.top1})
-        return
+    (_print_json if json else _print_tables)(sheets, published)
+
+
+def _print_json(sheets: "list[Description]", published: "list[Published]") -> None:
+    for sheet in sheets:
+        print_json(
+            {
+                "model": sheet.name,
+                "params": sheet.num_params,
+                "macs": sheet.macs,
+                "size": sheet.size,
+                "from_paper": sheet.from_paper,
+            }
+        )
+    for each in published:
+        print_json({"weights": each.name, "hub_id": each.hub_id, "top1": each.top1})
+
+
+def _print_tables(sheets: "list[Description]", published: "list[Published]") -> None:
     if sheets:
         print_table(
             ("Model", "Pixels", "Parameters", "GMACs", "From"),

@@ -1,6 +1,6 @@
 """Measuring a checkpoint on data: `evaluate(checkpoint, data)`."""
 
-from cvt.evaluate.measure import evaluate
 from cvt.evaluate.evaluation import ClassScore, Evaluation
+from cvt.evaluate.measure import evaluate
 
 __all__ = ["ClassScore", "Evaluation", "evaluate"]
