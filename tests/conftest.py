@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 import cvt
@@ -12,6 +13,10 @@ from randomise import randomise as randomise_model
 # Networks this small are not worth a second thread, and on busy cores torch's threads wait for
 # each other far longer than they work.
 torch.set_num_threads(1)
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
 

@@ -29,11 +29,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:Deprecati
 
 
 INTERRUPTED = """
+import signal
+
 import numpy as np
 from cvt.data import eval_transform, make_loader
 from cvt.data.array_set import ArraySet
 from cvt.weights.record import Preprocessing
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignore"
 images = ArraySet(np.zeros((100_000, 8, 8), dtype=np.uint8), [0] * 100_000, ["a"], "zeros")
 transform = eval_transform(Preprocessing(input_size=(3, 16, 16)))
 try:
@@ -225,10 +228,13 @@ def test_an_interrupt_ends_the_workers_in_silence(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "loading\n"
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (out, err, process.returncode) == ("interrupted\n", "", 0)
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody of the group is left

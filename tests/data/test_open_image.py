@@ -33,7 +33,6 @@ def huge_png(width: int, height: int) -> bytes:
 
 
 @given(mode=st.sampled_from(MODES + DEEP_MODES), width=st.integers(1, 9), height=st.integers(1, 9))
-@settings(deadline=None)
 def test_any_mode_and_size_becomes_rgb(mode, width, height):
     image = open_image(Image.new(mode, (width, height)))
     assert (image.mode, image.size) == ("RGB", (width, height))
@@ -254,7 +253,7 @@ def test_errors_are_single_sentences(tmp_path):
 
 
 @given(data=st.data(), kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "AVIF"]))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_damaged_bytes_decode_or_get_a_sentence(data, kind):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cvt.data.array_set import ArraySet
@@ -24,7 +24,6 @@ def names(images):
 
 
 @given(counts=counts, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 9))
-@settings(deadline=None)
 def test_every_class_is_on_both_sides_in_proportion(counts, fraction, seed):
     images = make(counts)
     rest, cut = stratified_split(images, fraction, seed, "x")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cvt.evaluate.calibration import expected_calibration_error
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 1000),
     count=st.integers(1, 200),

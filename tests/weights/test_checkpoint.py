@@ -98,9 +98,7 @@ def test_what_is_no_safetensors_is_a_sentence(tmp_path, content):
             read(path)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 0.9999))
 def test_truncated_anywhere_is_a_sentence(saved, share):
     whole = saved.read_bytes()

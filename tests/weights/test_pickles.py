@@ -109,9 +109,7 @@ def test_what_is_no_pickle_is_a_sentence(tmp_path, content):
         read_pickle(path)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 0.999), zipped=st.booleans())
 def test_truncated_anywhere_is_a_sentence(tmp_path, share, zipped):
     path = tmp_path / "m.pth"
@@ -123,9 +121,7 @@ def test_truncated_anywhere_is_a_sentence(tmp_path, share, zipped):
         read_pickle(path)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_a_sentence(tmp_path, content):
     path = tmp_path / "m.pth"
