@@ -17,7 +17,11 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     Source: microsoft/CvT f851e68, lib/optim/build.py and the YAML files' WITHOUT_WD_LIST.
     """
     return create_optimizer_v2(
-        model, opt="adamw", lr=known(config.lr), weight_decay=known(config.weight_decay)
+        model,
+        opt="adamw",
+        lr=known(config.lr),
+        weight_decay=known(config.weight_decay),
+        fused=True,  # one kernel over all tensors, where there is one a tensor and operation
     )
 
 
