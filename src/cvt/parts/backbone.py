@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cvt.errors import UserError
 from cvt.parts.grid import tokens_to_map
 from cvt.parts.init import init_head, init_stage
-from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.parts.spec import BackboneSpec
 from cvt.parts.stage import Stage
 from cvt.parts.timm_contract import feature_take_indices
 
@@ -220,13 +220,9 @@ def _feature_info(spec: BackboneSpec) -> list[dict[str, Any]]:
     """timm's description of the pyramid: channels, stride and module of each level."""
     info, reduction = [], 1
     for index, row in enumerate(spec.stages):
-        reduction *= _stride(row)
+        reduction *= row.embed_stride * row.q_stride
         info.append({"num_chs": row.embed_dim, "reduction": reduction, "module": f"stages.{index}"})
     if spec.extra_level:
         last = spec.stages[-1].embed_dim
         info.append({"num_chs": last, "reduction": 2 * reduction, "module": "extra_level"})
     return info
-
-
-def _stride(row: StageSpec) -> int:
-    return row.embed_stride * row.q_stride

@@ -3,7 +3,7 @@
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from cvt.parts.grid import map_to_tokens, tokens_to_map
+from cvt.parts.grid import map_to_tokens, prefix_of, tokens_to_map
 
 
 class Block(nn.Module):
@@ -55,5 +55,5 @@ class PooledSkip(nn.Module):
         self, tokens: Tensor, grid: tuple[int, int], num_prefix: int
     ) -> tuple[Tensor, tuple[int, int]]:
         fmap = self.pool(tokens_to_map(tokens, grid, num_prefix))
-        prefix = tokens[:, :num_prefix] if num_prefix else None
-        return map_to_tokens(fmap, prefix), (fmap.shape[2], fmap.shape[3])
+        tokens = map_to_tokens(fmap, prefix_of(tokens, num_prefix))
+        return tokens, (fmap.shape[2], fmap.shape[3])

@@ -14,6 +14,11 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Ten
     return on_grid.transpose(1, 2).unflatten(2, grid)
 
 
+def prefix_of(tokens: Tensor, num_prefix: int) -> Tensor | None:
+    """Returns the leading tokens (B, num_prefix, C) off the grid, or None."""
+    return tokens[:, :num_prefix] if num_prefix else None
+
+
 def map_to_tokens(fmap: Tensor, prefix: Tensor | None = None) -> Tensor:
     """Returns a map (B, C, H, W) as tokens (B, H*W, C), behind the prefix (B, P, C) if any."""
     tokens = fmap.flatten(2).transpose(1, 2)

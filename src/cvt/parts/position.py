@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from cvt.parts.grid import map_to_tokens, tokens_to_map
+from cvt.parts.grid import map_to_tokens, prefix_of, tokens_to_map
 
 
 @register_notrace_module  # the choice between adding and interpolating is made outside fx graphs
@@ -41,5 +41,4 @@ def resize_table(
         return table
     fmap = tokens_to_map(table, grid, num_prefix)
     resized = F.interpolate(fmap.float(), size=new_grid, mode="bicubic", antialias=True)
-    prefix = table[:, :num_prefix] if num_prefix else None
-    return map_to_tokens(resized.to(table.dtype), prefix)
+    return map_to_tokens(resized.to(table.dtype), prefix_of(table, num_prefix))

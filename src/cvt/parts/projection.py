@@ -6,7 +6,7 @@ Prefix tokens are never convolved: they skip to the linear map, as in the refere
 
 from torch import Tensor, nn
 
-from cvt.parts.grid import map_to_tokens, tokens_to_map
+from cvt.parts.grid import map_to_tokens, prefix_of, tokens_to_map
 
 
 class LinearProjection(nn.Module):
@@ -30,8 +30,7 @@ class _GridProjection(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
         fmap = self.read(tokens_to_map(tokens, grid, num_prefix))
-        prefix = tokens[:, :num_prefix] if num_prefix else None
-        return self.linear(map_to_tokens(fmap, prefix))
+        return self.linear(map_to_tokens(fmap, prefix_of(tokens, num_prefix)))
 
 
 class ConvProjection(_GridProjection):
