@@ -66,7 +66,8 @@ def _class_folders(folder: Path) -> list[Path]:
     folders = _folders(folder)
     if folders:
         return folders
-    loose = [entry for entry in os.listdir(folder) if _is_image(entry)]
+    suffixes = image_suffixes()
+    loose = [entry for entry in os.listdir(folder) if _is_image(entry, suffixes)]
     if loose:
         raise UserError(
             f"{folder} holds {len(loose)} loose images but no class folders; "
@@ -105,12 +106,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[str]:
-    paths = []
+    paths, suffixes = [], image_suffixes()
     for root, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [os.path.join(root, name) for name in sorted(files) if _is_image(name)]
+        paths += [os.path.join(root, name) for name in sorted(files) if _is_image(name, suffixes)]
     return paths
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in image_suffixes()
+def _is_image(name: str, suffixes: frozenset[str]) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
