@@ -106,27 +106,20 @@ def test_light_modules_stay_light(module):
     assert out.stdout.strip() == "[]"
 
 
+def assert_passes(*command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_ruff_is_content():
     for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "src", "tests", "docs"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert_passes("ruff", *command, "src", "tests", "docs")
 
 
 def test_types_are_right():
-    done = subprocess.run(
-        [sys.executable, "-m", "ty", "check", "--python", sys.prefix, "src"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_passes("ty", "check", "--python", sys.prefix, "src")
 
 
 def test_every_module_imports_by_itself():
