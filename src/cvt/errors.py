@@ -10,6 +10,9 @@ class UserError(ValueError):
     The command line prints it as one sentence and exits with code 2.
     """
 
+    is_told_elsewhere = False
+    """Whether another of the processes that train together prints the same sentence."""
+
 
 def did_you_mean(got: str, options: Iterable[str]) -> str:
     """Returns `" Did you mean 'x'?"` for the option nearest to `got`, or an empty string."""

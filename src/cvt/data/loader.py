@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cvt.data.image import BadImage
 from cvt.data.image_set import ImageSet
+from cvt.data.order import chunks_of_rank, epoch_order, share_of_rank, split_into_batches
 from cvt.data.seeding import generators_kept, seed_all
 from cvt.data.transforms import Transform
 from cvt.errors import UserError
@@ -52,38 +52,86 @@ def make_loader(
     start_batch: int = 0,
     num_workers: int = 0,
     drop_last: bool = False,
+    repeats: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    accum_steps: int = 1,
 ) -> DataLoader:
     """Returns a loader over one epoch that yields a `Batch` at a time.
 
-    The order depends on (seed, epoch) alone, and what a random transform does to a picture on
-    (seed, epoch, index) alone: neither the number of workers, nor where the epoch starts, nor a
-    bad picture changes any other. The global generators are left as they were.
+    The order depends on (seed, epoch, repeats) alone, and what a random transform does to a
+    picture on (seed, epoch, index, repeat) alone: neither the number of workers, nor where the
+    epoch starts, nor a bad picture changes any other. The global generators are left as they were.
 
     Args:
+        batch_size: Pictures per batch of all processes together.
         start_batch: Batches to leave out at the start of the epoch; they are not loaded.
         num_workers: Processes that load; 0 loads in this one.
         drop_last: Leave out a last batch that is not full.
+        repeats: Varied copies of a picture in a batch (`cvt.data.order.epoch_order`).
+        rank: Which of `world_size` processes this is.
+        world_size: Processes that share every batch.
+        accum_steps: Parts that this process's share of a batch is yielded in.
 
     Raises:
-        UserError: A number is out of range, or there are too few pictures for one batch.
+        UserError: A number is out of range, there are too few pictures for one batch, or a batch
+            cannot be shared out evenly.
     """
+    _check_numbers(batch_size, seed, epoch, start_batch, num_workers)
+    order = epoch_order(len(image_set), shuffle=shuffle, seed=seed, epoch=epoch, repeats=repeats)
+    batches = split_into_batches(order, batch_size, drop_last)
+    if not batches:
+        raise UserError(
+            f"Got {len(image_set)} images and batch_size {batch_size}, expected at least one full "
+            "batch; make the batch smaller."
+        )
+    mine = [
+        chunk
+        for batch in batches[start_batch:]
+        for chunk in chunks_of_rank(batch, rank, world_size, accum_steps)
+    ]
+    return _loader(_Samples(image_set, transform, seed, epoch), mine, num_workers)
+
+
+def make_eval_loader(
+    image_set: ImageSet,
+    transform: Transform,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader:
+    """Returns a loader over all pictures in order, or over one process's share of them.
+
+    Every picture is in exactly one share; all shares have as many batches, the last of which may
+    be empty (`cvt.data.order.share_of_rank`).
+
+    Raises:
+        UserError: A number is out of range, or there are no pictures.
+    """
+    _check_numbers(batch_size, 0, 0, 0, num_workers)
+    if not len(image_set):
+        raise UserError("Got no images, expected at least one.")
+    mine = share_of_rank(len(image_set), batch_size, rank, world_size)
+    return _loader(_Samples(image_set, transform, 0, 0), mine, num_workers)
+
+
+def _check_numbers(
+    batch_size: int, seed: int, epoch: int, start_batch: int, num_workers: int
+) -> None:
     numbers = {"seed": seed, "epoch": epoch, "start_batch": start_batch, "num_workers": num_workers}
     for name, value in numbers.items():
         if value < 0:
             raise UserError(f"Got {name} {value}, expected 0 or more.")
     if batch_size < 1:
         raise UserError(f"Got batch_size {batch_size}, expected 1 or more.")
-    samples = _Samples(image_set, transform, seed, epoch)
-    order = _order(len(image_set), shuffle, seed, epoch)
-    batches = _batches(order, batch_size, drop_last)
-    if not batches:
-        raise UserError(
-            f"Got {len(image_set)} images and batch_size {batch_size}, expected at least one full "
-            "batch; make the batch smaller."
-        )
+
+
+def _loader(samples: "_Samples", batches: list[list[int]], num_workers: int) -> DataLoader:
     return DataLoader(
         samples,
-        batch_sampler=batches[start_batch:],
+        batch_sampler=batches,
         collate_fn=samples.collate,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
@@ -91,17 +139,6 @@ def make_loader(
         # The loader draws a number when iteration begins: not from the global generator.
         generator=torch.Generator(),
     )
-
-
-def _order(count: int, shuffle: bool, seed: int, epoch: int) -> list[int]:
-    if not shuffle:
-        return list(range(count))
-    return np.random.default_rng((seed, epoch)).permutation(count).tolist()
-
-
-def _batches(order: list[int], batch_size: int, drop_last: bool) -> list[list[int]]:
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return batches[:-1] if drop_last and len(order) % batch_size else batches
 
 
 def _prepare_worker(worker: int) -> None:
@@ -126,24 +163,24 @@ class _Samples(Dataset):
     seed: int
     epoch: int
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        return self.__getitems__([index])[0]
+    def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
+        return self.__getitems__([number])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[int, Tensor | str]]:
+    def __getitems__(self, numbers: Sequence[int]) -> list[tuple[int, Tensor | str]]:
         with generators_kept():
-            return [(index, self._load(index)) for index in indices]
+            return [(number, self._load(number)) for number in numbers]
 
-    def _load(self, index: int) -> Tensor | str:
+    def _load(self, number: int) -> Tensor | str:
         try:
-            image = self.image_set.image(index)
+            image = self.image_set.image(number % len(self.image_set))
         except BadImage as error:
             return str(error)
-        seed_all(self.seed, self.epoch, index)
+        seed_all(self.seed, self.epoch, number)
         return self.transform(image)
 
     def collate(self, samples: Sequence[tuple[int, Tensor | str]]) -> Batch:
-        good = [(index, image) for index, image in samples if isinstance(image, Tensor)]
-        indices = [index for index, _ in good]
+        good = [(number, image) for number, image in samples if isinstance(image, Tensor)]
+        indices = [number % len(self.image_set) for number, _ in good]
         images = torch.stack([image for _, image in good]) if good else self._no_images()
         return Batch(
             images,

@@ -1,125 +1,221 @@
-"""The state that a run goes on from: `last.pt` in its folder."""
+"""The states that a run goes on from: folders under `checkpoints/`, the newest of them whole.
 
-import io
-import pickle
+A folder appears under its name only once it is complete, and says what it holds by digests.
+"""
+
+import hashlib
+import json
+import os
+import shutil
 import warnings
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim import Optimizer
 
 from cvt.errors import UserError
-from cvt.files import atomic_write
-from cvt.train.config import TrainConfig
-from cvt.train.progress import Progress
+from cvt.files import cannot_write
+from cvt.train.world import World
 
-STATE_FILE = "last.pt"
-# What may differ when a run goes on, because it does not change what is computed.
-_FREE = ("resume", "device", "num_workers", "data_dir", "download")
-
-# What torch's unpickler raises on bytes that are none of its, and what a strange content causes.
-_BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError)
+FOLDER = "checkpoints"
+_FACTS = "state.json"
+_PATTERN = "[0-9]" * 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainState:
-    """What `last.pt` holds besides tensors, and the tensors.
+class Tensors:
+    """What a checkpoint holds of tensors, in place: saved from there, loaded into there.
 
-    There is no generator state: randomness is a function of the position (`cvt.train.seeding`).
+    Args:
+        model: Its parameters and buffers, which are the same in all processes.
+        optimizer: Its moments; none before the first update.
+        ema: The averaged model, if there is one.
+        scaler: The loss scaling of fp16, if there is one; a number, kept with the facts.
     """
 
-    config: TrainConfig
-    progress: Progress
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    num_images: int
+    model: nn.Module
+    optimizer: Optimizer
+    ema: nn.Module | None = None
+    scaler: torch.amp.GradScaler | None = None
 
 
 def save_state(
-    run: Path,
-    config: TrainConfig,
-    progress: Progress,
-    model: nn.Module,
-    optimizer: Optimizer,
-    num_images: int,
+    run: Path, facts: dict[str, Any], tensors: Tensors, *, keep: int, world: World
 ) -> None:
-    """Writes `last.pt`, replacing the one before only once the new one is complete.
+    """Writes a checkpoint beside its place, renames it, and drops the oldest ones.
+
+    Every process calls it; with FSDP each writes its shares.
+
+    Args:
+        facts: Plain data for JSON: config, progress and what else `read_facts` is to return.
+        keep: How many checkpoints may stay.
 
     Raises:
-        UserError: The disk is full or the folder not writable; the old file is kept.
+        UserError: The disk is full or the folder not writable; older checkpoints are kept.
     """
-    state = {
-        "config": config.to_dict(),
-        "progress": progress.to_dict(),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "num_images": num_images,
-    }
-    # Through memory, because torch reports a full disk as an internal error about positions.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with atomic_write(run / STATE_FILE) as file:
-        file.write(buffer.getbuffer())
-
-
-def load_state(run: Path) -> TrainState:
-    """Reads `last.pt` of a run's folder, tensors onto the CPU, without running code from it.
-
-    Raises:
-        UserError: There is none, or it is not one of ours.
-    """
-    path = run / STATE_FILE
+    state = _state(tensors, has_moments=bool(tensors.optimizer.state))
+    path = world.on_main(lambda: _make_room(run / FOLDER))
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on pickle protocols
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        return TrainState(
-            config=TrainConfig.from_dict(state["config"]),
-            progress=Progress.from_dict(state["progress"]),
-            model=state["model"],
-            optimizer=state["optimizer"],
-            num_images=state["num_images"],
-        )
-    except OSError as error:
-        raise UserError(
-            f"Cannot resume {run}: there is no {STATE_FILE} to read in it ({error.strerror}); "
-            "give the folder of a run."
-        ) from error
-    except _BROKEN as error:
-        raise UserError(
-            f"Cannot resume {run}: its {STATE_FILE} is damaged or not written by this library; "
-            "train again."
-        ) from error
+        with _single_process_allowed():
+            dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary))
+    except (OSError, RuntimeError, dcp.CheckpointException) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(path, _os_error(error)) from error
+    scaler = tensors.scaler.state_dict() if tensors.scaler else None
+    facts = {**facts, "scaler": scaler, "has_moments": bool(tensors.optimizer.state)}
+    world.on_main(lambda: _finish(temporary, path, facts, keep))
 
 
-def resumed_config(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """Returns the stored config with what the caller may change: device, workers, data's place.
+def has_checkpoint(run: Path) -> bool:
+    """Whether a folder holds checkpoints, whole or not."""
+    return bool(_saved(run))
 
-    A field of `given` that has its default counts as not given.
+
+def newest(run: Path) -> Path:
+    """Returns the newest checkpoint that is whole; damaged ones are passed over.
 
     Raises:
-        UserError: Another field is given and differs, so the run would not be the same.
+        UserError: There is none.
     """
-    default = TrainConfig()
-    _refuse_changes(given, stored, default, "")
-    changed = {
-        name: getattr(given, name)
-        for name in _FREE
-        if getattr(given, name) != getattr(default, name)
-    }
-    return replace(stored, **changed)
+    folders = _saved(run)[::-1]
+    for folder in folders:
+        if _is_whole(folder):
+            return folder
+    if folders:
+        raise UserError(
+            f"Cannot resume {run}: its checkpoints are damaged ({folders[0]} is half written or "
+            "was changed); train again."
+        )
+    raise UserError(
+        f"Cannot resume {run}: there is no checkpoint in it; give the folder of a run."
+    )
 
 
-def _refuse_changes(given: Any, stored: Any, default: Any, prefix: str) -> None:
-    for each in fields(given):
-        new, old, usual = (getattr(one, each.name) for one in (given, stored, default))
-        if is_dataclass(new):
-            _refuse_changes(new, old, usual, f"{each.name}.")
-        elif each.name not in _FREE and new != usual and new != old:
-            raise UserError(
-                f"Got {prefix}{each.name} {new!r}, but the run to resume was started with "
-                f"{old!r}; leave it out, or start a new run."
-            )
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """Returns the plain data that a checkpoint was saved with."""
+    return json.loads((checkpoint / _FACTS).read_text(encoding="utf-8"))["facts"]
+
+
+def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
+    """Puts a checkpoint's tensors in place; the processes may be others than those that saved it.
+
+    Raises:
+        UserError: They do not fit, or are damaged.
+    """
+    facts = read_facts(checkpoint)
+    state = _state(tensors, facts["has_moments"])
+    try:
+        with _single_process_allowed():
+            dcp.load(state, checkpoint_id=checkpoint)
+    except (OSError, RuntimeError, KeyError, ValueError, dcp.CheckpointException) as error:
+        raise UserError(
+            f"Cannot resume from {checkpoint}: its tensors do not fit this model "
+            f"({_first_line(error)}); train again."
+        ) from error
+    set_model_state_dict(tensors.model, state["model"])
+    if "optimizer" in state:
+        set_optimizer_state_dict(tensors.model, tensors.optimizer, state["optimizer"])
+    if tensors.ema is not None:
+        set_model_state_dict(tensors.ema, state["ema"])
+    if tensors.scaler is not None:
+        tensors.scaler.load_state_dict(facts["scaler"])
+
+
+def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
+    state: dict[str, Any] = {"model": get_model_state_dict(tensors.model)}
+    if has_moments:
+        state["optimizer"] = get_optimizer_state_dict(tensors.model, tensors.optimizer)
+    if tensors.ema is not None:
+        state["ema"] = get_model_state_dict(tensors.ema)
+    return state
+
+
+def _saved(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    return sorted((run / FOLDER).glob(_PATTERN))
+
+
+def _make_room(folder: Path) -> Path:
+    """Returns the next checkpoint's path, with an empty folder beside it to write into."""
+    saved = _saved(folder.parent)
+    path = folder / f"{int(saved[-1].name) + 1 if saved else 0:06d}"
+    try:
+        for left_behind in folder.glob(".*.tmp"):
+            shutil.rmtree(left_behind)
+        path.with_name(f".{path.name}.tmp").mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
+def _finish(temporary: Path, path: Path, facts: dict[str, Any], keep: int) -> None:
+    try:
+        digests = {file.name: _digest(file) for file in sorted(temporary.iterdir())}
+        with open(temporary / _FACTS, "w", encoding="utf-8") as file:
+            json.dump({"facts": facts, "digests": digests}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        _sync_folder(path.parent)
+        for old in _saved(path.parent.parent)[:-keep]:
+            shutil.rmtree(old)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(path, error) from error
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        stated = json.loads((folder / _FACTS).read_text(encoding="utf-8"))["digests"]
+        return all(_digest(folder / name) == digest for name, digest in stated.items())
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a renaming last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _single_process_allowed() -> Generator[None]:
+    """torch warns where there is no process group, which is how a run on one device is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _os_error(error: BaseException) -> OSError:
+    """Finds the system's error in what torch made of it."""
+    if isinstance(error, dcp.CheckpointException):
+        causes = [cause for cause, _ in error.failures.values()]
+        error = next((each for each in causes if isinstance(each, OSError)), causes[0])
+    if isinstance(error, OSError):
+        return error
+    return OSError(_first_line(error))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")

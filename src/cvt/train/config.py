@@ -11,16 +11,20 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from cvt.errors import UserError, did_you_mean
 from cvt.train.fields import check_fields
+from cvt.train.yaml_text import read_yaml, write_yaml
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW under a cosine with linear warm-up, stepped at every update."""
+    """An optimiser under a cosine with linear warm-up, stepped at every update."""
+
+    opt: Literal["adamw", "sgd", "lamb"] | None = None
+    """adamw, sgd (Nesterov) or lamb."""
 
     base_lr: float | None = None
-    """Peak learning rate for a batch of 512 images; it grows in proportion to the batch."""
+    """Peak learning rate for a global batch of 512 images; it grows in proportion to the batch."""
 
     lr: float | None = None
     """Peak learning rate itself; by default base_lr * batch_size / 512."""
@@ -33,6 +37,12 @@ class OptimConfig:
 
     warmup_epochs: float | None = None
     """Epochs over which the learning rate climbs from a thousandth of its peak."""
+
+    momentum: float | None = None
+    """Momentum of sgd; the others do not read it."""
+
+    layer_decay: float | None = None
+    """Factor by which each block's learning rate falls short of the next one's; 1 is none."""
 
     clip_grad: float | None = None
     """Largest norm that the gradient may keep; 0 leaves it alone."""
@@ -66,6 +76,9 @@ class AugmentConfig:
     re_mode: Literal["const", "rand", "pixel"] | None = None
     """What is erased becomes 0 (const), one random colour (rand) or noise (pixel)."""
 
+    repeats: int | None = None
+    """Differently varied copies of a picture in a batch; an epoch then sees fewer pictures."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
@@ -79,6 +92,9 @@ class MixConfig:
 
     smoothing: float | None = None
     """Probability that a label gives away to the other classes."""
+
+    loss: Literal["ce", "bce"] | None = None
+    """Cross-entropy over the classes (ce), or a yes or no for each of them (bce)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +131,20 @@ class TrainConfig:
     resume: str | None = None
     """Folder of an interrupted run to go on with; its config holds."""
 
+    force: bool = False
+    """Resume although config, data or software changed since the run was started."""
+
     epochs: int | None = None
     """Passes over the training pictures."""
 
+    updates: int | None = None
+    """Length of the run in updates, instead of epochs."""
+
     batch_size: int | None = None
-    """Pictures per update."""
+    """Pictures per update, over all processes and accumulation steps together."""
+
+    accum_steps: int = 1
+    """Parts that a process works through one after the other to make up its share of a batch."""
 
     image_size: int | None = None
     """Side of the square that pictures are brought to, in pixels."""
@@ -133,15 +158,47 @@ class TrainConfig:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if there is one."""
 
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every process holds the whole model (ddp) or a share of it (fsdp)."""
+
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network; auto takes bf16 on GPUs that compute in it."""
+
+    compile: bool = False
+    """Let torch.compile rewrite the network; the first update then takes minutes."""
+
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+
+    channels_last: bool = False
+    """Keep the channels of pictures and kernels next to each other in memory."""
+
+    sync_bn: bool = False
+    """BatchNorm over the batch of all GPUs instead of each one's own."""
+
+    deterministic: bool = False
+    """Let GPUs compute the same bits every time, which costs speed; CPUs always do."""
+
+    freeze: Literal["none", "bn", "backbone"] = "none"
+    """Keep BatchNorm (bn), or all but the classifier (backbone: linear probing), as it is."""
+
+    ema_decay: float | None = None
+    """Average the weights over the updates with this decay and keep the average; 0 is off."""
+
+    checkpoint_minutes: float = 10.0
+    """Time between two checkpoints within an epoch; there is one at each epoch's end as well."""
+
+    keep_checkpoints: int = 2
+    """Checkpoints to go on from that stay in the run folder."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: MixConfig = field(default_factory=MixConfig)
 
     def __post_init__(self) -> None:
-        typed = {name: _typed_value(value) for name, value in self.model_args.items()}
+        typed = {
+            name.replace("-", "_"): _typed_value(value) for name, value in self.model_args.items()
+        }
         object.__setattr__(self, "model_args", typed)
         check_fields(self, "")
 
@@ -171,25 +228,35 @@ def load_config(path: str | Path) -> TrainConfig:
     Raises:
         UserError: There is no such file, it is no YAML mapping, or `from_dict` refuses it.
     """
-    import yaml
+    return TrainConfig.from_dict(read_config(path))
 
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML file of `TrainConfig`'s fields, and returns those that it names.
+
+    Raises:
+        UserError: As `load_config` does; the message names the file.
+    """
     try:
-        plain = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot read the config {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The config {path} is not YAML: {' '.join(str(error).split())}.") from None
-    return TrainConfig.from_dict(plain)
+    except UnicodeDecodeError as error:
+        raise UserError(f"The config {path} is not YAML: {error}.") from None
+    plain = read_yaml(text, f"The config {path}")
+    try:
+        TrainConfig.from_dict(plain)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return plain
 
 
 def save_config(path: str | Path, config: TrainConfig) -> None:
     """Writes a config as YAML, in the order of its fields, for `load_config`."""
-    import yaml
-
     from cvt.files import atomic_write
 
     with atomic_write(path, "w") as file:
-        yaml.safe_dump(config.to_dict(), file, sort_keys=False)
+        file.write(write_yaml(config.to_dict()))
 
 
 def _build(cls: type, plain: Any, prefix: str) -> Any:
@@ -218,9 +285,7 @@ def _typed_value(value: Any) -> Any:
     """Reads a value that the command line could only pass on as text: `2`, `true`, `[1, 2, 2]`."""
     if not isinstance(value, str) or not value:
         return value
-    import yaml
-
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
+        return read_yaml(value)
+    except UserError:
         return value

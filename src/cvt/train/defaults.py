@@ -1,5 +1,6 @@
 """Fills the gaps of a config from the data, the device and the weights it starts from."""
 
+import math
 import os
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -15,12 +16,18 @@ from cvt.train.device import choose_precision
 from cvt.weights.record import Preprocessing, Record
 
 SMALL_SIDE = 64
+WHOLE_SIDE = 384
 _LOOKED_AT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What presets are chosen by; `median_side` is of the pictures' short sides, in pixels."""
+    """What presets are chosen by.
+
+    Args:
+        num_images: Training pictures.
+        median_side: Median of their short sides, in pixels.
+    """
 
     name: str
     num_images: int
@@ -51,22 +58,27 @@ def derive(
     """Returns the config with every gap filled that the run needs.
 
     The learning rate follows from the batch: `lr = base_lr * batch_size / 512` (DeiT, arXiv
-    2012.12877, section 6). `start` is the record of the weights to begin with: its model and its
-    input size hold.
+    2012.12877, section 6), `batch_size` being that of all processes together. `start` is the
+    record of the weights to begin with: its model and its input size hold.
 
     Raises:
-        UserError: The config names another model than the weights are of.
+        UserError: The config names another model than the weights are of, freezes a network that
+            starts from nothing, or gives epochs and updates that contradict each other.
     """
     if start is not None:
         config = _start_from(config, start)
+    elif config.freeze == "backbone":
+        raise UserError("Got freeze backbone without weights to keep; give some by --weights.")
+    given_epochs = config.epochs
     for preset in _presets(config, facts, device):
         config = _fill(config, preset)
     side = 32 if facts.median_side <= 32 else SMALL_SIDE
     batch_size = _or(config.batch_size, 1)
     config = replace(
         config,
+        epochs=_epochs(config, given_epochs, facts),
         image_size=_or(config.image_size, side),
-        num_workers=_or(config.num_workers, min(8, os.cpu_count() or 1)),
+        num_workers=_or(config.num_workers, _share_of_cores()),
         device=str(device),
         precision=choose_precision(config.precision, device),
     )
@@ -80,16 +92,19 @@ def preprocessing_for(config: TrainConfig, in_chans: int, start: Record | None) 
 
     Weights to start from bring their own, at the config's size. Otherwise small pictures are used
     whole and scaled to -1..1; photographs lose an eighth at the border and are normalised by
-    ImageNet's mean, as the paper's are; from 384 pixels on they too are used whole.
+    ImageNet's mean, as the paper's are; from 384 pixels on they too are used whole, also where
+    the weights to start from saw fewer pixels, as in the paper's fine-tuning.
     """
     side = known(config.image_size)
     size = (in_chans, side, side)
     if start is not None and start.preprocessing.input_size[0] == in_chans:
-        return replace(start.preprocessing, input_size=size)
+        theirs = replace(start.preprocessing, input_size=size)
+        grows = side >= WHOLE_SIDE > start.preprocessing.size[0]
+        return replace(theirs, crop_pct=1.0, crop_mode="squash") if grows else theirs
     if side <= SMALL_SIDE or in_chans != 3:
         half = (0.5,) * in_chans
         return Preprocessing(input_size=size, mean=half, std=half, crop_pct=1.0, crop_mode="squash")
-    if side >= 384:
+    if side >= WHOLE_SIDE:
         return Preprocessing(input_size=size, crop_pct=1.0, crop_mode="squash")
     return Preprocessing(input_size=size)
 
@@ -102,6 +117,27 @@ def _start_from(config: TrainConfig, start: Record) -> TrainConfig:
         )
     size = _or(config.image_size, start.preprocessing.input_size[1])
     return replace(config, model=start.model, image_size=size)
+
+
+def _epochs(config: TrainConfig, given: int | None, facts: DataFacts) -> int:
+    """The epochs that the run's updates reach into, or the epochs themselves."""
+    if config.updates is None:
+        return _or(config.epochs, 1)
+    per_epoch = max(facts.num_images // _or(config.batch_size, 1), 1)
+    epochs = math.ceil(config.updates / per_epoch)
+    if given not in (None, epochs):
+        raise UserError(
+            f"Got epochs {given} and updates {config.updates}, which is {epochs} epochs here; give "
+            "one of them."
+        )
+    return epochs
+
+
+def _share_of_cores() -> int:
+    """The cores that this process may use, shared with those that torchrun started beside it."""
+    may_use = getattr(os, "sched_getaffinity", None)
+    cores = len(may_use(0)) if may_use else os.cpu_count() or 1
+    return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def _presets(config: TrainConfig, facts: DataFacts, device: torch.device) -> list[TrainConfig]:

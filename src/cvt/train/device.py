@@ -1,5 +1,6 @@
 """Where a model runs, and in which arithmetic."""
 
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -7,12 +8,17 @@ import torch
 from cvt.errors import UserError
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
     """Returns the named device; `auto` is CUDA, else Apple's GPU, else the CPU.
+
+    Args:
+        local_rank: Number of this process on its machine where several work: that of its GPU.
 
     Raises:
         UserError: torch does not know the name, or the machine lacks the device.
     """
+    if local_rank is not None and name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -40,4 +46,15 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """Returns the context of a forward pass; weights, loss and optimiser stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "float32")
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Returns the most memory in use so far, in MB of 2**20 bytes: the GPU's, or the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -6,10 +6,27 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cvt.errors import UserError
 
-_LEAST = {"epochs": 1, "batch_size": 2, "image_size": 1, "seed": 0, "num_workers": 0}
-_ABOVE_ZERO = ("base_lr", "lr")
+_LEAST = {
+    "epochs": 1,
+    "updates": 1,
+    "batch_size": 2,
+    "accum_steps": 1,
+    "image_size": 1,
+    "seed": 0,
+    "num_workers": 0,
+    "repeats": 1,
+    "keep_checkpoints": 1,
+}
+_ABOVE_ZERO = ("base_lr", "lr", "checkpoint_minutes")
 _NOT_NEGATIVE = ("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "mixup", "cutmix")
-_SHARES = ("drop_path_rate", "smoothing", "hflip", "re_prob", "val_fraction")
+_SHARES = (
+    "drop_path_rate",
+    "smoothing",
+    "hflip",
+    "re_prob",
+    "val_fraction",
+)
+_NOT_QUITE_ONE = ("momentum", "ema_decay")
 
 
 def check_fields(config: Any, prefix: str) -> None:
@@ -41,6 +58,10 @@ def _check_range(name: str, field_name: str, value: Any) -> None:
         raise UserError(f"Got {name} {value}, expected a number of 0 or more.")
     if field_name in _SHARES and not 0 <= value <= 1:
         raise UserError(f"Got {name} {value}, expected a number from 0 to 1.")
+    if field_name in _NOT_QUITE_ONE and not 0 <= value < 1:
+        raise UserError(f"Got {name} {value}, expected a number from 0 to less than 1.")
+    if field_name == "layer_decay" and not 0 < value <= 1:
+        raise UserError(f"Got {name} {value}, expected a number above 0, up to 1.")
 
 
 def _is_a(value: Any, hint: Any) -> bool:
@@ -51,7 +72,8 @@ def _is_a(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in get_args(hint)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_is_a(item, float) for item in value)
+        fits = isinstance(value, tuple) and len(value) == len(get_args(hint))
+        return fits and all(_is_a(item, float) for item in value)
     if hint in (int, float) and isinstance(value, bool):
         return False
     if hint is float:

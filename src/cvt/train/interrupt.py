@@ -15,11 +15,13 @@ class Interrupted(Exception):
     Args:
         run: The run's folder.
         where: How far the run got, for the message.
+        is_told_elsewhere: Whether another process prints the same.
     """
 
-    def __init__(self, run: Path, where: str) -> None:
+    def __init__(self, run: Path, where: str, is_told_elsewhere: bool = False) -> None:
         super().__init__(f"Stopped {where}. Go on with: cvt train --resume {quote(str(run))}")
         self.run = run
+        self.is_told_elsewhere = is_told_elsewhere
 
 
 class StopRequest:

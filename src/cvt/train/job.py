@@ -6,15 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from cvt.data import Batch, DataSplits, ImageSet, make_loader
+from cvt.data import Batch, DataSplits, ImageSet, make_eval_loader, make_loader
 from cvt.data.transforms import Transform
+from cvt.train.checkpoints import Tensors
 from cvt.train.config import TrainConfig, known
+from cvt.train.identity import Identity
+from cvt.train.network import Network
+from cvt.train.optim import make_scheduler
 from cvt.train.progress import Progress
 from cvt.train.step import Mixer
+from cvt.train.world import World
 from cvt.weights.record import Record
 
 
@@ -24,27 +29,36 @@ class Job:
 
     config: TrainConfig
     run: Path
+    world: World
     splits: DataSplits
+    identity: Identity
     device: torch.device
-    model: nn.Module
+    network: Network
     record: Record
     optimizer: Optimizer
-    scheduler: CosineLRScheduler
+    scaler: torch.amp.GradScaler | None
     loss_fn: nn.Module
     mixer: Mixer | None
     augmented: Transform
     plain: Transform
     progress: Progress
+    scheduler: Scheduler = field(init=False)
+    saved_at: float = field(default_factory=time.monotonic)
     drawn_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.scheduler = make_scheduler(
+            self.optimizer, self.config.optim, self.total_updates, self.updates_per_epoch
+        )
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run."""
-        return known(self.config.epochs)
+        """Epochs of the whole run; the last one may be cut short by `config.updates`."""
+        return -(-self.total_updates // self.updates_per_epoch)
 
     @property
     def batch_size(self) -> int:
-        """Pictures per update."""
+        """Pictures per update, over all processes."""
         return known(self.config.batch_size)
 
     @property
@@ -55,24 +69,42 @@ class Job:
     @property
     def total_updates(self) -> int:
         """Updates of the whole run."""
-        return self.epochs * self.updates_per_epoch
+        return self.config.updates or known(self.config.epochs) * self.updates_per_epoch
+
+    @property
+    def updates_of_epoch(self) -> int:
+        """Updates of the epoch in hand."""
+        left = self.total_updates - self.progress.epoch * self.updates_per_epoch
+        return min(left, self.updates_per_epoch)
 
     @property
     def done_updates(self) -> int:
         """Updates made so far, in this session and before."""
-        return self.progress.epoch * self.updates_per_epoch + self.progress.batch
+        done = self.progress.epoch * self.updates_per_epoch + self.progress.batch
+        return min(done, self.total_updates)
 
     @property
     def lr(self) -> float:
-        """Learning rate of the last update."""
-        return self.optimizer.param_groups[0]["lr"]
+        """Learning rate of the last update; with layer decay, that of the classifier."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    @property
+    def tensors(self) -> Tensors:
+        """What a checkpoint holds of tensors."""
+        ema = self.network.ema
+        return Tensors(
+            model=self.network.model,
+            optimizer=self.optimizer,
+            ema=None if ema is None else ema.module,
+            scaler=self.scaler,
+        )
 
     def set_lr(self) -> None:
         """Sets the learning rate of the update that comes next, a function of its number."""
         self.scheduler.step_update(self.done_updates)
 
     def train_loader(self) -> Iterable[Batch]:
-        """Returns the batches of the epoch in hand that are not done yet."""
+        """Returns this process's chunks of the batches of the epoch in hand not done yet."""
         return make_loader(
             self.splits.train,
             self.augmented,
@@ -83,28 +115,34 @@ class Job:
             start_batch=self.progress.batch,
             num_workers=known(self.config.num_workers),
             drop_last=True,
+            repeats=known(self.config.augment.repeats),
+            rank=self.world.rank,
+            world_size=self.world.size,
+            accum_steps=self.config.accum_steps,
         )
 
     def eval_loader(self, images: ImageSet) -> Iterable[Batch]:
-        """Returns all pictures of a split, in order, without augmentation."""
-        return make_loader(
+        """Returns this process's share of a split, in order, without augmentation."""
+        return make_eval_loader(
             images,
             self.plain,
-            batch_size=self.batch_size,
-            shuffle=False,
+            batch_size=max(self.batch_size // (self.world.size * self.config.accum_steps), 1),
             num_workers=known(self.config.num_workers),
+            rank=self.world.rank,
+            world_size=self.world.size,
         )
 
     def describe(self) -> str:
-        """Returns a sentence about data, model and device."""
-        splits = self.splits
-        num_params = sum(each.numel() for each in self.model.parameters())
+        """Returns a sentence about data, model, device and processes."""
+        splits, world = self.splits, self.world
+        num_params = sum(each.numel() for each in self.network.model.parameters())
         sizes = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
         if splits.test is not None:
             sizes += f", {len(splits.test):,} for the final test"
         cut = " (validation cut from training)" if splits.val_was_cut else ""
+        processes = f"{world.size} processes ({self.config.parallel}), " if world.size > 1 else ""
         return (
             f"{splits.name}: {sizes}{cut}, {len(splits.classes)} classes. "
-            f"{self.record.model}: {num_params:,} parameters, on {self.device} in "
+            f"{self.record.model}: {num_params:,} parameters, {processes}on {self.device} in "
             f"{self.config.precision}. Run folder: {self.run}"
         )

@@ -3,6 +3,12 @@
 import time
 from dataclasses import replace
 
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
+
 from cvt.train.checkpoints import save_state
 from cvt.train.curves import save_curves
 from cvt.train.job import Job
@@ -21,7 +27,7 @@ def keep_epoch(job: Job, row: EpochRow) -> None:
     if job.progress.best is row:
         _save_weights(job, BEST_WEIGHTS, row)
     keep_state(job)
-    write_metrics(job.run, job.progress.history)
+    job.world.on_main(lambda: write_metrics(job.run, job.progress.history))
     if time.monotonic() - job.drawn_at > _DRAW_EVERY_S or job.progress.epoch == job.epochs:
         draw(job)
 
@@ -29,25 +35,39 @@ def keep_epoch(job: Job, row: EpochRow) -> None:
 def draw(job: Job) -> None:
     """Draws the curves of the finished epochs, if there are any."""
     title = f"{job.record.model} on {job.splits.name}"
-    if job.progress.history:
-        save_curves(job.run / CURVES_FILE, job.progress.history, title)
+    history = job.progress.history
+    if history:
+        job.world.on_main(lambda: save_curves(job.run / CURVES_FILE, history, title))
     job.drawn_at = time.monotonic()
 
 
 def keep_state(job: Job) -> None:
-    """Writes the weights as they are, and the state that goes on from them."""
+    """Writes the weights as they are, and a checkpoint that goes on from them."""
     history = job.progress.history
+    facts = {
+        "config": job.config.to_dict(),
+        "identity": job.identity.to_dict(),
+        "record": job.record.to_dict(),
+        "progress": job.progress.to_dict(),
+    }
+    keep = job.config.keep_checkpoints
+    save_state(job.run, facts, job.tensors, keep=keep, world=job.world)
     _save_weights(job, LAST_WEIGHTS, history[-1] if history else None)
-    save_state(job.run, job.config, job.progress, job.model, job.optimizer, len(job.splits.train))
+    job.saved_at = time.monotonic()
 
 
 def load_best(job: Job) -> None:
     """Puts the best epoch's weights into the model."""
     state_dict, _ = load_checkpoint(job.run / BEST_WEIGHTS)
-    job.model.load_state_dict(state_dict)
+    set_model_state_dict(
+        job.network.product, dict(state_dict), options=StateDictOptions(full_state_dict=True)
+    )
 
 
 def _save_weights(job: Job, name: str, row: EpochRow | None) -> None:
+    """Writes the model's weights; their average, where one is kept."""
     metrics = {"epoch": row.epoch, "top1": row.val_top1, "loss": row.val_loss} if row else {}
     record = replace(job.record, metrics=metrics)
-    save_checkpoint(job.run / name, job.model.state_dict(), record)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state_dict = get_model_state_dict(job.network.product, options=options)
+    job.world.on_main(lambda: save_checkpoint(job.run / name, state_dict, record))

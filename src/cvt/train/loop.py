@@ -1,124 +1,185 @@
 """The training loop, read from top to bottom."""
 
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 
-from cvt.data import Batch
+import torch
+
+from cvt.data import Batch, ImageSet
 from cvt.errors import UserError
 from cvt.train.config import TrainConfig, save_config
+from cvt.train.device import peak_memory_mb
+from cvt.train.freeze import set_train_mode
 from cvt.train.interrupt import Interrupted, StopRequest, stop_requests
 from cvt.train.job import Job
 from cvt.train.keep import draw, keep_epoch, keep_state, load_best
+from cvt.train.nonfinite import explained
 from cvt.train.report import TrainResult, report
 from cvt.train.run_folder import CONFIG_FILE
 from cvt.train.screen import Screen
 from cvt.train.seeding import seed_position
 from cvt.train.setup import prepare
-from cvt.train.step import NonFinite, StepResult, train_step
+from cvt.train.step import Chunk, NonFinite, StepResult, train_step
 from cvt.train.validate import Logits, validate
+from cvt.train.world import World, is_lost_peer, join_world
 
 
 def train(config: TrainConfig, progress: bool = True) -> TrainResult:
-    """Trains a model and leaves a run folder with weights, metrics and curves.
+    """Trains a model and leaves a run folder with weights, checkpoints, metrics and curves.
 
-    The weights of the epoch with the best validation top-1 are kept beside the last ones and, if
-    the data has a test split, measured on it once, at the end. The generators of Python, numpy
-    and torch are seeded anew before every update.
+    Started by torchrun, all processes train together. The weights of the epoch with the best
+    validation top-1 are kept beside the last ones and, if the data has a test split, measured on
+    it once, at the end. The generators of Python, numpy and torch are seeded anew at every update.
 
     Args:
         progress: Print what happens.
 
     Raises:
-        UserError: Config or data cannot be used.
-        NonFinite: The loss or the gradient is not finite; the last good state is in the folder.
+        UserError: Config or data cannot be used, the disk is full, or a process was lost.
+        NonFinite: The loss or the gradient is not finite; the last good checkpoint is kept.
         Interrupted: Ctrl-C; the state was saved, and `resume` goes on exactly from there.
     """
+    with join_world(config.device) as world:
+        try:
+            return _run(config, world, progress and world.is_main)
+        except RuntimeError as error:
+            if world.size > 1 and is_lost_peer(error):
+                raise UserError(
+                    f"Process {world.rank} of {world.size} lost touch with another one, which has "
+                    "ended or no longer answers; go on with the same processes by --resume."
+                ) from error
+            raise
+
+
+@dataclass(kw_only=True)
+class _Session:
+    """What the loop talks to while it works."""
+
+    job: Job
+    screen: Screen
+    stop: StopRequest
+
+    def agree(self) -> tuple[bool, bool]:
+        """Whether any process is to stop, and whether a checkpoint is due; the same in all."""
+        job = self.job
+        waited = time.monotonic() - job.saved_at
+        due = job.world.is_main and waited > 60 * job.config.checkpoint_minutes
+        stop, save = job.world.sum(torch.tensor([self.stop.is_set, due], dtype=torch.float32))
+        return bool(stop), bool(save)
+
+
+def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
     start = time.monotonic()
-    job = prepare(config)
-    save_config(job.run / CONFIG_FILE, job.config)
-    with Screen(job.total_updates, job.done_updates, progress) as screen, stop_requests() as stop:
+    job = prepare(config, world)
+    world.on_main(lambda: save_config(job.run / CONFIG_FILE, job.config))
+    with Screen(job.total_updates, job.done_updates, shown) as screen, stop_requests() as stop:
+        session = _Session(job=job, screen=screen, stop=stop)
         screen.describe(job.config, job.describe())
-        while job.progress.epoch < job.epochs:
-            _train_epoch(job, screen, stop)
-            answers = _validate(job, screen, stop)
-            row = job.progress.finish_epoch(answers.loss(), answers.top_k(1), job.lr)
+        if not job.done_updates:
+            keep_state(job)
+        while job.done_updates < job.total_updates or job.progress.batch:
+            _train_epoch(session)
+            answers = _measure(session, job.splits.val, save=True)
+            row = job.progress.finish_epoch(
+                answers.loss(), answers.top_k(1), job.lr, peak_memory_mb(job.device)
+            )
             keep_epoch(job, row)
             screen.epoch(row, job.epochs, is_best=job.progress.best is row)
-        answers = _test(job, screen, stop)
+        load_best(job)
+        # Interrupted here, nothing is saved: it would be the best weights in place of the last.
+        answers = _measure(session, job.splits.test, save=False) if job.splits.test else None
         result = _result(job, answers, time.monotonic() - start)
         screen.say(report(result))
     return result
 
 
-def _train_epoch(job: Job, screen: Screen, stop: StopRequest) -> None:
+def _train_epoch(session: _Session) -> None:
     """Makes the updates of the epoch in hand that are not made yet."""
-    progress = job.progress
+    job, progress = session.job, session.job.progress
+    if progress.batch == job.updates_of_epoch:
+        return
+    set_train_mode(job.network.model, job.config.freeze)
+    batches = iter(job.train_loader())
     since = time.monotonic()
-    for batch in job.train_loader():
-        _name_bad(job, batch.bad, screen)
-        loss = _update(job, batch)
+    while progress.batch < job.updates_of_epoch:
+        chunks = list(islice(batches, job.config.accum_steps))
+        waited = time.monotonic() - since
+        _name_bad(session, [sentence for chunk in chunks for sentence in chunk.bad])
+        result = _update(job, chunks)
         progress.batch += 1
         now = time.monotonic()
-        progress.count(loss, len(batch.labels), now - since)
+        progress.count(result.loss, result.num_images, now - since, waited)
         since = now
-        screen.update(f"{progress.epoch + 1}/{job.epochs}", loss, job.lr, progress.images_per_s)
-        if stop.is_set:
+        epoch = f"{progress.epoch + 1}/{job.epochs}"
+        session.screen.update(epoch, result.loss, job.lr, progress.images_per_s)
+        must_stop, must_save = session.agree()
+        if must_stop:
             _leave(job, save=True)
+        if must_save:
+            keep_state(job)
 
 
-def _update(job: Job, batch: Batch) -> float:
-    """Makes one update and returns its loss; of fewer than two pictures none can be made."""
-    if len(batch.labels) < 2:  # BatchNorm needs two
-        return 0.0
-    seed_position(job.config.seed, job.progress.epoch, job.progress.batch)
+def _update(job: Job, chunks: list[Batch]) -> StepResult:
+    """Makes one update of this process's chunks of a batch."""
+    progress, config = job.progress, job.config
     job.set_lr()
     try:
-        result: StepResult = train_step(
-            job.model,
-            batch.images.to(job.device, non_blocking=True),
-            batch.labels.to(job.device, non_blocking=True),
+        result = train_step(
+            job.network.forward,
+            _on_device(job, chunks),
             job.loss_fn,
             job.optimizer,
+            batch_size=job.batch_size,
+            num_chunks=len(chunks),
+            world=job.world,
             mixer=job.mixer,
-            clip_grad=job.config.optim.clip_grad or 0.0,
-            precision=job.config.precision,
+            seed_chunk=lambda number: seed_position(
+                config.seed, progress.epoch, progress.batch, number
+            ),
+            norms=job.network.norms,
+            clip_grad=config.optim.clip_grad or 0.0,
+            precision=config.precision,
+            scaler=job.scaler,
         )
     except NonFinite as error:
-        raise _explained(job, error) from None
-    return result.loss
+        raise explained(job, error) from None
+    if job.network.ema is not None:
+        job.network.ema.update(job.network.model, step=job.done_updates + 1)
+    return result
 
 
-def _validate(job: Job, screen: Screen, stop: StopRequest) -> Logits:
-    """Measures the epoch in hand, whose updates are all made."""
+def _on_device(job: Job, chunks: Iterable[Batch]) -> Iterator[Chunk]:
+    layout = torch.channels_last if job.config.channels_last else torch.contiguous_format
+    for chunk in chunks:
+        images = chunk.images.to(job.device, non_blocking=True, memory_format=layout)
+        yield images, chunk.labels.to(job.device, non_blocking=True)
+
+
+def _measure(session: _Session, images: ImageSet, save: bool) -> Logits:
+    """Measures a split; asked to stop meanwhile, leaves with or without saving the state."""
+    job = session.job
 
     def check(num_images: int) -> None:
-        if stop.is_set:
-            _leave(job, save=True)
+        if session.agree()[0]:
+            _leave(job, save)
 
-    loader = job.eval_loader(job.splits.val)
-    answers = validate(job.model, loader, job.device, job.config.precision, check)
-    _name_bad(job, answers.bad, screen)
+    answers = validate(
+        job.network.product,
+        job.eval_loader(images),
+        job.device,
+        job.config.precision,
+        check,
+        job.world,
+    )
+    _name_bad(session, answers.bad)
     return answers
 
 
-def _test(job: Job, screen: Screen, stop: StopRequest) -> Logits | None:
-    """Measures the best weights on the test split, if there is one."""
-
-    def check(num_images: int) -> None:
-        if stop.is_set:
-            _leave(job, save=False)  # it would store the best weights as the last ones
-
-    load_best(job)
-    if job.splits.test is None:
-        return None
-    loader = job.eval_loader(job.splits.test)
-    answers = validate(job.model, loader, job.device, job.config.precision, check)
-    _name_bad(job, answers.bad, screen)
-    return answers
-
-
-def _name_bad(job: Job, sentences: tuple[str, ...], screen: Screen) -> None:
-    for sentence in job.progress.note_bad(sentences):
-        screen.say(f"skipped: {sentence}")
+def _name_bad(session: _Session, sentences: Iterable[str]) -> None:
+    for sentence in session.job.progress.note_bad(tuple(sentences)):
+        session.screen.say(f"skipped: {sentence}")
 
 
 def _leave(job: Job, save: bool) -> None:
@@ -129,16 +190,7 @@ def _leave(job: Job, save: bool) -> None:
     where = f"in epoch {progress.epoch + 1} of {job.epochs} after {progress.batch} updates of it"
     if progress.epoch == job.epochs:
         where = "after the last epoch"
-    raise Interrupted(job.run, where)
-
-
-def _explained(job: Job, error: NonFinite) -> UserError:
-    kept = "the state of the last epoch is kept in" if job.progress.history else "see"
-    return NonFinite(
-        f"Training stopped at update {job.done_updates + 1} (epoch {job.progress.epoch + 1}, "
-        f"learning rate {job.lr:.3g}): {error}; {kept} {job.run}; "
-        "start again with a lower --optim.lr or a lower --optim.clip-grad."
-    )
+    raise Interrupted(job.run, where, is_told_elsewhere=not job.world.is_main)
 
 
 def _result(job: Job, answers: Logits | None, seconds: float) -> TrainResult:

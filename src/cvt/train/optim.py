@@ -1,4 +1,6 @@
-"""AdamW with the reference's weight-decay groups, and a cosine with warm-up at every update."""
+"""timm's optimisers with the reference's weight-decay groups, and a cosine with warm-up."""
+
+from typing import Any
 
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -7,40 +9,58 @@ from torch.optim import Optimizer
 
 from cvt.train.config import OptimConfig, known
 
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "adamw": {"fused": True},  # one kernel over all tensors, where there is one a tensor and step
+    "sgd": {},
+    "lamb": {"max_grad_norm": None},  # clip_grad alone decides
+}
+
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """Returns AdamW (betas 0.9 and 0.999, eps 1e-8) over two groups of parameters.
+    """Returns an optimiser of the parameters that learn; frozen ones are in none of its groups.
 
-    Biases, norms, class tokens and position tables are not decayed; linear, embedding and
-    depthwise kernels are.
+    `adamw` has betas 0.9 and 0.999 and eps 1e-8, `sgd` Nesterov momentum, `lamb` AdamW's betas
+    and eps 1e-6. Biases, norms, class tokens and position tables are not decayed; linear,
+    embedding and depthwise kernels are. With `layer_decay` d, the classifier has the learning rate
+    itself and each layer before it d times that of the next one: the blocks (the final norm goes
+    with the last), the embeddings between the stages, and the stem.
 
-    Source: microsoft/CvT f851e68, lib/optim/build.py and the YAML files' WITHOUT_WD_LIST.
+    Source: microsoft/CvT f851e68, lib/optim/build.py and the YAML files' WITHOUT_WD_LIST; layer
+    decay: BEiT, arXiv 2106.08254, through timm and the model's `group_matcher`.
     """
+    opt, layer_decay = known(config.opt), known(config.layer_decay)
     return create_optimizer_v2(
         model,
-        opt="adamw",
+        opt=opt,
         lr=known(config.lr),
         weight_decay=known(config.weight_decay),
-        fused=True,  # one kernel over all tensors, where there is one a tensor and operation
+        momentum=known(config.momentum),
+        layer_decay=None if layer_decay == 1 else layer_decay,
+        **_ARGUMENTS[opt],
     )
 
 
 def make_scheduler(
-    optimizer: Optimizer, config: OptimConfig, epochs: int, updates_per_epoch: int
+    optimizer: Optimizer, config: OptimConfig, total_updates: int, updates_per_epoch: int
 ) -> CosineLRScheduler:
     """Returns timm's cosine over the whole run; call `step_update(updates_done)` after an update.
 
     The rate climbs linearly from a thousandth of the peak, then joins the cosine that began at
-    the first update, as the reference's does. It is a pure function of the number of updates.
+    the first update, as the reference's does. It is a pure function of the number of updates, and
+    under layer decay each group has its share of it.
 
     Source: microsoft/CvT f851e68, YAML LR_SCHEDULER. Deviation: steps per update, not per epoch.
     """
-    updates = epochs * updates_per_epoch
     return CosineLRScheduler(
         optimizer,
-        t_initial=updates,
+        t_initial=total_updates,
         lr_min=known(config.min_lr),
-        warmup_t=min(round(known(config.warmup_epochs) * updates_per_epoch), updates - 1),
+        warmup_t=min(round(known(config.warmup_epochs) * updates_per_epoch), total_updates - 1),
         warmup_lr_init=known(config.lr) / 1000,
         t_in_epochs=False,
     )
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """Returns the rate of the last update, of the layers that layer decay leaves alone."""
+    return max(group["lr"] / group.get("lr_scale", 1.0) for group in optimizer.param_groups)

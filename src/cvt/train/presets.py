@@ -93,5 +93,8 @@ FINE_TUNING = TrainConfig(
 
 # What no kind of data asks to be different.
 ALWAYS = TrainConfig(
-    augment=AugmentConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), re_mode="pixel"),
+    ema_decay=0.0,
+    optim=OptimConfig(opt="adamw", momentum=0.9, layer_decay=1.0),
+    augment=AugmentConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), re_mode="pixel", repeats=1),
+    mix=MixConfig(loss="ce"),
 )

@@ -6,7 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """A line of `metrics.csv`: losses in nats, top-1 in percent, lr of the epoch's last update."""
+    """A line of `metrics.csv`: losses in nats, top-1 in percent, lr of the epoch's last update.
+
+    `data_wait` is the share of the training time in which there was no batch to work on, 0 to 1;
+    `memory_mb` the most memory in use so far, on the GPU if that is where the model is.
+    """
 
     epoch: int
     train_loss: float
@@ -15,6 +19,8 @@ class EpochRow:
     lr: float
     images_per_s: float
     seconds: float
+    data_wait: float
+    memory_mb: float
 
     def is_better_than(self, other: "EpochRow | None") -> bool:
         """Whether this epoch's weights are to be kept: higher top-1, or as high with less loss."""
@@ -32,7 +38,8 @@ class Progress:
         batch: Batches of it that are done.
         loss_sum: Sum over its pictures of their training loss.
         num_images: Pictures of it that were trained on.
-        seconds: Time its updates took.
+        seconds: Time its updates took, waiting for batches included.
+        wait_seconds: The part of that time in which there was no batch to work on.
         bad: A sentence for each picture that could not be read so far.
         history: The finished epochs.
         best: The epoch whose weights are the best so far.
@@ -43,15 +50,17 @@ class Progress:
     loss_sum: float = 0.0
     num_images: int = 0
     seconds: float = 0.0
+    wait_seconds: float = 0.0
     bad: list[str] = field(default_factory=list)
     history: list[EpochRow] = field(default_factory=list)
     best: EpochRow | None = None
 
-    def count(self, loss: float, num_images: int, seconds: float) -> None:
-        """Adds an update's pictures, with their mean loss."""
+    def count(self, loss: float, num_images: int, seconds: float, waited: float = 0.0) -> None:
+        """Adds an update's pictures with their mean loss, and its time, `waited` a part of it."""
         self.loss_sum += loss * num_images
         self.num_images += num_images
         self.seconds += seconds
+        self.wait_seconds += waited
 
     def note_bad(self, sentences: tuple[str, ...]) -> list[str]:
         """Remembers pictures that could not be read; returns those not known before."""
@@ -59,7 +68,9 @@ class Progress:
         self.bad += new
         return new
 
-    def finish_epoch(self, val_loss: float, val_top1: float, lr: float) -> EpochRow:
+    def finish_epoch(
+        self, val_loss: float, val_top1: float, lr: float, memory_mb: float
+    ) -> EpochRow:
         """Adds the epoch's row to the history and moves on to the start of the next one."""
         row = EpochRow(
             epoch=self.epoch + 1,
@@ -69,12 +80,15 @@ class Progress:
             lr=lr,
             images_per_s=self.images_per_s,
             seconds=self.seconds,
+            data_wait=self.data_wait,
+            memory_mb=memory_mb,
         )
         self.history.append(row)
         if row.is_better_than(self.best):
             self.best = row
         self.epoch, self.batch = self.epoch + 1, 0
-        self.loss_sum, self.num_images, self.seconds = 0.0, 0, 0.0
+        self.loss_sum, self.num_images = 0.0, 0
+        self.seconds, self.wait_seconds = 0.0, 0.0
         return row
 
     @property
@@ -86,6 +100,11 @@ class Progress:
     def images_per_s(self) -> float:
         """Pictures per second that the epoch in hand was trained on."""
         return self.num_images / self.seconds if self.seconds else 0.0
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the epoch in hand in which there was no batch to work on, 0 to 1."""
+        return min(self.wait_seconds / self.seconds, 1.0) if self.seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for `from_dict`."""

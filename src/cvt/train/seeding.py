@@ -5,11 +5,11 @@ import torch
 from cvt.data.seeding import seed_all
 
 
-def seed_position(seed: int, epoch: int = 0, batch: int = 0) -> None:
+def seed_position(seed: int, epoch: int = 0, batch: int = 0, chunk: int = 0) -> None:
     """Seeds Python's, numpy's and torch's generators, those of GPUs included.
 
-    Called before every update, so that mixing, drop path and dropout depend on (seed, epoch,
-    batch) alone; and before the weights of a new model are drawn.
+    Called before every chunk of every batch, so that mixing, drop path and dropout depend on
+    (seed, epoch, batch, chunk) alone; and before the weights of a new model are drawn.
     """
-    seed_all(seed, epoch, batch)
+    seed_all(seed, epoch, batch, chunk)
     torch.manual_seed(torch.initial_seed())  # gives the GPUs what the CPU has

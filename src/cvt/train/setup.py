@@ -16,55 +16,105 @@ from cvt.data import (
 )
 from cvt.errors import UserError
 from cvt.parts.backbone import Backbone
-from cvt.train.checkpoints import TrainState, load_state, resumed_config
+from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, read_facts
 from cvt.train.config import AugmentConfig, TrainConfig, known
 from cvt.train.defaults import derive, measure, preprocessing_for
 from cvt.train.device import choose_device
+from cvt.train.identity import Identity, resumed_config, same_chunks
 from cvt.train.job import Job
-from cvt.train.optim import make_optimizer, make_scheduler
+from cvt.train.losses import make_loss
+from cvt.train.network import make_network
+from cvt.train.optim import make_optimizer
 from cvt.train.progress import Progress
-from cvt.train.run_folder import LAST_WEIGHTS, make_run_folder
+from cvt.train.run_folder import make_run_folder
 from cvt.train.seeding import seed_position
-from cvt.train.step import make_loss, make_mixer
+from cvt.train.step import make_mixer
+from cvt.train.world import World
 from cvt.weights.record import Record
 from cvt.zoo.create import create_model, load
+from cvt.zoo.timm_models import build
 
 
-def prepare(config: TrainConfig) -> Job:
+def prepare(config: TrainConfig, world: World) -> Job:
     """Loads the data, derives the config, builds model and optimiser, and makes the run's folder.
 
-    With `config.resume` all of it is put back to where that run was saved.
+    With `config.resume`, or after torchrun restarted its processes, all of it is put back to
+    where the run was saved.
 
     Raises:
         UserError: Something in the config, the data or the run to resume cannot be used.
     """
-    state = load_state(Path(config.resume)) if config.resume else None
-    if state is not None:
-        config = resumed_config(config, state.config)
-    device = choose_device(config.device)
-    splits = load_data(
-        config.data,
-        data_dir=config.data_dir,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        download=config.download,
-    )
+    config = _after_restart(config, world)
+    if config.resume:
+        return _resume(config, Path(config.resume).expanduser(), world)
+    device = _device(config, world)
+    splits = _splits(config, world)
     seed_position(config.seed)
-    if state is not None:
-        _check_same_data(state, splits)
-        run = Path(config.resume or "")
-        model = load(run / LAST_WEIGHTS)
-        record = _record_of(model)
-    else:
-        config, model, record = _new_model(config, splits, device)
-        run = make_run_folder(config)
-    model = model.to(device).train()
-    job = _assemble(replace(config, out=str(run), resume=None), run, splits, device, model, record)
-    if state is not None:
-        job.model.load_state_dict(state.model)
-        job.optimizer.load_state_dict(state.optimizer)
-        job.progress = state.progress
+    config, model, record = _new_model(config, splits, device)
+    check_batch(config, len(splits.train), world.size)
+    run = world.on_main(lambda: _run_folder(config, world))
+    config = replace(config, out=str(run), resume=None)
+    return _assemble(config, run, splits, device, model, record, world)
+
+
+def _resume(given: TrainConfig, run: Path, world: World) -> Job:
+    checkpoint = world.on_main(lambda: newest(run))
+    facts = read_facts(checkpoint)
+    stored = Identity.from_dict(facts["identity"])
+    config = resumed_config(given, TrainConfig.from_dict(facts["config"]))
+    config = same_chunks(config, stored.chunks, world.size)
+    device = _device(config, world)
+    splits = _splits(config, world)
+    record = Record.from_dict(facts["record"])
+    model = build(
+        record.model,
+        record.spec,
+        num_classes=record.spec.num_classes,
+        in_chans=record.spec.in_chans,
+    )
+    config = replace(config, out=str(run), resume=None, force=False)
+    job = _assemble(config, run, splits, device, model, record, world)
+    if not given.force:
+        stored.check(job.identity)
+    load_tensors(checkpoint, job.tensors)
+    job.progress = Progress.from_dict(facts["progress"])
     return job
+
+
+def _after_restart(config: TrainConfig, world: World) -> TrainConfig:
+    """Goes on with the run of processes that torchrun lost and started again."""
+    if not world.is_restarted or config.resume:
+        return config
+    if config.out is None:
+        raise UserError(
+            "A process was lost and torchrun started all of them again, but without --out the run "
+            "to go on with is not known; go on by --resume RUN, and give --out next time."
+        )
+    if has_checkpoint(Path(config.out)):
+        return TrainConfig(resume=config.out, device=config.device)
+    return config
+
+
+def _run_folder(config: TrainConfig, world: World) -> Path:
+    if world.is_restarted and config.out:
+        return Path(config.out)  # lost before its first checkpoint: there is nothing to keep
+    return make_run_folder(config)
+
+
+def _device(config: TrainConfig, world: World) -> torch.device:
+    return choose_device(config.device, world.local_rank if world.size > 1 else None)
+
+
+def _splits(config: TrainConfig, world: World) -> DataSplits:
+    return world.in_turn(
+        lambda: load_data(
+            config.data,
+            data_dir=config.data_dir,
+            val_fraction=config.val_fraction,
+            seed=config.seed,
+            download=config.download,
+        )
+    )
 
 
 def _new_model(
@@ -77,11 +127,6 @@ def _new_model(
         start = load(config.weights, num_classes=num_classes, **_changes(config))
         start_record = _record_of(start)
     config = derive(config, measure(splits), device, start_record)
-    if known(config.batch_size) > len(splits.train):
-        raise UserError(
-            f"Got batch_size {config.batch_size} for {len(splits.train)} training images; "
-            "make it smaller."
-        )
     name = known(config.model)
     model = start or create_model(name, num_classes=num_classes, **_changes(config))
     assert isinstance(model, Backbone)
@@ -115,18 +160,23 @@ def _assemble(
     device: torch.device,
     model: nn.Module,
     record: Record,
+    world: World,
 ) -> Job:
-    optimizer = make_optimizer(model, config.optim)
-    updates_per_epoch = len(splits.train) // known(config.batch_size)
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+    network = make_network(model, config, device, world)
+    optimizer = make_optimizer(network.model, config.optim)
     return Job(
         config=config,
         run=run,
+        world=world,
         splits=splits,
+        identity=Identity.of(splits, world.size * config.accum_steps),
         device=device,
-        model=model,
+        network=network,
         record=record,
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, config.optim, known(config.epochs), updates_per_epoch),
+        scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
         loss_fn=make_loss(config.mix),
         mixer=make_mixer(config.mix, len(splits.classes)),
         augmented=train_transform(record.preprocessing, _augment(config.augment)),
@@ -135,17 +185,29 @@ def _assemble(
     )
 
 
+def check_batch(config: TrainConfig, num_images: int, world_size: int) -> None:
+    """Makes sure that a batch can be had, and shared out to all processes.
+
+    Raises:
+        UserError: It cannot.
+    """
+    batch_size, chunks = known(config.batch_size), world_size * config.accum_steps
+    if batch_size > num_images:
+        raise UserError(
+            f"Got batch_size {batch_size} for {num_images} training images; make it smaller."
+        )
+    if batch_size % chunks or batch_size < 2 * chunks:
+        raise UserError(
+            f"Got batch_size {batch_size} for {world_size} processes with accum_steps "
+            f"{config.accum_steps}, expected a multiple of {chunks} with two for each; "
+            f"take {max(batch_size // chunks, 2) * chunks}, which changes the learning rate too."
+        )
+
+
 def _augment(config: AugmentConfig) -> Augment:
     """The data room's form, in which no policy is None rather than "off"."""
     values: dict[str, Any] = asdict(config)
+    del values["repeats"]  # the loader's business
     if config.auto_augment == "off":
         values["auto_augment"] = None
     return Augment(**values)
-
-
-def _check_same_data(state: TrainState, splits: DataSplits) -> None:
-    if len(splits.train) != state.num_images:
-        raise UserError(
-            f"{splits.name} has {len(splits.train)} training images, but the run to resume was "
-            f"started with {state.num_images}; put the data back, or start a new run."
-        )

@@ -1,65 +1,116 @@
-"""One update: mix, forward, backward, check, clip, step."""
+"""One update: mix, forward and backward chunk by chunk, check, clip, step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import torch
 from timm.data import Mixup
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from cvt.errors import UserError
+from cvt.train.chunk_norms import ChunkNorms
 from cvt.train.config import MixConfig, known
 from cvt.train.device import autocast
+from cvt.train.world import World
 
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Chunk = tuple[Tensor, Tensor]
+
+_FEWEST = 2  # pictures of a chunk, for BatchNorm's sake
+_SMALLEST_SCALE = 2.0**-14  # of fp16: what overflows even here is no matter of the scale
 
 
 class NonFinite(UserError):
     """A loss or gradient that is not a number, or infinite; the weights were not touched."""
 
+    def __init__(self, message: str, *, loss: float = math.nan, grad_norm: float = math.nan):
+        super().__init__(message)
+        self.loss = loss
+        self.grad_norm = grad_norm
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What an update was like: mean loss of its pictures, and gradient norm before clipping."""
+    """What an update was like, the same in every process.
+
+    Args:
+        loss: Mean over its pictures.
+        grad_norm: Norm of the gradient before clipping; infinite where fp16 overflowed and the
+            update was left out.
+        num_images: Pictures that it learned from.
+    """
 
     loss: float
     grad_norm: float
+    num_images: int
 
 
 def train_step(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    network: nn.Module,
+    chunks: Iterable[Chunk],
     loss_fn: nn.Module,
     optimizer: Optimizer,
     *,
+    batch_size: int,
+    num_chunks: int = 1,
+    world: World = World(),  # noqa: B008 - frozen
     mixer: Mixer | None = None,
+    seed_chunk: Callable[[int], None] | None = None,
+    norms: ChunkNorms | None = None,
     clip_grad: float = 0.0,
     precision: str = "float32",
+    scaler: torch.amp.GradScaler | None = None,
 ) -> StepResult:
-    """Makes one update from images (B, C, H, W) and labels (B,) on the model's device.
+    """Makes one update from a global batch that came in chunks; the mean over its pictures.
+
+    Every process calls this with the chunks that it works through. The result does not depend on
+    which process has which chunk, to rounding, nor on broken pictures that are missing in some.
 
     Args:
-        mixer: Blends the pictures and turns labels into probabilities (B, classes).
+        network: The model, or what distributes it.
+        chunks: `num_chunks` pairs of images (B, C, H, W) and labels (B,) on the model's device.
+        batch_size: Pictures of the whole batch, over all chunks of all processes.
+        mixer: Blends the pictures of a chunk and turns labels into probabilities (B, classes).
+        seed_chunk: Called with a chunk's number in the batch before it is worked through.
+        norms: What takes care of BatchNorm's statistics where a batch has several chunks.
         clip_grad: Largest norm that the gradient may keep; 0 leaves it alone.
-        precision: `float32` or `bf16`.
+        precision: `float32`, `bf16` or `fp16`.
+        scaler: The loss scaling that fp16 needs.
 
     Raises:
         NonFinite: The loss or the gradient is not finite. No weight was changed.
     """
-    if mixer is not None:
-        images, labels = mixer(images, labels)
     optimizer.zero_grad(set_to_none=True)
-    with autocast(images.device, precision):
-        loss = loss_fn(model(images), labels)
-    loss.backward()
-    limit = clip_grad or math.inf
-    norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
-    result = StepResult(loss=loss.item(), grad_norm=norm.item())
-    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-        raise NonFinite(f"the loss is {result.loss:.4g}, the gradient norm {result.grad_norm:.4g}")
-    optimizer.step()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for position, (images, labels) in enumerate(chunks):
+        if seed_chunk is not None:
+            seed_chunk(position * world.size + world.rank)
+        is_last = position == num_chunks - 1
+        with _gradients_shared(network, is_last), _statistics(norms, len(images)):
+            loss, count = _forward(network, images, labels, loss_fn, mixer, precision)
+            # Gradients are averaged over the processes, and are to be those of the batch's mean.
+            loss = loss * (count * world.size / batch_size)
+            (loss if scaler is None else scaler.scale(loss)).backward()
+        sums += torch.tensor([loss.item() * batch_size / world.size, count], dtype=torch.float64)
+    if norms is not None:
+        norms.combine(world)
+    total, count = world.sum(sums).tolist()
+    if not count:
+        return StepResult(loss=0.0, grad_norm=0.0, num_images=0)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if count != batch_size:
+        _multiply_gradients(network, batch_size / count)
+    norm = _clip(network, clip_grad)
+    result = StepResult(loss=total / count, grad_norm=norm, num_images=round(count))
+    _check(result, scaler)
+    _step(optimizer, scaler)
     return result
 
 
@@ -85,10 +136,68 @@ def make_mixer(config: MixConfig, num_classes: int) -> Mixer | None:
     return mix
 
 
-def make_loss(config: MixConfig) -> nn.Module:
-    """Returns cross-entropy, which takes class numbers as well as a mixer's probabilities.
+def _forward(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    loss_fn: nn.Module,
+    mixer: Mixer | None,
+    precision: str,
+) -> tuple[Tensor, int]:
+    """Returns the mean loss of a chunk and the pictures that it is of.
 
-    A mixer smooths the labels itself.
+    A chunk with too few good pictures still runs, on a blank one that counts for nothing: the
+    other processes wait for its part of the gradient.
     """
-    is_mixed = config.mixup or config.cutmix
-    return nn.CrossEntropyLoss(label_smoothing=0.0 if is_mixed else known(config.smoothing))
+    count = len(images) if len(images) >= _FEWEST else 0
+    if not count:
+        images = images.new_zeros(1, *images.shape[1:])
+    elif mixer is not None:
+        images, labels = mixer(images, labels)
+        count = len(images)
+    with autocast(images.device, precision):
+        out = network(images)
+        return (loss_fn(out, labels) if count else 0.0 * out.sum()), count
+
+
+def _gradients_shared(network: nn.Module, is_last: bool) -> AbstractContextManager:
+    """Lets the processes exchange gradients only at the last chunk of a batch."""
+    if isinstance(network, DistributedDataParallel) and not is_last:
+        return network.no_sync()
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(is_last)
+    return nullcontext()
+
+
+def _statistics(norms: ChunkNorms | None, num_images: int) -> AbstractContextManager:
+    return nullcontext() if norms is None else norms.chunk(counts=num_images >= _FEWEST)
+
+
+def _multiply_gradients(network: nn.Module, factor: float) -> None:
+    grads = [each.grad for each in network.parameters() if each.grad is not None]
+    torch._foreach_mul_(grads, factor)
+
+
+def _clip(network: nn.Module, clip_grad: float) -> float:
+    norm = nn.utils.clip_grad_norm_(network.parameters(), clip_grad or math.inf)
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+
+
+def _check(result: StepResult, scaler: torch.amp.GradScaler | None) -> None:
+    """fp16 overflows now and then: its scaler leaves that update out and takes a smaller scale."""
+    may_overflow = scaler is not None and scaler.get_scale() > _SMALLEST_SCALE
+    if math.isfinite(result.loss) and (math.isfinite(result.grad_norm) or may_overflow):
+        return
+    raise NonFinite(
+        f"the loss is {result.loss:.4g}, the gradient norm {result.grad_norm:.4g}",
+        loss=result.loss,
+        grad_norm=result.grad_norm,
+    )
+
+
+def _step(optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from cvt.data import Batch
 from cvt.errors import UserError
 from cvt.train.device import autocast
+from cvt.train.world import World
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Logits:
         logits: float32, shape (N, classes).
         labels: int64, shape (N,).
         bad: One sentence for each picture that could not be read.
+        indices: Position of each picture in its set, rising, int64, shape (N,), where known.
     """
 
     logits: Tensor
     labels: Tensor
     bad: tuple[str, ...] = ()
+    indices: Tensor | None = None
 
     def loss(self) -> float:
         """Returns the mean cross-entropy in nats, without label smoothing."""
@@ -42,32 +45,58 @@ def validate(
     device: torch.device,
     precision: str = "float32",
     on_batch: Callable[[int], None] | None = None,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> Logits:
-    """Runs a model in eval mode over a split; its mode is put back afterwards.
+    """Runs a model in eval mode over a split; its modules' modes are put back afterwards.
+
+    Several processes bring a loader of their share each (`cvt.data.make_eval_loader`) and all get
+    the answers to the whole split, each picture once and in the split's order.
 
     Args:
-        precision: `float32` or `bf16`; the logits are float32 in any case.
+        precision: `float32`, `bf16` or `fp16`; the logits are float32 in any case.
         on_batch: Called after each batch with its number of pictures.
 
     Raises:
         UserError: Not a single picture could be read.
     """
-    logits, labels, bad = [], [], []
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            for batch in loader:
-                bad += batch.bad
-                if len(batch.labels):
-                    with autocast(device, precision):
-                        out = model(batch.images.to(device, non_blocking=True))
-                    logits.append(out.float().cpu())
-                    labels.append(batch.labels)
-                if on_batch:
-                    on_batch(len(batch.labels))
+        parts, bad = _answers(model, loader, device, precision, on_batch, world)
     finally:
-        model.train(was_training)
-    if not logits:
+        for module, mode in modes:
+            module.training = mode
+    shares = world.gather((parts, bad))
+    bad = [sentence for _, sentences in shares for sentence in sentences]
+    answered = [part for parts, _ in shares for part in parts]
+    if not answered:
         raise UserError(f"None of the {len(bad)} images could be read; the first: {bad[0]}")
-    return Logits(torch.cat(logits), torch.cat(labels), tuple(bad))
+    logits, labels, indices = (torch.cat(each) for each in zip(*answered, strict=True))
+    order = indices.argsort()
+    return Logits(logits[order], labels[order], tuple(bad), indices[order])
+
+
+def _answers(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    device: torch.device,
+    precision: str,
+    on_batch: Callable[[int], None] | None,
+    world: World,
+) -> tuple[list[tuple[Tensor, Tensor, Tensor]], list[str]]:
+    parts, bad = [], []
+    with torch.inference_mode(world.size == 1), torch.no_grad():
+        for batch in loader:
+            bad += batch.bad
+            count = len(batch.labels)
+            if count or world.size > 1:
+                # With nothing to answer, layers spread over processes still have to run in step.
+                blank = batch.images.new_zeros(1, *batch.images.shape[1:])
+                images = batch.images if count else blank
+                with autocast(device, precision):
+                    out = model(images.to(device, non_blocking=True))
+                if count:
+                    parts.append((out.float().cpu(), batch.labels, batch.indices))
+            if on_batch:
+                on_batch(count)
+    return parts, bad

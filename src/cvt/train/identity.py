@@ -1,0 +1,136 @@
+"""Whether a run that goes on is still the same run: its config, its data, its software."""
+
+import hashlib
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from cvt import __version__
+from cvt.data import DataSplits
+from cvt.errors import UserError
+from cvt.train.config import TrainConfig
+
+# What may differ when a run goes on, because it does not change what is computed.
+_FREE = (
+    "resume",
+    "force",
+    "device",
+    "num_workers",
+    "data_dir",
+    "download",
+    "accum_steps",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+)
+# What decides bits: the arithmetic, the augmentation, and the decoding of pictures.
+_SOFTWARE = ("torch", "torchvision", "timm", "numpy", "pillow")
+_NAMES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a run's bits depend on besides its config.
+
+    Args:
+        data: For each split its number of pictures and a digest of their names and labels.
+        software: Versions of this library and of those that it computes with.
+        chunks: How many chunks a batch is dealt out to: processes times accumulation steps.
+    """
+
+    data: dict[str, list[Any]]
+    software: dict[str, str]
+    chunks: int
+
+    @classmethod
+    def of(cls, splits: DataSplits, chunks: int) -> "Identity":
+        """Looks at the data and the software at hand."""
+        named = {"training": splits.train, "validation": splits.val, "test": splits.test}
+        return cls(
+            data={name: [len(each), _digest(each)] for name, each in named.items() if each},
+            software={"cvt": __version__, **{name: version(name) for name in _SOFTWARE}},
+            chunks=chunks,
+        )
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "Identity":
+        """Rebuilds what `to_dict` returned."""
+        return cls(**plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return asdict(self)
+
+    def check(self, now: "Identity") -> None:
+        """Makes sure that data and software are those that this run was started with.
+
+        Raises:
+            UserError: They are not; the message says what changed.
+        """
+        changes = []
+        for name, (count, digest) in self.data.items():
+            new_count, new_digest = now.data.get(name, [0, ""])
+            if count != new_count:
+                changes.append(f"the {name} split has {new_count} images instead of {count}")
+            elif digest != new_digest:
+                changes.append(f"names or labels of the {name} images differ")
+        for name, old in self.software.items():
+            if now.software.get(name) != old:
+                changes.append(f"{name} is {now.software.get(name)} instead of {old}")
+        if changes:
+            raise UserError(
+                f"The run to resume would not be the same: {', '.join(changes)}; put that back, "
+                "or go on all the same with --force."
+            )
+
+
+def resumed_config(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
+    """Returns the stored config with what the caller may change, such as device and workers.
+
+    A field of `given` that has its default counts as not given. With `given.force` all changes
+    are taken over.
+
+    Raises:
+        UserError: Another field is given and differs, so the run would not be the same.
+    """
+    return _merged(given, stored, TrainConfig(), "", given.force)
+
+
+def same_chunks(config: TrainConfig, chunks: int, world_size: int) -> TrainConfig:
+    """Returns the config with the accumulation steps that keep a batch's chunks as they were.
+
+    Raises:
+        UserError: The number of processes does not allow it.
+    """
+    if chunks % world_size and not config.force:
+        raise UserError(
+            f"Got {world_size} processes for a run whose batches have {chunks} chunks, expected a "
+            f"divisor of {chunks}; start as many, or go on all the same with --force."
+        )
+    return replace(config, accum_steps=max(chunks // world_size, 1))
+
+
+def _merged(given: Any, stored: Any, default: Any, prefix: str, force: bool) -> Any:
+    merged = {}
+    for each in fields(given):
+        new, old, usual = (getattr(one, each.name) for one in (given, stored, default))
+        if is_dataclass(new):
+            merged[each.name] = _merged(new, old, usual, f"{each.name}.", force)
+        elif new in (usual, old):
+            merged[each.name] = old
+        elif force or each.name in _FREE:
+            merged[each.name] = new
+        else:
+            raise UserError(
+                f"Got {prefix}{each.name} {new!r}, but the run to resume was started with "
+                f"{old!r}; leave it out, start a new run, or change it all the same with --force."
+            )
+    return replace(stored, **merged)
+
+
+def _digest(images: Any) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(images.labels))
+    for index in np.linspace(0, len(images) - 1, min(_NAMES, len(images)), dtype=int):
+        digest.update(images.name(int(index)).rpartition("/")[2].encode())
+    return digest.hexdigest()

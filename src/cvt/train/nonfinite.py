@@ -1,0 +1,56 @@
+"""What is said, and kept, when a loss or a gradient is not a number any more."""
+
+import json
+from shlex import quote
+
+from cvt.data.order import epoch_order, split_into_batches
+from cvt.files import atomic_write
+from cvt.train.config import known
+from cvt.train.job import Job
+from cvt.train.step import NonFinite
+
+REPORT_FILE = "nonfinite.json"
+
+
+def explained(job: Job, error: NonFinite) -> NonFinite:
+    """Returns the error with where it happened, having written the batch's pictures to a file."""
+    update, names = job.done_updates + 1, batch_names(job)
+    path = job.run / REPORT_FILE
+    job.world.on_main(lambda: _write(job, error, update, names))
+    explanation = NonFinite(
+        f"Training stopped at update {update} (epoch {job.progress.epoch + 1}, learning rate "
+        f"{job.lr:.3g}): {error}; its {len(names)} images ({names[0]}, ...) are named in {path}, "
+        f"and the last good checkpoint is kept in {quote(str(job.run))}; look at them, or start "
+        "again with a lower --optim.lr or a lower --optim.clip-grad.",
+        loss=error.loss,
+        grad_norm=error.grad_norm,
+    )
+    explanation.is_told_elsewhere = not job.world.is_main
+    return explanation
+
+
+def batch_names(job: Job) -> list[str]:
+    """Returns the names of the pictures of the batch in hand, those of all processes."""
+    images, progress = job.splits.train, job.progress
+    order = epoch_order(
+        len(images),
+        shuffle=True,
+        seed=job.config.seed,
+        epoch=progress.epoch,
+        repeats=known(job.config.augment.repeats),
+    )
+    batch = split_into_batches(order, job.batch_size, drop_last=True)[progress.batch]
+    return [images.name(number % len(images)) for number in batch]
+
+
+def _write(job: Job, error: NonFinite, update: int, names: list[str]) -> None:
+    with atomic_write(job.run / REPORT_FILE, "w") as file:
+        facts = {
+            "update": update,
+            "epoch": job.progress.epoch + 1,
+            "lr": job.lr,
+            "loss": str(error.loss),
+            "grad_norm": str(error.grad_norm),
+            "images": names,
+        }
+        json.dump(facts, file, indent=1)
