@@ -1,52 +1,89 @@
 import pickle
 import resource
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
 from cvt.errors import UserError
-from cvt.train.checkpoints import load_state, save_state
-from cvt.train.config import TrainConfig
-from cvt.train.progress import Progress
+from cvt.train.checkpoints import (
+    Tensors,
+    has_checkpoint,
+    load_tensors,
+    newest,
+    read_facts,
+    save_state,
+)
+from cvt.train.world import World
 
 
 @pytest.fixture
 def save(tmp_path):
-    """`save(side)`: saves the state of a side x side linear layer."""
+    """`save(side)`: saves a side x side linear layer after an update of it, keeping two."""
 
-    def make(side: int) -> nn.Module:
-        model = nn.Linear(side, side)
-        optimizer = torch.optim.AdamW(model.parameters())
-        save_state(tmp_path, TrainConfig(seed=side), Progress(batch=3), model, optimizer, 7)
-        return model
+    def make(side: int) -> Tensors:
+        tensors = made(side)
+        tensors.model(torch.ones(2, side)).sum().backward()
+        tensors.optimizer.step()
+        save_state(tmp_path, {"side": side}, tensors, keep=2, world=World())
+        return tensors
 
     return make
 
 
+def made(side: int) -> Tensors:
+    model, ema = nn.Linear(side, side), nn.Linear(side, side)
+    return Tensors(model=model, ema=ema, optimizer=torch.optim.AdamW(model.parameters()))
+
+
+def names(run) -> list[str]:
+    return sorted(each.name for each in (run / "checkpoints").iterdir())
+
+
 def test_comes_back_as_it_was(save, tmp_path):
-    model = save(4)
-    state = load_state(tmp_path)
-    assert (state.config, state.progress, state.num_images) == (
-        TrainConfig(seed=4),
-        Progress(batch=3),
-        7,
-    )
-    assert torch.equal(state.model["weight"], model.weight)
+    saved, fresh = save(4), made(4)
+    checkpoint = newest(tmp_path)
+    assert read_facts(checkpoint)["side"] == 4
+    load_tensors(checkpoint, fresh)
+    assert torch.equal(fresh.model.weight, saved.model.weight)
+    assert torch.equal(fresh.ema.weight, saved.ema.weight)
+    moments, expected = (each.optimizer.state_dict()["state"] for each in (fresh, saved))
+    assert len(expected) == 2
+    for key, values in expected.items():
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(moments[key][name], values[name])
+
+
+def test_before_the_first_update_there_are_no_moments_to_store(tmp_path):
+    untouched = made(4)
+    save_state(tmp_path, {}, untouched, keep=1, world=World())
+    assert untouched.optimizer.state == {}
+    fresh = made(4)
+    load_tensors(newest(tmp_path), fresh)
+    assert fresh.optimizer.state == {}
+    assert torch.equal(fresh.model.weight, untouched.model.weight)
+
+
+def test_old_ones_make_room(save, tmp_path):
+    assert not has_checkpoint(tmp_path)
+    for side in (2, 3, 4):
+        save(side)
+    assert names(tmp_path) == ["000001", "000002"]
+    assert read_facts(newest(tmp_path))["side"] == 4
 
 
 def test_a_full_disk_keeps_the_old_state(save, tmp_path):
     save(4)
-    before = (tmp_path / "last.pt").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(UserError, match=r"Cannot write .*last\.pt"):
+        with pytest.raises(UserError, match=r"Cannot write .*000001: "):
             save(500)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [each.name for each in tmp_path.iterdir()] == ["last.pt"]
-    assert (tmp_path / "last.pt").read_bytes() == before
+    assert names(tmp_path) == ["000000"]
+    load_tensors(newest(tmp_path), made(4))
 
 
 class Evil:
@@ -54,17 +91,42 @@ class Evil:
         return print, ("code ran",)
 
 
-def test_other_files_are_refused_in_one_sentence(save, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"there is no last.pt to read in it"):
-        load_state(tmp_path)
+def test_what_an_interrupted_save_left_is_cleared(save, tmp_path):
+    left = tmp_path / "checkpoints" / ".000007.tmp"
+    left.mkdir(parents=True)
     save(4)
-    path = tmp_path / "last.pt"
-    whole = path.read_bytes()
-    for content in (b"", b"not a checkpoint", whole[:-200], pickle.dumps(Evil())):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="is damaged or not written by this library"):
-            load_state(tmp_path)
-    torch.save({"model": {}}, path)
-    with pytest.raises(UserError, match="is damaged or not written by this library"):
-        load_state(tmp_path)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "missing", "no list"])
+def test_a_damaged_one_is_passed_over(save, tmp_path, harm):
+    save(3)
+    save(4)
+    last = tmp_path / "checkpoints" / "000001"
+    [data] = last.glob("*.distcp")
+    content = data.read_bytes()
+    if harm == "cut":
+        data.write_bytes(content[:-100])
+    elif harm == "flipped":
+        data.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    elif harm == "missing":
+        data.unlink()
+    else:
+        (last / "state.json").unlink()
+    assert newest(tmp_path).name == "000000"
+    shutil.rmtree(tmp_path / "checkpoints" / "000000")
+    with pytest.raises(UserError, match=r"its checkpoints are damaged \(.*000001 is half written"):
+        newest(tmp_path)
+
+
+def test_other_things_are_refused_in_one_sentence(save, tmp_path, capsys):
+    with pytest.raises(UserError, match="there is no checkpoint in it; give the folder of a run"):
+        newest(tmp_path)
+    save(4)
+    with pytest.raises(UserError, match="its tensors do not fit this model"):
+        load_tensors(newest(tmp_path), made(5))
+    contents = tmp_path / "checkpoints" / "000000" / ".metadata"
+    contents.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match="it asks for builtins.print"):
+        load_tensors(tmp_path / "checkpoints" / "000000", made(4))
     assert capsys.readouterr().out == ""

@@ -24,7 +24,7 @@ def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
         "best.safetensors",
         "config.yaml",
         "curves.png",
-        "last.pt",
+        "checkpoints",
         "last.safetensors",
         "metrics.csv",
     }
@@ -92,11 +92,11 @@ def test_broken_pictures_are_named_once_and_counted(tiny_config, tiny_folder, tm
 def test_nan_stops_and_keeps_the_last_good_state(tiny_config, tmp_path, monkeypatch):
     original, calls = loop.train_step, []
 
-    def poisoned(model, images, *args, **kwargs):
+    def poisoned(network, chunks, *args, **kwargs):
         calls.append(1)
-        if len(calls) == 5:
-            images = images * torch.nan
-        return original(model, images, *args, **kwargs)
+        factor = torch.nan if len(calls) == 5 else 1.0
+        chunks = [(images * factor, labels) for images, labels in chunks]
+        return original(network, chunks, *args, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", poisoned)
     with pytest.raises(NonFinite, match=r"update 5 \(epoch 2, learning rate 0\.00\d+\): the loss"):

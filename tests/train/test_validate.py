@@ -18,9 +18,12 @@ class Sees(nn.Module):
         return images[:, 0, 0, :3]
 
 
-def batch(logits: list[list[float]], labels: list[int], bad: tuple[str, ...] = ()) -> Batch:
+def batch(
+    logits: list[list[float]], labels: list[int], bad: tuple[str, ...] = (), start: int = 0
+) -> Batch:
     images = torch.tensor(logits).reshape(-1, 1, 1, 3)
-    return Batch(images, torch.tensor(labels), torch.arange(len(labels)), bad)
+    indices = torch.arange(start, start + len(labels))
+    return Batch(images, torch.tensor(labels), indices, bad)
 
 
 def test_answers_come_back_in_order_with_the_bad_ones_named():
@@ -28,11 +31,12 @@ def test_answers_come_back_in_order_with_the_bad_ones_named():
     batches = [
         batch([[1, 0, 0], [0, 1, 0]], [0, 2]),
         batch([], [], ("a.png is empty",)),
-        batch([[0, 0, 1]], [2], ("b.png is empty",)),
+        batch([[0, 0, 1]], [2], ("b.png is empty",), start=3),
     ]
     answers = validate(model, batches, CPU, on_batch=sizes.append)
     assert torch.equal(answers.logits, torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]))
     assert answers.labels.tolist() == [0, 2, 2]
+    assert answers.indices.tolist() == [0, 1, 3]
     assert answers.bad == ("a.png is empty", "b.png is empty")
     assert sizes == [2, 0, 1]
     assert not model.was_training

@@ -6,6 +6,7 @@ A folder appears under its name only once it is complete, and says what it holds
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import warnings
 from collections.abc import Generator
@@ -27,10 +28,19 @@ from torch.optim import Optimizer
 
 from cvt.errors import UserError
 from cvt.files import cannot_write
+from cvt.train.safe_reader import SafeReader
 from cvt.train.world import World
 
 FOLDER = "checkpoints"
 _FACTS = "state.json"
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    pickle.UnpicklingError,
+    dcp.CheckpointException,
+)
 _PATTERN = "[0-9]" * 6
 
 
@@ -73,7 +83,9 @@ def save_state(
             dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary))
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise cannot_write(path, _os_error(error)) from error
+        cause = _cause(error)
+        wrapped = cause if isinstance(cause, OSError) else OSError(_first_line(cause))
+        raise cannot_write(path, wrapped) from error
     scaler = tensors.scaler.state_dict() if tensors.scaler else None
     facts = {**facts, "scaler": scaler, "has_moments": bool(tensors.optimizer.state)}
     world.on_main(lambda: _finish(temporary, path, facts, keep))
@@ -119,15 +131,18 @@ def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
     state = _state(tensors, facts["has_moments"])
     try:
         with _single_process_allowed():
-            dcp.load(state, checkpoint_id=checkpoint)
-    except (OSError, RuntimeError, KeyError, ValueError, dcp.CheckpointException) as error:
+            dcp.load(state, storage_reader=SafeReader(checkpoint))
+    except _UNREADABLE as error:
         raise UserError(
             f"Cannot resume from {checkpoint}: its tensors do not fit this model "
-            f"({_first_line(error)}); train again."
+            f"({_first_line(_cause(error))}); train again."
         ) from error
     set_model_state_dict(tensors.model, state["model"])
-    if "optimizer" in state:
-        set_optimizer_state_dict(tensors.model, tensors.optimizer, state["optimizer"])
+    if "moments" in state:
+        # Rates and decays are the config's business; only the moments are the checkpoint's.
+        whole = get_optimizer_state_dict(tensors.model, tensors.optimizer)
+        whole["state"] = state["moments"]
+        set_optimizer_state_dict(tensors.model, tensors.optimizer, whole)
     if tensors.ema is not None:
         set_model_state_dict(tensors.ema, state["ema"])
     if tensors.scaler is not None:
@@ -137,7 +152,7 @@ def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
 def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
     state: dict[str, Any] = {"model": get_model_state_dict(tensors.model)}
     if has_moments:
-        state["optimizer"] = get_optimizer_state_dict(tensors.model, tensors.optimizer)
+        state["moments"] = get_optimizer_state_dict(tensors.model, tensors.optimizer)["state"]
     if tensors.ema is not None:
         state["ema"] = get_model_state_dict(tensors.ema)
     return state
@@ -207,14 +222,12 @@ def _single_process_allowed() -> Generator[None]:
         yield
 
 
-def _os_error(error: BaseException) -> OSError:
-    """Finds the system's error in what torch made of it."""
-    if isinstance(error, dcp.CheckpointException):
-        causes = [cause for cause, _ in error.failures.values()]
-        error = next((each for each in causes if isinstance(each, OSError)), causes[0])
-    if isinstance(error, OSError):
+def _cause(error: BaseException) -> BaseException:
+    """Returns what torch wrapped, the system's own error if there is one."""
+    if not isinstance(error, dcp.CheckpointException):
         return error
-    return OSError(_first_line(error))
+    causes = [cause for cause, _ in error.failures.values()]
+    return next((each for each in causes if isinstance(each, OSError)), causes[0])
 
 
 def _first_line(error: BaseException) -> str:

@@ -99,9 +99,9 @@ class Job:
             scaler=self.scaler,
         )
 
-    def set_lr(self) -> None:
-        """Sets the learning rate of the update that comes next, a function of its number."""
-        self.scheduler.step_update(self.done_updates)
+    def set_lr(self, update: int) -> None:
+        """Sets the learning rate of an update, counted from 0, a function of its number."""
+        self.scheduler.step_update(max(update, 0))
 
     def train_loader(self) -> Iterable[Batch]:
         """Returns this process's chunks of the batches of the epoch in hand not done yet."""

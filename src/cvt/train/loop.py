@@ -124,7 +124,7 @@ def _train_epoch(session: _Session) -> None:
 def _update(job: Job, chunks: list[Batch]) -> StepResult:
     """Makes one update of this process's chunks of a batch."""
     progress, config = job.progress, job.config
-    job.set_lr()
+    job.set_lr(job.done_updates)
     try:
         result = train_step(
             job.network.forward,

@@ -1,5 +1,6 @@
 """A model in the form that trains: frozen parts, memory layout, averaging, distribution."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -82,12 +83,15 @@ def _distribute(
         for each in (model, ema.module) if ema else (model,):
             _shard(each)
         return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # they are kept equal after every update
-        gradient_as_bucket_view=True,
-    )
+    with warnings.catch_warnings():
+        # torch 2.15 has another name for this, which 2.11 does not know.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        return DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # they are kept equal after every update
+            gradient_as_bucket_view=True,
+        )
 
 
 def _shard(model: nn.Module) -> None:

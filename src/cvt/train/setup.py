@@ -78,6 +78,7 @@ def _resume(given: TrainConfig, run: Path, world: World) -> Job:
         stored.check(job.identity)
     load_tensors(checkpoint, job.tensors)
     job.progress = Progress.from_dict(facts["progress"])
+    job.set_lr(job.done_updates - 1)
     return job
 
 

@@ -151,7 +151,7 @@ def _forward(
     """
     count = len(images) if len(images) >= _FEWEST else 0
     if not count:
-        images = images.new_zeros(1, *images.shape[1:])
+        images = images.new_zeros(_FEWEST, *images.shape[1:])
     elif mixer is not None:
         images, labels = mixer(images, labels)
         count = len(images)

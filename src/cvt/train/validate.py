@@ -72,7 +72,7 @@ def validate(
     if not answered:
         raise UserError(f"None of the {len(bad)} images could be read; the first: {bad[0]}")
     logits, labels, indices = (torch.cat(each) for each in zip(*answered, strict=True))
-    order = indices.argsort()
+    order = indices.argsort(stable=True)
     return Logits(logits[order], labels[order], tuple(bad), indices[order])
 
 
