@@ -94,3 +94,26 @@ def test_200_megapixels_are_refused_before_decoding(run, checkpoint, tmp_path):
     code, _, err = run("predict", checkpoint, tmp_path / "huge.png")
     assert code == 2
     assert "megapixels" in err
+
+
+def test_without_a_checkpoint_the_demo_model_answers(run, photos):
+    code, out, err = run("predict", photos / "a.jpg", photos / "b.png", "-k", "1")
+    assert code == 0
+    assert "a.jpg" in out
+    assert "b.png" in out
+    assert err == (
+        "cvt: this is the demo model, which knows airplane, automobile, bird, cat, deer, dog, "
+        "frog, horse, ship, truck.\n"
+    )
+    code, out, err = run("predict", photos, "--json")
+    assert names(out) == ["a.jpg", "b.png", "c.webp", "d.jpeg"]
+    assert "demo model" in err
+
+
+def test_a_missing_image_is_no_checkpoint_and_a_missing_checkpoint_no_image(run, photos):
+    code, _, err = run("predict", "nope.jpg", photos / "a.jpg")
+    assert code == 1
+    assert "nope.jpg" in err
+    code, _, err = run("predict", "cvt_13.msft_in2k", photos / "a.jpg")
+    assert code == 2
+    assert "There are no weights 'cvt_13.msft_in2k'" in err

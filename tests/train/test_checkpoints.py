@@ -127,6 +127,6 @@ def test_other_things_are_refused_in_one_sentence(save, tmp_path, capsys):
         load_tensors(newest(tmp_path), made(5))
     contents = tmp_path / "checkpoints" / "000000" / ".metadata"
     contents.write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(UserError, match="it asks for builtins.print"):
+    with pytest.raises(UserError, match=r"it asks for builtins\.print"):
         load_tensors(tmp_path / "checkpoints" / "000000", made(4))
     assert capsys.readouterr().out == ""

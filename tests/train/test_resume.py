@@ -143,7 +143,7 @@ def test_changed_data_are_refused(tiny_config, tiny_folder, tmp_path, interrupt)
     with pytest.raises(Interrupted):
         train(tiny_config(data=str(data)), progress=False)
     (data / "train" / "dark" / "0.png").unlink()
-    with pytest.raises(UserError, match=r"the training split has 11 images instead of 12; .* --force"):
+    with pytest.raises(UserError, match=r"training split has 11 images instead of 12; .* --force"):
         train(TrainConfig(resume=str(tmp_path / "run")), progress=False)
 
 

@@ -6,9 +6,9 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from cvt.train.config import MixConfig
-from cvt.train.seeding import seed_position
 from cvt.train.losses import make_loss
-from cvt.train.step import NonFinite, StepResult, make_mixer, train_step
+from cvt.train.seeding import seed_position
+from cvt.train.step import NonFinite, StepOptions, StepResult, make_mixer, train_step
 from cvt.zoo.create import create_model
 
 OFF = MixConfig(mixup=0.0, cutmix=0.0, smoothing=0.0, loss="ce")
@@ -19,7 +19,8 @@ def one_step(model, images, labels, optimizer, **options) -> StepResult:
     """An update of one chunk that is the whole batch."""
     loss_fn = make_loss(OFF)
     chunks = [(images, labels)]
-    return train_step(model, chunks, loss_fn, optimizer, batch_size=len(images), **options)
+    step_options = StepOptions(batch_size=len(images), **options)
+    return train_step(model, chunks, loss_fn, optimizer, step_options)
 
 
 @pytest.fixture
@@ -132,9 +133,7 @@ def test_accumulation_equals_the_big_batch(opt):
                 chunks,
                 nn.CrossEntropyLoss(),
                 optimizer,
-                batch_size=8,
-                num_chunks=parts,
-                clip_grad=0.5,
+                StepOptions(batch_size=8, num_chunks=parts, clip_grad=0.5),
             )
         weights.append(torch.cat([each.flatten() for each in model.parameters()]))
         weights[-1] = torch.cat([weights[-1], torch.tensor([result.loss, result.grad_norm])])
@@ -155,8 +154,7 @@ def test_missing_pictures_leave_the_mean_a_mean():
             chunks,
             nn.CrossEntropyLoss(),
             optimizer,
-            batch_size=5 if len(chunks) == 1 else 8,
-            num_chunks=len(chunks),
+            StepOptions(batch_size=5 if len(chunks) == 1 else 8, num_chunks=len(chunks)),
         )
         assert result.num_images == 5
         steps.append(torch.cat([each.flatten() for each in model.parameters()]))
@@ -167,7 +165,7 @@ def test_a_batch_without_good_pictures_changes_nothing(tiny_model):
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=0.1, weight_decay=0.5)
     before = [each.clone() for each in tiny_model.parameters()]
     chunks = [(torch.randn(1, 3, 16, 16), torch.tensor([1]))]  # one is too few for BatchNorm
-    result = train_step(tiny_model, chunks, make_loss(OFF), optimizer, batch_size=4)
+    result = train_step(tiny_model, chunks, make_loss(OFF), optimizer, StepOptions(batch_size=4))
     assert (result.loss, result.num_images) == (0, 0)
     for old, new in zip(before, tiny_model.parameters(), strict=True):
         assert torch.equal(old, new)

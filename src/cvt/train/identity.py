@@ -130,7 +130,7 @@ def _merged(given: Any, stored: Any, default: Any, prefix: str, force: bool) -> 
 
 
 def _digest(images: Any) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(images.labels))
+    digest = hashlib.sha256(np.asarray(images.labels).tobytes())
     for index in np.linspace(0, len(images) - 1, min(_NAMES, len(images)), dtype=int):
         digest.update(images.name(int(index)).rpartition("/")[2].encode())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from cvt.train.identity import Identity
 from cvt.train.network import Network
 from cvt.train.optim import make_scheduler
 from cvt.train.progress import Progress
-from cvt.train.step import Mixer
+from cvt.train.step import StepOptions
 from cvt.train.world import World
 from cvt.weights.record import Record
 
@@ -36,9 +36,8 @@ class Job:
     network: Network
     record: Record
     optimizer: Optimizer
-    scaler: torch.amp.GradScaler | None
     loss_fn: nn.Module
-    mixer: Mixer | None
+    step: StepOptions
     augmented: Transform
     plain: Transform
     progress: Progress
@@ -96,7 +95,7 @@ class Job:
             model=self.network.model,
             optimizer=self.optimizer,
             ema=None if ema is None else ema.module,
-            scaler=self.scaler,
+            scaler=self.step.scaler,
         )
 
     def set_lr(self, update: int) -> None:

@@ -2,7 +2,9 @@
 
 import time
 from dataclasses import replace
+from typing import cast
 
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -69,5 +71,7 @@ def _save_weights(job: Job, name: str, row: EpochRow | None) -> None:
     metrics = {"epoch": row.epoch, "top1": row.val_top1, "loss": row.val_loss} if row else {}
     record = replace(job.record, metrics=metrics)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state_dict = get_model_state_dict(job.network.product, options=options)
+    state_dict = cast(
+        "dict[str, Tensor]", get_model_state_dict(job.network.product, options=options)
+    )
     job.world.on_main(lambda: save_checkpoint(job.run / name, state_dict, record))

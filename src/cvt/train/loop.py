@@ -131,17 +131,8 @@ def _update(job: Job, chunks: list[Batch]) -> StepResult:
             _on_device(job, chunks),
             job.loss_fn,
             job.optimizer,
-            batch_size=job.batch_size,
-            num_chunks=len(chunks),
-            world=job.world,
-            mixer=job.mixer,
-            seed_chunk=lambda number: seed_position(
-                config.seed, progress.epoch, progress.batch, number
-            ),
-            norms=job.network.norms,
-            clip_grad=config.optim.clip_grad or 0.0,
-            precision=config.precision,
-            scaler=job.scaler,
+            job.step,
+            lambda chunk: seed_position(config.seed, progress.epoch, progress.batch, chunk),
         )
     except NonFinite as error:
         raise explained(job, error) from None

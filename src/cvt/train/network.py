@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from timm.utils import ModelEmaV3
@@ -10,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from cvt.errors import UserError
+from cvt.parts.backbone import Backbone
 from cvt.parts.block import Block
 from cvt.train.chunk_norms import ChunkNorms
 from cvt.train.config import TrainConfig
@@ -40,7 +42,7 @@ class Network:
 
 
 def make_network(
-    model: nn.Module, config: TrainConfig, device: torch.device, world: World
+    model: Backbone, config: TrainConfig, device: torch.device, world: World
 ) -> Network:
     """Brings a model into its training form; optimisers are made of `Network.model` afterwards.
 
@@ -52,7 +54,7 @@ def make_network(
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if config.sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
     ema = None
@@ -63,11 +65,9 @@ def make_network(
     freeze(model, config.freeze)
     forward = _distribute(model, ema, config, device, world)
     if config.compile:
-        forward = torch.compile(forward)
+        forward = cast("nn.Module", torch.compile(forward))
     many = world.size * config.accum_steps > 1
-    return Network(
-        model=model, forward=forward, ema=ema, norms=ChunkNorms(model) if many else None
-    )
+    return Network(model=model, forward=forward, ema=ema, norms=ChunkNorms(model) if many else None)
 
 
 def _distribute(
@@ -83,6 +83,8 @@ def _distribute(
         for each in (model, ema.module) if ema else (model,):
             _shard(each)
         return model
+    # A depthwise kernel's only input channel has a stride that says nothing, so it may differ.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     with warnings.catch_warnings():
         # torch 2.15 has another name for this, which 2.11 does not know.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")

@@ -1,6 +1,7 @@
 """Reading a distributed checkpoint without running what a stranger may have put into it."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class SafeReader(FileSystemReader):
         Raises:
             pickle.UnpicklingError: It names something that such a list is not made of.
         """
-        with open(self.path / ".metadata", "rb") as file:
+        with open(Path(self.path) / ".metadata", "rb") as file:
             metadata = _Unpickler(file).load()
         metadata.storage_meta.load_id = self.load_id
         return metadata

@@ -28,7 +28,7 @@ from cvt.train.optim import make_optimizer
 from cvt.train.progress import Progress
 from cvt.train.run_folder import make_run_folder
 from cvt.train.seeding import seed_position
-from cvt.train.step import make_mixer
+from cvt.train.step import StepOptions, make_mixer
 from cvt.train.world import World
 from cvt.weights.record import Record
 from cvt.zoo.create import create_model, load
@@ -120,7 +120,7 @@ def _splits(config: TrainConfig, world: World) -> DataSplits:
 
 def _new_model(
     config: TrainConfig, splits: DataSplits, device: torch.device
-) -> tuple[TrainConfig, nn.Module, Record]:
+) -> tuple[TrainConfig, Backbone, Record]:
     """Derives the config and builds its model; of `config.weights`, if it starts from some."""
     num_classes = len(splits.classes)
     start, start_record = None, None
@@ -159,7 +159,7 @@ def _assemble(
     run: Path,
     splits: DataSplits,
     device: torch.device,
-    model: nn.Module,
+    model: Backbone,
     record: Record,
     world: World,
 ) -> Job:
@@ -177,9 +177,17 @@ def _assemble(
         network=network,
         record=record,
         optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
         loss_fn=make_loss(config.mix),
-        mixer=make_mixer(config.mix, len(splits.classes)),
+        step=StepOptions(
+            batch_size=known(config.batch_size),
+            num_chunks=config.accum_steps,
+            world=world,
+            mixer=make_mixer(config.mix, len(splits.classes)),
+            norms=network.norms,
+            clip_grad=known(config.optim.clip_grad),
+            precision=config.precision,
+            scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
+        ),
         augmented=train_transform(record.preprocessing, _augment(config.augment)),
         plain=eval_transform(record.preprocessing),
         progress=Progress(),

@@ -17,7 +17,7 @@ from cvt.errors import UserError
 from cvt.train.chunk_norms import ChunkNorms
 from cvt.train.config import MixConfig, known
 from cvt.train.device import autocast
-from cvt.train.world import World
+from cvt.train.world import ALONE, World
 
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Chunk = tuple[Tensor, Tensor]
@@ -29,7 +29,9 @@ _SMALLEST_SCALE = 2.0**-14  # of fp16: what overflows even here is no matter of 
 class NonFinite(UserError):
     """A loss or gradient that is not a number, or infinite; the weights were not touched."""
 
-    def __init__(self, message: str, *, loss: float = math.nan, grad_norm: float = math.nan):
+    def __init__(
+        self, message: str, *, loss: float = math.nan, grad_norm: float = math.nan
+    ) -> None:
         super().__init__(message)
         self.loss = loss
         self.grad_norm = grad_norm
@@ -51,21 +53,38 @@ class StepResult:
     num_images: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """How updates are made: what stays the same from one to the next.
+
+    Args:
+        batch_size: Pictures of the whole batch, over all chunks of all processes.
+        num_chunks: Chunks of it that this process works through.
+        world: The processes that share the batch.
+        mixer: Blends the pictures of a chunk and turns labels into probabilities (B, classes).
+        norms: What takes care of BatchNorm's statistics where a batch has several chunks.
+        clip_grad: Largest norm that the gradient may keep; 0 leaves it alone.
+        precision: `float32`, `bf16` or `fp16`.
+        scaler: The loss scaling that fp16 needs.
+    """
+
+    batch_size: int
+    num_chunks: int = 1
+    world: World = ALONE
+    mixer: Mixer | None = None
+    norms: ChunkNorms | None = None
+    clip_grad: float = 0.0
+    precision: str = "float32"
+    scaler: torch.amp.GradScaler | None = None
+
+
 def train_step(
     network: nn.Module,
     chunks: Iterable[Chunk],
     loss_fn: nn.Module,
     optimizer: Optimizer,
-    *,
-    batch_size: int,
-    num_chunks: int = 1,
-    world: World = World(),  # noqa: B008 - frozen
-    mixer: Mixer | None = None,
-    seed_chunk: Callable[[int], None] | None = None,
-    norms: ChunkNorms | None = None,
-    clip_grad: float = 0.0,
-    precision: str = "float32",
-    scaler: torch.amp.GradScaler | None = None,
+    options: StepOptions,
+    seed_chunk: Callable[[int], None] = lambda number: None,
 ) -> StepResult:
     """Makes one update from a global batch that came in chunks; the mean over its pictures.
 
@@ -74,40 +93,34 @@ def train_step(
 
     Args:
         network: The model, or what distributes it.
-        chunks: `num_chunks` pairs of images (B, C, H, W) and labels (B,) on the model's device.
-        batch_size: Pictures of the whole batch, over all chunks of all processes.
-        mixer: Blends the pictures of a chunk and turns labels into probabilities (B, classes).
+        chunks: Images (B, C, H, W) and labels (B,) on the model's device.
         seed_chunk: Called with a chunk's number in the batch before it is worked through.
-        norms: What takes care of BatchNorm's statistics where a batch has several chunks.
-        clip_grad: Largest norm that the gradient may keep; 0 leaves it alone.
-        precision: `float32`, `bf16` or `fp16`.
-        scaler: The loss scaling that fp16 needs.
 
     Raises:
         NonFinite: The loss or the gradient is not finite. No weight was changed.
     """
     optimizer.zero_grad(set_to_none=True)
+    world, scaler = options.world, options.scaler
     sums = torch.zeros(2, dtype=torch.float64)
     for position, (images, labels) in enumerate(chunks):
-        if seed_chunk is not None:
-            seed_chunk(position * world.size + world.rank)
-        is_last = position == num_chunks - 1
-        with _gradients_shared(network, is_last), _statistics(norms, len(images)):
-            loss, count = _forward(network, images, labels, loss_fn, mixer, precision)
+        seed_chunk(position * world.size + world.rank)
+        is_last = position == options.num_chunks - 1
+        with _gradients_shared(network, is_last), _statistics(options.norms, len(images)):
+            loss, count = _forward(network, images, labels, loss_fn, options)
             # Gradients are averaged over the processes, and are to be those of the batch's mean.
-            loss = loss * (count * world.size / batch_size)
-            (loss if scaler is None else scaler.scale(loss)).backward()
-        sums += torch.tensor([loss.item() * batch_size / world.size, count], dtype=torch.float64)
-    if norms is not None:
-        norms.combine(world)
+            share = loss * (count * world.size / options.batch_size)
+            (share if scaler is None else scaler.scale(share)).backward()
+        sums += torch.tensor([loss.item() * count, count], dtype=torch.float64)
+    if options.norms is not None:
+        options.norms.combine(world)
     total, count = world.sum(sums).tolist()
     if not count:
         return StepResult(loss=0.0, grad_norm=0.0, num_images=0)
     if scaler is not None:
         scaler.unscale_(optimizer)
-    if count != batch_size:
-        _multiply_gradients(network, batch_size / count)
-    norm = _clip(network, clip_grad)
+    if count != options.batch_size:
+        _multiply_gradients(network, options.batch_size / count)
+    norm = _clip(network, options.clip_grad)
     result = StepResult(loss=total / count, grad_norm=norm, num_images=round(count))
     _check(result, scaler)
     _step(optimizer, scaler)
@@ -141,8 +154,7 @@ def _forward(
     images: Tensor,
     labels: Tensor,
     loss_fn: nn.Module,
-    mixer: Mixer | None,
-    precision: str,
+    options: StepOptions,
 ) -> tuple[Tensor, int]:
     """Returns the mean loss of a chunk and the pictures that it is of.
 
@@ -152,10 +164,10 @@ def _forward(
     count = len(images) if len(images) >= _FEWEST else 0
     if not count:
         images = images.new_zeros(_FEWEST, *images.shape[1:])
-    elif mixer is not None:
-        images, labels = mixer(images, labels)
+    elif options.mixer is not None:
+        images, labels = options.mixer(images, labels)
         count = len(images)
-    with autocast(images.device, precision):
+    with autocast(images.device, options.precision):
         out = network(images)
         return (loss_fn(out, labels) if count else 0.0 * out.sum()), count
 

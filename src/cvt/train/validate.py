@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from cvt.data import Batch
 from cvt.errors import UserError
 from cvt.train.device import autocast
-from cvt.train.world import World
+from cvt.train.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def validate(
     device: torch.device,
     precision: str = "float32",
     on_batch: Callable[[int], None] | None = None,
-    world: World = World(),  # noqa: B008 - frozen
+    world: World = ALONE,
 ) -> Logits:
     """Runs a model in eval mode over a split; its modules' modes are put back afterwards.
 

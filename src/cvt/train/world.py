@@ -97,6 +97,9 @@ class World:
             dist.barrier()
 
 
+ALONE = World()
+
+
 @contextmanager
 def join_world(device: str = "auto") -> Generator[World]:
     """Joins the processes that torchrun started and leaves them at the end; alone, does nothing.
@@ -112,7 +115,7 @@ def join_world(device: str = "auto") -> Generator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), local)
         return
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield World()
+        yield ALONE
         return
     local = int(os.environ.get("LOCAL_RANK", 0))
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())

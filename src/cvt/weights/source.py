@@ -13,6 +13,7 @@ from cvt.weights.checkpoint import (
     read_safetensors,
     record_of,
 )
+from cvt.weights.demo import DEMO, demo_file
 from cvt.weights.hub import fetch
 from cvt.weights.hugging_face import WEIGHT_FILES, read_hugging_face, read_json
 from cvt.weights.layouts import StateDict, to_ours
@@ -43,7 +44,8 @@ def open_weights(source: str | Path) -> tuple[StateDict, Record]:
     Args:
         source: Our `.safetensors` or a run's folder; Microsoft's `.pth`, a state dict or training
             checkpoint; a Hugging Face or timm folder, or a weights file; a hub id such as
-            `microsoft/cvt-13`; a published name such as `cvt_13.msft_in1k`.
+            `microsoft/cvt-13`; a published name such as `cvt_13.msft_in1k`; `demo`, the small
+            model that comes along.
 
     Raises:
         UserError: There is nothing there, or nothing that is a CvT; offline, a download.
@@ -53,6 +55,8 @@ def open_weights(source: str | Path) -> tuple[StateDict, Record]:
         return _open_folder(path)
     if path.is_file():
         return _open_file(path)
+    if str(source) == DEMO:
+        return load_checkpoint(demo_file())
     published = find_published(str(source))
     if published is not None:
         state_dict, record = _open_folder(fetch(published.hub_id))
@@ -61,6 +65,14 @@ def open_weights(source: str | Path) -> tuple[StateDict, Record]:
         state_dict, record = _open_folder(fetch(str(source)))
         return state_dict, replace(record, source=str(source))
     raise _nothing_there(path)
+
+
+def names_weights(source: str) -> bool:
+    """Whether a file or folder that exists holds weights; of other names it says nothing."""
+    path = Path(source)
+    if path.is_dir():
+        return any((path / name).is_file() for name in (*RUN_FILES, "config.json"))
+    return path.is_file() and path.suffix in FILE_SUFFIXES
 
 
 def _open_folder(folder: Path) -> tuple[StateDict, Record]:

@@ -51,7 +51,7 @@ def load(source: str | Path, **changes: Any) -> Backbone:
     Args:
         source: Our `.safetensors` or a run's folder; Microsoft's `.pth`; a Hugging Face or timm
             folder or file; a hub id such as `microsoft/cvt-13`; a published name such as
-            `cvt_13.msft_in1k`.
+            `cvt_13.msft_in1k`; `demo`, the small model that comes along.
 
     Raises:
         UserError: Nothing there, not a checkpoint of ours or theirs, or the weights don't fit.
