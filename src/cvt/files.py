@@ -49,6 +49,13 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Generator[IO]:
         yield file
 
 
+def remove_left_behind(folder: Path) -> None:
+    """Removes the temporary files of writers that were killed; call it when there is no other."""
+    for temporary in folder.glob(".*.tmp"):
+        if temporary.is_file():
+            temporary.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

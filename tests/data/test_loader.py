@@ -13,9 +13,10 @@ import torch
 
 from cvt.data.array_set import ArraySet
 from cvt.data.augment import Augment
+from cvt.data.batch import Batch
 from cvt.data.folder import folder_splits
 from cvt.data.image import BadImage
-from cvt.data.loader import Batch, make_loader
+from cvt.data.loader import make_loader
 from cvt.data.transforms import eval_transform, train_transform
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
@@ -211,7 +212,7 @@ def test_orders_are_fair():
     loaders = (
         make_loader(Patchy(5), EVAL, batch_size=5, shuffle=True, epoch=e) for e in range(200)
     )
-    orders = [next(iter(loader.batch_sampler)) for loader in loaders]
+    orders = [next(iter(loader.batches)) for loader in loaders]
     firsts = np.bincount([each[0] for each in orders], minlength=5)
     assert firsts.min() > 20
     assert sum(a == b for a, b in pairwise(orders)) < 10

@@ -26,6 +26,17 @@ def test_figures_of_a_small_case():
     assert evaluation.ece == pytest.approx(confidence - 0.75, abs=1e-6)
 
 
+def test_the_confusion_is_sklearns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 7, generator=generator)
+    labels = torch.randint(6, (300,), generator=generator)  # the last class has no pictures
+    ours = summarise(Logits(logits, labels, (), torch.arange(300)), tuple("abcdefg")).confusion
+    theirs = metrics.confusion_matrix(labels, logits.argmax(dim=1), labels=range(7))
+    assert ours.dtype == np.int64
+    assert (ours == theirs).all()
+
+
 def test_plain_data_goes_to_json_without_what_does_not_exist():
     plain = summarise(Logits(LOGITS, LABELS), ("a", "b", "c")).to_dict()
     assert json.loads(json.dumps(plain)) == plain

@@ -15,6 +15,7 @@ from cvt.train.config import (
     OptimConfig,
     TrainConfig,
     load_config,
+    read_config,
     save_config,
 )
 
@@ -50,6 +51,15 @@ def test_missing_keys_keep_their_defaults():
         ({"optim": {"lr": float("nan")}}, "Got optim.lr nan, expected a number above 0."),
         ({"mix": {"smoothing": 2}}, "Got mix.smoothing 2, expected a number from 0 to 1."),
         ({"augment": {"scale": "all"}}, "Got augment.scale 'all', expected two numbers."),
+        ({"augment": {"scale": [0.5]}}, r"Got augment.scale \(0.5,\), expected two numbers."),
+        ({"updates": 0}, "Got updates 0, expected 1 or more."),
+        ({"accum_steps": None}, "Got accum_steps None, expected a whole number."),
+        ({"freeze": "head"}, "Got freeze 'head', expected none or bn or backbone."),
+        ({"optim": {"opt": "adam"}}, "Got optim.opt 'adam', expected adamw or sgd or lamb."),
+        ({"optim": {"momentum": 1.0}}, "Got optim.momentum 1.0, expected a number from 0 to less"),
+        ({"optim": {"layer_decay": 0}}, "Got optim.layer_decay 0, expected a number above 0"),
+        ({"ema_decay": 1}, "Got ema_decay 1, expected a number from 0 to less than 1."),
+        ({"mix": {"loss": "mse"}}, "Got mix.loss 'mse', expected ce or bce."),
         ({"augment": {"crop": "middle"}}, "Got augment.crop 'middle', expected random_resized or"),
         ({"optim": 3}, "Got 3 for optim, expected keys with values."),
         ("digits", "Got 'digits' for the config, expected keys with values."),
@@ -66,17 +76,42 @@ def test_unreadable_files_are_one_sentence(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1")
     with pytest.raises(UserError, match="is not YAML"):
         load_config(tmp_path / "bad.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"The config .*binary.yaml is not YAML"):
+        load_config(tmp_path / "binary.yaml")
+    with pytest.raises(UserError, match="Is a directory"):
+        load_config(tmp_path)
+
+
+def test_a_files_mistakes_name_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim:\n  wieght_decay: 1")
+    with pytest.raises(
+        UserError, match=r"mine.yaml: Unknown key optim.wieght_decay.* 'weight_decay'\?"
+    ):
+        load_config(path)
+    path.write_text("epochs: ten")
+    with pytest.raises(UserError, match=r"mine.yaml: Got epochs 'ten', expected a whole number."):
+        load_config(path)
+
+
+def test_only_what_a_file_names_is_read(tmp_path):
+    (tmp_path / "mine.yaml").write_text("epochs: 3\noptim: {lr: 1e-3}\naugment: {scale: [0.5, 1]}")
+    plain = read_config(tmp_path / "mine.yaml")
+    assert plain == {"epochs": 3, "optim": {"lr": 1e-3}, "augment": {"scale": [0.5, 1]}}
 
 
 def test_model_args_from_the_command_line_get_their_types():
-    args = {"depth": "2", "kv_stride": "[1, 2, 2]", "qkv_bias": "false", "projection": "avg"}
+    args = {"depth": "2", "kv-stride": "[1, 2, 2]", "qkv_bias": "false", "norm_eps": "1e-6"}
     typed = TrainConfig(model_args=args).model_args
-    assert typed == {"depth": 2, "kv_stride": [1, 2, 2], "qkv_bias": False, "projection": "avg"}
+    assert typed == {"depth": 2, "kv_stride": [1, 2, 2], "qkv_bias": False, "norm_eps": 1e-6}
+    odd = {"projection": "avg", "empty": "", "broken": "[1"}
+    assert TrainConfig(model_args=odd).model_args == odd
 
 
 def test_augment_mirrors_the_data_rooms_fields():
     ours = [each.name for each in dataclasses.fields(AugmentConfig)]
-    assert ours == [each.name for each in dataclasses.fields(Augment)]
+    assert ours == [*(each.name for each in dataclasses.fields(Augment)), "repeats"]
 
 
 def test_every_field_has_a_line_of_prose():

@@ -30,7 +30,7 @@ def test_no_gap_is_left(facts, device, weights):
     for group in (config.optim, config.augment, config.mix):
         for name, value in dataclasses.asdict(group).items():
             assert value is not None, name
-    for name in ("model", "epochs", "batch_size", "image_size", "num_workers"):
+    for name in ("model", "epochs", "batch_size", "image_size", "num_workers", "ema_decay"):
         assert getattr(config, name) is not None, name
     assert config.precision == "float32"
     assert derive(config, facts, device, None) == config
@@ -92,6 +92,70 @@ def test_weights_bring_their_model_and_size():
     assert config.optim.base_lr == 1e-4
     with pytest.raises(UserError, match="Got model 'cvt_21' and weights of 'cvt_13'"):
         derive(TrainConfig(weights="w", model="cvt_21"), PHOTOS, CPU, START)
+
+
+def test_what_nobody_asked_for_is_plain():
+    config = derive(TrainConfig(), PHOTOS, GPU)
+    assert (config.optim.opt, config.optim.momentum, config.optim.layer_decay) == ("adamw", 0.9, 1)
+    assert (config.ema_decay, config.augment.repeats, config.mix.loss) == (0, 1, "ce")
+    assert config.updates is None
+
+
+@pytest.mark.parametrize(("batch_size", "accum_steps"), [(512, 1), (512, 8), (2048, 1), (48, 3)])
+def test_the_learning_rate_follows_the_global_batch_alone(batch_size, accum_steps):
+    given = TrainConfig(
+        batch_size=batch_size, accum_steps=accum_steps, optim=OptimConfig(base_lr=5e-4)
+    )
+    config = derive(given, PHOTOS, GPU)
+    assert config.optim.lr == pytest.approx(5e-4 * batch_size / 512, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("updates", "batch_size", "epochs"),
+    [
+        (1, 100, 1),
+        (450, 100, 1),  # 450 full batches in an epoch
+        (451, 100, 2),
+        (87 * 3, 512, 3),  # 45,000 // 512 = 87
+        (87 * 3 + 1, 512, 4),
+        (7, 90_000, 7),  # no full batch: refused elsewhere, not divided by here
+    ],
+)
+def test_epochs_follow_from_updates(updates, batch_size, epochs):
+    config = derive(TrainConfig(updates=updates, batch_size=batch_size), CIFAR, GPU)
+    assert (config.epochs, config.updates) == (epochs, updates)
+    assert derive(config, CIFAR, GPU) == config
+
+
+def test_epochs_and_updates_may_not_contradict_each_other():
+    with pytest.raises(UserError, match="Got epochs 9 and updates 450, which end in epoch 1; give"):
+        derive(TrainConfig(epochs=9, updates=450, batch_size=100), CIFAR, GPU)
+
+
+def test_freezing_a_fresh_backbone_is_a_mistake():
+    with pytest.raises(UserError, match="Got freeze backbone without weights to keep"):
+        derive(TrainConfig(freeze="backbone"), PHOTOS, CPU)
+    given = TrainConfig(freeze="backbone", weights="w")
+    assert derive(given, PHOTOS, CPU, START).freeze == "backbone"
+    assert derive(TrainConfig(freeze="bn"), PHOTOS, CPU).freeze == "bn"
+
+
+def test_workers_share_the_cores_with_the_processes_beside(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(24)), raising=False)
+    assert derive(TrainConfig(), PHOTOS, GPU).num_workers == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert derive(TrainConfig(), PHOTOS, GPU).num_workers == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "48")
+    assert derive(TrainConfig(), PHOTOS, GPU).num_workers == 1
+
+
+def test_fine_tuning_at_384_pixels_uses_pictures_whole():
+    at_224 = dataclasses.replace(START, preprocessing=Preprocessing(input_size=(3, 224, 224)))
+    whole = Preprocessing(input_size=(3, 384, 384), crop_pct=1.0, crop_mode="squash")
+    config = derive(TrainConfig(weights="w", image_size=384), PHOTOS, GPU, at_224)
+    assert preprocessing_for(config, 3, at_224) == whole
+    config = derive(TrainConfig(weights="w", image_size=288), PHOTOS, GPU, at_224)
+    assert preprocessing_for(config, 3, at_224) == Preprocessing(input_size=(3, 288, 288))
 
 
 def test_preprocessing_of_small_large_and_known():

@@ -16,7 +16,9 @@ VERBS = {
     "models": ("models:models", "List the models and the published weights."),
     "show": ("show:show", "Show a model's stages: grids, tokens, parameters, MACs."),
     "train": ("train:train", "Train a classifier; without arguments, on handwritten digits."),
+    "runs": ("runs:runs", "List the runs in a folder and compare them."),
     "eval": ("evaluate:evaluate", "Measure a checkpoint on labelled images."),
+    "probe": ("probe:probe", "Measure a checkpoint's frozen features: k-NN and linear."),
     "predict": ("predict:predict", "Say what images show."),
     "convert": ("convert:convert", "Write a checkpoint in another library's layout."),
 }
@@ -48,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code or 0
     except (CycloptsError, UserError) as error:
+        if getattr(error, "is_told_elsewhere", False):
+            return 2
         return _complain(" ".join(str(error).split()), 2)
     except KeyboardInterrupt:
         return _complain("Interrupted.", 130)

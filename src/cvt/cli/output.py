@@ -26,3 +26,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     # A pipe has no width to fit into: nothing may be cut off there.
     width = None if sys.stdout.isatty() else 200
     Console(width=width, highlight=False, markup=False).print(table)
+
+
+def print_skipped(bad: Sequence[str], num_good: int) -> None:
+    """Names the pictures that were left out, and counts them, on stderr."""
+    for sentence in bad:
+        print(f"cvt: skipped: {sentence}", file=sys.stderr)
+    if bad:
+        print(f"cvt: {len(bad)} of {len(bad) + num_good} images skipped.", file=sys.stderr)

@@ -1,21 +1,56 @@
 """`cvt train [DATA]`."""
 
+import os
 import sys
-from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from cvt.cli.flags import Json
 from cvt.cli.output import print_json
+from cvt.errors import UserError
 from cvt.train.config import TrainConfig
+
+
+class Flags(TrainConfig):
+    """A config made of the command line alone, which remembers the fields that it named."""
+
+    given: dict[str, Any]
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        object.__setattr__(self, "given", given)
+
+    def layer(self) -> dict[str, Any]:
+        """Returns what was said, defaults included where they were said, as plain data."""
+        said = {name: value for name, value in self.to_dict().items() if name in self.given}
+        for name in {"optim", "augment", "mix"} & set(said):
+            said[name] = {key: value for key, value in said[name].items() if value is not None}
+        return said
 
 
 def train(
     data: str | None = None,
     /,
     *,
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 - frozen
+    config: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name=["--config", "-c"],
+            negative="",
+            show_default=False,
+            help="A recipe's name or a YAML file; later ones, and then flags, override earlier.",
+        ),
+    ] = (),
+    print_config: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Print what would run, derived values included, as YAML for -c, and stop.",
+        ),
+    ] = False,
+    flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: Json = False,
 ) -> int | None:
     """Train a classifier and keep its weights, metrics and curves in a run folder.
@@ -25,16 +60,46 @@ def train(
     data
         digits (the default), a folder of images, parquet files, torch/cifar10, hfds/...
     """
+    try:
+        chosen = _chosen(config, flags.layer() if data is None else {**flags.layer(), "data": data})
+        if print_config:
+            _print(chosen)
+            return 0
+    except UserError as error:
+        error.is_told_elsewhere = not _is_main()
+        raise
+    return _run(chosen, json)
+
+
+def _chosen(files: tuple[str, ...], layer: dict[str, Any]) -> TrainConfig:
+    from cvt.train.recipes import read_layers
+
+    return TrainConfig.from_dict(read_layers(files, layer))
+
+
+def _print(config: TrainConfig) -> None:
+    from cvt.train.preview import preview
+
+    text = preview(config)
+    if _is_main():
+        print(text, end="")
+
+
+def _run(config: TrainConfig, json: bool) -> int:
     from cvt.train.interrupt import Interrupted
     from cvt.train.loop import train as run
 
-    if data is not None:
-        config = replace(config, data=data)
     try:
         result = run(config, progress=not json)
     except Interrupted as stopped:
-        print(f"cvt: {stopped}", file=sys.stderr)
+        if _is_main():
+            print(f"cvt: {stopped}", file=sys.stderr)
         return 130
-    if json:
+    if json and _is_main():
         print_json(result.to_dict())
     return 1 if result.bad else 0
+
+
+def _is_main() -> bool:
+    """Whether this is the one that speaks of the processes that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"

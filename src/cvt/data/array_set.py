@@ -17,6 +17,8 @@ class ArraySet(ImageSet):
         source: What messages call the data; a picture is "`source` image 12".
     """
 
+    is_decoded = True
+
     def __init__(
         self,
         images: np.ndarray,

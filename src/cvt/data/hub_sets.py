@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -57,55 +57,73 @@ def hub_splits(name: str, cache_dir: Path | None) -> dict[str, ImageSet]:
         UserError: `datasets` is missing, the data cannot be found or fetched, it has no train
             split, no image column or no column of class labels, or a row has no class.
     """
-    splits: dict[str, ImageSet] = {}
-    for published, rows in _load(name, cache_dir).items():
-        split = SPLIT_OF_NAME.get(published)
-        if split:
-            splits[split] = _hub_set(rows, f"{name} {published}")
-    if "train" not in splits:
-        raise UserError(f"The data set {name} has no train split; name one that has.")
-    return splits
+    loaded = load_hub(name, cache_dir, streaming=False)
+    return {split: _hub_set(rows, f"{name} {split}") for split, rows in loaded.items()}
 
 
-def _load(name: str, cache_dir: Path | None) -> "dict[str, Dataset]":
+def load_hub(name: str, cache_dir: Path | None, *, streaming: bool) -> dict[str, Any]:
+    """Returns a `Dataset` for each split of ours, or an `IterableDataset` with `streaming`.
+
+    Raises:
+        UserError: `datasets` is missing, the data cannot be found or fetched, or it has no train
+            split.
+    """
     try:
         import datasets
     except ImportError:
         raise UserError(
-            "hfds/ data sets need the datasets library; install it with: pip install 'cvt[hf]'."
+            f"{'hfids' if streaming else 'hfds'}/ data sets need the datasets library; install it "
+            "with: pip install 'cvt[hf]'."
         ) from None
     try:
         if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
             loaded = datasets.load_from_disk(name)
         else:
-            loaded = datasets.load_dataset(name, cache_dir=str(cache_dir) if cache_dir else None)
+            cache = str(cache_dir) if cache_dir else None
+            loaded = datasets.load_dataset(name, cache_dir=cache, streaming=streaming)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise UserError(
             f"Cannot load the data set {name} ({reason}); check the name and the connection."
         ) from error
     if isinstance(loaded, datasets.Dataset):
-        return {"train": loaded}
-    return {str(split): rows for split, rows in loaded.items()}
+        loaded = {"train": loaded}
+    splits = {SPLIT_OF_NAME.get(str(split), ""): rows for split, rows in loaded.items()}
+    splits.pop("", None)
+    if "train" not in splits:
+        raise UserError(f"The data set {name} has no train split; name one that has.")
+    return splits
 
 
-def _hub_set(rows: "Dataset", source: str) -> HubSet:
+def image_and_label(features: Any, source: str) -> tuple[str, str]:
+    """Returns the names of the image column and of the column of class labels.
+
+    Raises:
+        UserError: There is no such column.
+    """
     from datasets import ClassLabel, Image
 
-    images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
-    labels = [name for name, kind in rows.features.items() if isinstance(kind, ClassLabel)]
+    images = [name for name, kind in features.items() if isinstance(kind, Image)]
+    labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)]
     if not images or not labels:
         raise UserError(
-            f"{source} has the columns {', '.join(rows.features)}, expected one of type Image and "
+            f"{source} has the columns {', '.join(features)}, expected one of type Image and "
             "one of type ClassLabel."
         )
-    classes = rows.features[labels[0]].names
-    numbers = np.asarray(rows.with_format("numpy")[labels[0]][:], dtype=np.int64)
+    return images[0], labels[0]
+
+
+def _hub_set(rows: "Dataset", source: str) -> ImageSet:
+    from datasets import Image
+
+    image, label = image_and_label(rows.features, source)
+    classes = rows.features[label].names
+    numbers = np.asarray(rows.with_format("numpy")[label][:], dtype=np.int64)
     outside = np.flatnonzero((numbers < 0) | (numbers >= len(classes)))
     if len(outside):
         raise UserError(
             f"{source} row {outside[0]} has the label {numbers[outside[0]]}, expected 0 to "
             f"{len(classes) - 1}; leave out pictures without a class."
         )
-    undecoded = rows.cast_column(images[0], Image(decode=False))
-    return HubSet(undecoded, images[0], numbers, classes, source)
+    undecoded = rows.cast_column(image, Image(decode=False))
+    return HubSet(undecoded, image, numbers, classes, source)

@@ -1,13 +1,17 @@
 """What every data set looks like from outside: labels at once, pictures one at a time."""
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from cvt.data.image import BadImage
+
 SPLITS = ("train", "val", "test")
+_NAMES = 1000
 
 
 class ImageSet(ABC):
@@ -15,11 +19,14 @@ class ImageSet(ABC):
 
     Attributes:
         classes: Class names; a label is a position in them.
-        labels: One whole number per picture, int64, shape (N,).
+        labels: One whole number per picture, int64, shape (N,); -1 where the picture is known to be
+            bad.
+        is_decoded: Whether the pictures are in memory as pixels.
     """
 
     classes: tuple[str, ...]
     labels: np.ndarray
+    is_decoded: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,6 +43,21 @@ class ImageSet(ABC):
             BadImage: This picture is broken; the others may well be good.
         """
 
+    def some(self, count: int) -> Iterator[Image.Image | BadImage]:
+        """Decodes up to `count` pictures, evenly spread; a bad one is yielded as its sentence."""
+        for index in np.linspace(0, len(self) - 1, min(count, len(self)), dtype=int):
+            try:
+                yield self.image(int(index))
+            except BadImage as error:
+                yield error
+
+    def fingerprint(self) -> str:
+        """Returns a digest of all labels and of the file names of up to 1000 pictures."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for index in np.linspace(0, len(self) - 1, min(_NAMES, len(self)), dtype=int):
+            digest.update(self.name(int(index)).rpartition("/")[2].encode())
+        return digest.hexdigest()
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
         """Returns the pictures at `indices`, in that order, without copying them."""
         return _Subset(self, np.asarray(indices, dtype=np.int64))
@@ -47,6 +69,7 @@ class _Subset(ImageSet):
         self.indices = indices
         self.classes = parent.classes
         self.labels = parent.labels[indices]
+        self.is_decoded = parent.is_decoded
 
     def name(self, index: int) -> str:
         return self.parent.name(int(self.indices[index]))
@@ -64,6 +87,7 @@ class Joined(ImageSet):
         self.ends = np.cumsum([len(part) for part in parts])
         self.classes = parts[0].classes
         self.labels = np.concatenate([part.labels for part in parts])
+        self.is_decoded = all(part.is_decoded for part in parts)
 
     def name(self, index: int) -> str:
         part, index = self._locate(index)

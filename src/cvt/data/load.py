@@ -5,8 +5,11 @@ from pathlib import Path
 from cvt.data.digits import digit_splits
 from cvt.data.folder import folder_splits
 from cvt.data.hub_sets import hub_splits
+from cvt.data.hub_streams import hub_stream_splits
 from cvt.data.image_set import SPLITS, DataSplits, ImageSet, Joined
 from cvt.data.parquet import parquet_splits
+from cvt.data.remembered import remembered
+from cvt.data.shards import shard_splits
 from cvt.data.split import stratified_split
 from cvt.data.torchvision_sets import TORCHVISION_SETS, torchvision_splits
 from cvt.errors import UserError, did_you_mean
@@ -27,7 +30,8 @@ def load_data(
     pictures are for the final figure alone, and choosing a checkpoint by them would spoil it.
 
     Args:
-        name: `digits`; `torch/...` or `hfds/...` (timm's spelling); or the path of a folder of
+        name: `digits`; a name in timm's spelling: `torch/...`, `hfds/...`, `hfids/...` (a stream)
+            or `wds/` and a folder or pattern of webdataset shards; or the path of a folder of
             class folders, of a parquet file, or of a folder of parquet files. Write `./digits` for
             a folder that is called like a name.
         data_dir: Where `torch/` sets lie, where `hfds/` sets are cached, and what a relative path
@@ -50,7 +54,8 @@ def load_data(
     val_was_cut = "val" not in splits
     if val_was_cut:
         splits["train"], splits["val"] = stratified_split(splits["train"], val_fraction, seed, name)
-    return DataSplits(name=name, **splits, val_was_cut=val_was_cut)
+    kept = {split: remembered(images) for split, images in splits.items()}
+    return DataSplits(name=name, **kept, val_was_cut=val_was_cut)
 
 
 def load_split(
@@ -108,6 +113,10 @@ def _read(name: str, data_dir: str | Path | None, download: bool) -> dict[str, I
         return torchvision_splits(name, folder, download=download)
     if name.startswith("hfds/"):
         return hub_splits(name.removeprefix("hfds/"), folder)
+    if name.startswith("hfids/"):
+        return hub_stream_splits(name.removeprefix("hfids/"), folder)
+    if name.startswith("wds/"):
+        return shard_splits((folder or Path()) / Path(name.removeprefix("wds/")).expanduser())
     path = (folder or Path()) / Path(name).expanduser()
     if path.is_dir():
         is_parquet = any(path.glob("*.parquet"))
@@ -120,6 +129,6 @@ def _read(name: str, data_dir: str | Path | None, download: bool) -> dict[str, I
         )
     names = ("digits", *TORCHVISION_SETS)
     raise UserError(
-        f"There is no data at {path}, expected a path that exists, {', '.join(names)} or "
-        f"hfds/NAME.{did_you_mean(name, names)}"
+        f"There is no data at {path}, expected a path that exists, {', '.join(names)}, hfds/NAME, "
+        f"hfids/NAME or wds/PATH.{did_you_mean(name, names)}"
     )

@@ -1,44 +1,18 @@
 """Batches whose content depends on (seed, epoch) alone: a run can stop and go on anywhere."""
 
-import signal
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-
-from cvt.data.image import BadImage
 from cvt.data.image_set import ImageSet
 from cvt.data.order import chunks_of_rank, epoch_order, share_of_rank, split_into_batches
-from cvt.data.seeding import generators_kept, seed_all
+from cvt.data.samples import NumberedSamples, RowSamples
+from cvt.data.stream_order import epoch_rows, read_ahead, stream_batches, stream_share
+from cvt.data.stream_set import StreamSet
 from cvt.data.transforms import Transform
+from cvt.data.workers import BatchLoader
 from cvt.errors import UserError
 
-
-@dataclass(frozen=True)
-class Batch:
-    """The good pictures of a batch, B of them, and a sentence about each bad one.
-
-    Args:
-        images: float32, shape (B, C, H, W); B is 0 if every picture is bad.
-        labels: int64, shape (B,).
-        indices: Position of each picture in the image set, int64, shape (B,).
-        bad: One sentence for each picture that was skipped.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    bad: tuple[str, ...] = ()
-
-    def pin_memory(self) -> "Batch":
-        """Returns a copy in page-locked memory; the DataLoader calls this."""
-        pinned = (each.pin_memory() for each in (self.images, self.labels, self.indices))
-        return Batch(*pinned, self.bad)
+# Batches of a stream that wait in memory before they go to the processes that decode them.
+_READ_AHEAD = 4
 
 
 def make_loader(
@@ -56,16 +30,19 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     accum_steps: int = 1,
-) -> DataLoader:
+) -> BatchLoader:
     """Returns a loader over one epoch that yields a `Batch` at a time.
 
     The order depends on (seed, epoch, repeats) alone, and what a random transform does to a
     picture on (seed, epoch, index, repeat) alone: neither the number of workers, nor where the
     epoch starts, nor a bad picture changes any other. The global generators are left as they were.
 
+    A `StreamSet` is read by this process (by each of `world_size`) and decoded by the workers; its
+    index is the position in the epoch. To start at a later batch, it is read up to there.
+
     Args:
         batch_size: Pictures per batch of all processes together.
-        start_batch: Batches to leave out at the start of the epoch; they are not loaded.
+        start_batch: Batches to leave out at the start of the epoch; they are not decoded.
         num_workers: Processes that load; 0 loads in this one.
         drop_last: Leave out a last batch that is not full.
         repeats: Varied copies of a picture in a batch (`cvt.data.order.epoch_order`).
@@ -75,22 +52,36 @@ def make_loader(
 
     Raises:
         UserError: A number is out of range, there are too few pictures for one batch, or a batch
-            cannot be shared out evenly.
+            cannot be shared out evenly; while loading: a worker died, or a stream broke off.
     """
     _check_numbers(batch_size, seed, epoch, start_batch, num_workers)
-    order = epoch_order(len(image_set), shuffle=shuffle, seed=seed, epoch=epoch, repeats=repeats)
-    batches = split_into_batches(order, batch_size, drop_last)
-    if not batches:
+    if len(image_set) < (batch_size if drop_last else 1):
         raise UserError(
             f"Got {len(image_set)} images and batch_size {batch_size}, expected at least one full "
             "batch; make the batch smaller."
         )
+    chunks_of_rank(range(batch_size), rank, world_size, accum_steps)  # refuses before it is late
+    if isinstance(image_set, StreamSet):
+        rows = epoch_rows(image_set, shuffle=shuffle, seed=seed, epoch=epoch, repeats=repeats)
+        chunks = stream_batches(
+            rows,
+            batch_size=batch_size,
+            start_batch=start_batch,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            accum_steps=accum_steps,
+        )
+        samples = RowSamples(len(image_set), transform, seed, epoch)
+        return BatchLoader(samples, read_ahead(chunks, _READ_AHEAD), num_workers)
+    order = epoch_order(len(image_set), shuffle=shuffle, seed=seed, epoch=epoch, repeats=repeats)
+    batches = split_into_batches(order, batch_size, drop_last)
     mine = [
         chunk
         for batch in batches[start_batch:]
         for chunk in chunks_of_rank(batch, rank, world_size, accum_steps)
     ]
-    return _loader(_Samples(image_set, transform, seed, epoch), mine, num_workers)
+    return BatchLoader(NumberedSamples(image_set, transform, seed, epoch), mine, num_workers)
 
 
 def make_eval_loader(
@@ -101,20 +92,40 @@ def make_eval_loader(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader:
+) -> BatchLoader:
     """Returns a loader over all pictures in order, or over one process's share of them.
 
     Every picture is in exactly one share; all shares have as many batches, the last of which may
     be empty (`cvt.data.order.share_of_rank`).
 
     Raises:
-        UserError: A number is out of range, or there are no pictures.
+        UserError: A number is out of range, or there are no pictures; while loading: a worker
+            died, or a stream broke off.
     """
     _check_numbers(batch_size, 0, 0, 0, num_workers)
     if not len(image_set):
         raise UserError("Got no images, expected at least one.")
+    if isinstance(image_set, StreamSet):
+        rows = read_ahead(stream_share(image_set, batch_size, rank, world_size), _READ_AHEAD)
+        return BatchLoader(RowSamples(len(image_set), transform, 0, 0), rows, num_workers)
     mine = share_of_rank(len(image_set), batch_size, rank, world_size)
-    return _loader(_Samples(image_set, transform, 0, 0), mine, num_workers)
+    return BatchLoader(NumberedSamples(image_set, transform, 0, 0), mine, num_workers)
+
+
+def batch_names(
+    image_set: ImageSet, *, batch_size: int, seed: int, epoch: int, repeats: int, batch: int
+) -> list[str]:
+    """Returns the names of all pictures of a batch of a shuffled epoch.
+
+    Raises:
+        UserError: The set is a stream, which is read up to there, and it broke off.
+    """
+    start, stop = batch * batch_size, (batch + 1) * batch_size
+    if isinstance(image_set, StreamSet):
+        rows = epoch_rows(image_set, shuffle=True, seed=seed, epoch=epoch, repeats=repeats)
+        return [row.name for row in islice(rows, start, stop)]
+    order = epoch_order(len(image_set), shuffle=True, seed=seed, epoch=epoch, repeats=repeats)
+    return [image_set.name(number % len(image_set)) for number in order[start:stop]]
 
 
 def _check_numbers(
@@ -126,70 +137,3 @@ def _check_numbers(
             raise UserError(f"Got {name} {value}, expected 0 or more.")
     if batch_size < 1:
         raise UserError(f"Got batch_size {batch_size}, expected 1 or more.")
-
-
-def _loader(samples: "_Samples", batches: list[list[int]], num_workers: int) -> DataLoader:
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        collate_fn=samples.collate,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_prepare_worker,
-        # The loader draws a number when iteration begins: not from the global generator.
-        generator=torch.Generator(),
-    )
-
-
-def _prepare_worker(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main one ends its workers itself.
-
-    If it stops while a batch is being handed over, the worker's end of the pipe breaks: nothing
-    that the user should read about. Errors in loading travel another way and are still reported.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _report_all_but_broken_pipes
-
-
-def _report_all_but_broken_pipes(kind: Any, error: BaseException, trace: Any) -> None:
-    if not isinstance(error, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)
-
-
-@dataclass(frozen=True)
-class _Samples(Dataset):
-    image_set: ImageSet
-    transform: Transform
-    seed: int
-    epoch: int
-
-    def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
-        return self.__getitems__([number])[0]
-
-    def __getitems__(self, numbers: Sequence[int]) -> list[tuple[int, Tensor | str]]:
-        with generators_kept():
-            return [(number, self._load(number)) for number in numbers]
-
-    def _load(self, number: int) -> Tensor | str:
-        try:
-            image = self.image_set.image(number % len(self.image_set))
-        except BadImage as error:
-            return str(error)
-        seed_all(self.seed, self.epoch, number)
-        return self.transform(image)
-
-    def collate(self, samples: Sequence[tuple[int, Tensor | str]]) -> Batch:
-        good = [(number, image) for number, image in samples if isinstance(image, Tensor)]
-        indices = [number % len(self.image_set) for number, _ in good]
-        images = torch.stack([image for _, image in good]) if good else self._no_images()
-        return Batch(
-            images,
-            torch.as_tensor(self.image_set.labels[indices]),
-            torch.tensor(indices, dtype=torch.int64),
-            tuple(image for _, image in samples if isinstance(image, str)),
-        )
-
-    def _no_images(self) -> Tensor:
-        """Returns shape (0, C, H, W); only the transform knows what C, H and W are."""
-        with generators_kept():
-            return self.transform(Image.new("RGB", (8, 8)))[None][:0]

@@ -1,10 +1,13 @@
 """Which picture goes where: the order of an epoch, and each process's part of every batch."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from cvt.errors import UserError
+
+T = TypeVar("T")
 
 
 def epoch_order(count: int, *, shuffle: bool, seed: int, epoch: int, repeats: int = 1) -> list[int]:
@@ -32,8 +35,8 @@ def split_into_batches(order: Sequence[int], batch_size: int, drop_last: bool) -
 
 
 def chunks_of_rank(
-    batch: Sequence[int], rank: int, world_size: int, accum_steps: int
-) -> list[list[int]]:
+    batch: Sequence[T], rank: int, world_size: int, accum_steps: int
+) -> list[list[T]]:
     """Returns the chunks of a batch that one process works through, in their order.
 
     A batch of `world_size * accum_steps` chunks deals its pictures out like cards: chunk `c` takes

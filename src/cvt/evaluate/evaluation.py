@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
-from cvt.evaluate.calibration import expected_calibration_error
+from cvt.evaluate.calibration import Reliability, reliability
 from cvt.train.validate import Logits
 
 
@@ -36,6 +35,7 @@ class Evaluation:
         top5: Percentage whose class is among the five most likely; None below five classes.
         loss: Mean cross-entropy in nats.
         ece: Expected calibration error over 15 bins, 0 to 1.
+        reliability: Those bins.
         num_images: Pictures that were measured.
         bad: One sentence for each picture that could not be read and was left out.
         per_class: In the order of the model's outputs.
@@ -46,6 +46,7 @@ class Evaluation:
     top5: float | None
     loss: float
     ece: float
+    reliability: Reliability
     num_images: int
     bad: tuple[str, ...]
     per_class: tuple[ClassScore, ...]
@@ -54,6 +55,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, without the confusion matrix and figures that are None."""
         plain = {name: value for name, value in vars(self).items() if name != "confusion"}
+        plain["reliability"] = self.reliability.to_dict()
         plain["bad"] = list(self.bad)
         plain["per_class"] = [_without_none(asdict(score)) for score in self.per_class]
         return _without_none(plain)
@@ -68,6 +70,16 @@ class Evaluation:
 
         save_confusion(Path(path), self.confusion, [score.name for score in self.per_class])
 
+    def save_reliability(self, path: str | Path) -> None:
+        """Draws accuracy against confidence, with the calibration error.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        from cvt.evaluate.reliability_plot import save_reliability
+
+        save_reliability(Path(path), self.reliability)
+
 
 def summarise(answers: Logits, class_names: Sequence[str]) -> Evaluation:
     """Returns the figures of a model's answers; `class_names` are those of its outputs."""
@@ -75,12 +87,15 @@ def summarise(answers: Logits, class_names: Sequence[str]) -> Evaluation:
     confidences, guesses = (each.numpy() for each in probabilities.max(dim=1))
     labels = answers.labels.numpy()
     num_classes = len(class_names)
-    confusion = confusion_matrix(labels, guesses, labels=np.arange(num_classes))
+    pairs = np.bincount(labels * num_classes + guesses, minlength=num_classes**2)
+    confusion = pairs.reshape(num_classes, num_classes)
+    bins = reliability(confidences, guesses == labels)
     return Evaluation(
         top1=answers.top_k(1),
         top5=answers.top_k(5) if num_classes >= 5 else None,
         loss=answers.loss(),
-        ece=expected_calibration_error(confidences, guesses == labels),
+        ece=bins.ece,
+        reliability=bins,
         num_images=len(labels),
         bad=answers.bad,
         per_class=_class_scores(confusion, class_names),

@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 from cvt.errors import UserError
 from cvt.files import cannot_write
 from cvt.train.safe_reader import SafeReader
-from cvt.train.world import World
+from cvt.train.world import World, is_lost_peer
 
 FOLDER = "checkpoints"
 _FACTS = "state.json"
@@ -82,10 +82,13 @@ def save_state(
         with _single_process_allowed():
             dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary))
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         cause = _cause(error)
+        if world.size > 1 and is_lost_peer(cause):
+            raise cause from None
+        shutil.rmtree(temporary, ignore_errors=True)
         wrapped = cause if isinstance(cause, OSError) else OSError(_first_line(cause))
-        raise cannot_write(path, wrapped) from error
+        with world.alike():
+            raise cannot_write(path, wrapped) from error
     scaler = tensors.scaler.state_dict() if tensors.scaler else None
     facts = {**facts, "scaler": scaler, "has_moments": bool(tensors.optimizer.state)}
     world.on_main(lambda: _finish(temporary, path, facts, keep))
@@ -111,9 +114,12 @@ def newest(run: Path) -> Path:
             f"Cannot resume {run}: its checkpoints are damaged ({folders[0]} is half written or "
             "was changed); train again."
         )
-    raise UserError(
-        f"Cannot resume {run}: there is no checkpoint in it; give the folder of a run."
-    )
+    raise UserError(f"Cannot resume {run}: there is no checkpoint in it; give the folder of a run.")
+
+
+def passed_over(run: Path, checkpoint: Path) -> list[Path]:
+    """Returns the checkpoints that `newest` found damaged before it came to this one."""
+    return [each for each in _saved(run) if each > checkpoint]
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
@@ -179,8 +185,9 @@ def _make_room(folder: Path) -> Path:
 def _finish(temporary: Path, path: Path, facts: dict[str, Any], keep: int) -> None:
     try:
         digests = {file.name: _digest(file) for file in sorted(temporary.iterdir())}
+        stated = {"facts": facts, "digests": digests}
         with open(temporary / _FACTS, "w", encoding="utf-8") as file:
-            json.dump({"facts": facts, "digests": digests}, file)
+            json.dump({**stated, "digest": _digest_of(stated)}, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
@@ -194,10 +201,19 @@ def _finish(temporary: Path, path: Path, facts: dict[str, Any], keep: int) -> No
 
 def _is_whole(folder: Path) -> bool:
     try:
-        stated = json.loads((folder / _FACTS).read_text(encoding="utf-8"))["digests"]
-        return all(_digest(folder / name) == digest for name, digest in stated.items())
+        stated = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        digest = stated.pop("digest")
+        files = stated["digests"].items()
+        return digest == _digest_of(stated) and all(
+            _digest(folder / name) == digest for name, digest in files
+        )
     except (OSError, ValueError, LookupError, TypeError):
         return False
+
+
+def _digest_of(stated: dict[str, Any]) -> str:
+    """Of what JSON makes of it, the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

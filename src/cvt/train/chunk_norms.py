@@ -59,8 +59,8 @@ class ChunkNorms:
                 means = (flat[:-1] / flat[-1]).split([each.numel() for each in buffers])
                 for buffer, mean in zip(buffers, means, strict=True):
                     buffer.copy_(mean.view_as(buffer))
-        for layer in learning:
-            _count_batches(layer, 1)
+                for layer in learning:
+                    _count_batches(layer, 1)
         self._sums, self._count = [], 0
 
     def _learning(self) -> list[_BatchNorm]:

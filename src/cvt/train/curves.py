@@ -1,45 +1,128 @@
-"""The picture of a run: losses, accuracy and learning rate over the epochs."""
+"""The pictures of runs: losses, accuracy and learning rate over the epochs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cvt.files import atomic_path
 from cvt.train.progress import EpochRow
 
+_TRAINING, _VALIDATION, _RATE, _BEST, _REST = "#7f7f7f", "#1f77b4", "#2ca02c", "#d62728", "#c8c8c8"
+_MARKED_UP_TO = 15
+_NAMED_UP_TO = 10
+
 
 def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
-    """Draws three panels into a PNG. The epoch whose weights were kept is marked."""
+    """Draws three panels into a PNG. The epoch whose weights were kept is marked in two of them.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     epochs = [row.epoch for row in history]
-    marker = "o" if len(history) < 15 else ""
+    style: dict[str, Any] = {
+        "marker": "." if len(history) < _MARKED_UP_TO else "",
+        "linewidth": 1.6,
+    }
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     losses, accuracy, rate = figure.subplots(1, 3)
-    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
-        losses.plot(epochs, [getattr(row, name) for row in history], marker=marker, label=label)
-    losses.set(title="Loss (nats)")
-    losses.legend(frameon=False)
-    accuracy.plot(epochs, [row.val_top1 for row in history], color="C1", marker=marker)
-    accuracy.set(title="Validation top-1 (%)")
-    _mark_best(accuracy, history)
-    rate.plot(epochs, [row.lr for row in history], color="C2", marker=marker)
-    rate.set(title="Learning rate")
+    best = _best(history)
+    losses.plot(epochs, [row.train_loss for row in history], color=_TRAINING, **style)
+    losses.plot(epochs, [row.val_loss for row in history], color=_VALIDATION, **style)
+    losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=5)
+    losses.legend(["training", "validation", "best epoch"], frameon=False)
+    losses.set_title("Loss (nats)")
+    accuracy.plot(epochs, [row.val_top1 for row in history], color=_VALIDATION, **style)
+    label = f"best: {best.val_top1:.2f} in epoch {best.epoch}"
+    accuracy.plot(best.epoch, best.val_top1, "o", color=_BEST, markersize=5, label=label)
+    accuracy.legend(frameon=False, loc="lower right")
+    accuracy.set_title("Validation top-1 (%)")
+    rate.plot(epochs, [row.lr for row in history], color=_RATE, **style)
+    rate.set_title("Learning rate at the epoch's end")
+    rate.set_ylim(bottom=0)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for axes in (losses, accuracy, rate):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _tidy(axes)
     figure.suptitle(title, fontsize=11)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    _save(figure, path)
 
 
-def _mark_best(axes: Any, history: list[EpochRow]) -> None:
+def save_comparison(
+    path: Path, panels: Mapping[str, Sequence[tuple[str, Sequence[EpochRow]]]]
+) -> None:
+    """Draws the validation top-1 of many runs into a PNG, a panel for each data set.
+
+    Args:
+        panels: By data set, the runs' names and epochs, the best run first. The first ten have
+            colours and names, the rest are grey.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.2 * max(len(panels), 1)), layout="constrained")
+    for axes, (data, runs) in zip(
+        figure.subplots(max(len(panels), 1), squeeze=False)[:, 0], panels.items(), strict=False
+    ):
+        for number, (name, history) in reversed(list(enumerate(runs))):
+            best = _best(history)
+            named = number < _NAMED_UP_TO
+            axes.plot(
+                [row.epoch for row in history],
+                [row.val_top1 for row in history],
+                color=f"C{number}" if named else _REST,
+                linewidth=1.6 if named else 0.8,
+                marker="." if len(history) < _MARKED_UP_TO else "",
+                label=f"{best.val_top1:.2f}  {_short(name)}" if named else None,
+            )
+        handles, labels = axes.get_legend_handles_labels()
+        rest = len(runs) - len(handles)
+        title = f"best, run (and {rest} more in grey)" if rest else "best, run"
+        axes.legend(
+            handles[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
+            title=title, alignment="left",
+        )  # fmt: skip
+        axes.set_title(f"Validation top-1 (%) on {data}")
+        axes.set_ylim(bottom=_after_the_climb([history for _, history in runs]))
+        _tidy(axes)
+    _save(figure, path)
+
+
+def _best(history: Sequence[EpochRow]) -> EpochRow:
     best = history[0]
     for row in history[1:]:
         best = row if row.is_better_than(best) else best
-    label = f"best: {best.val_top1:.2f} in epoch {best.epoch}"
-    axes.plot(best.epoch, best.val_top1, "o", color="C3", label=label)
-    axes.legend(frameon=False, loc="lower right")
+    return best
+
+
+def _after_the_climb(histories: Sequence[Sequence[EpochRow]]) -> float | None:
+    """Returns where an axis may begin: below all runs' ends and their epochs past the climb.
+
+    Final accuracies lie close together; the first epochs would press them into one line.
+    """
+    longest = max(len(history) for history in histories)
+    if longest < _MARKED_UP_TO:
+        return None
+    ends = [history[-1].val_top1 for history in histories]
+    later = [row.val_top1 for history in histories for row in history[longest // 4 :]] + ends
+    return min(later) - 0.05 * (max(later) - min(later))
+
+
+def _tidy(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else f"…{name[-39:]}"
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

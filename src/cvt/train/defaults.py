@@ -40,16 +40,12 @@ def measure(splits: DataSplits) -> DataFacts:
     Raises:
         UserError: Not one of them can be read.
     """
-    images = splits.train
-    sides, reason = [], ""
-    for index in np.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images)), dtype=int):
-        try:
-            sides.append(min(images.image(int(index)).size))
-        except BadImage as error:
-            reason = reason or str(error)
+    found = list(splits.train.some(_LOOKED_AT))
+    sides = [min(image.size) for image in found if not isinstance(image, BadImage)]
     if not sides:
-        raise UserError(f"None of the images looked at in {splits.name} can be read: {reason}")
-    return DataFacts(name=splits.name, num_images=len(images), median_side=int(np.median(sides)))
+        raise UserError(f"None of the images looked at in {splits.name} can be read: {found[0]}")
+    side = int(np.median(sides))
+    return DataFacts(name=splits.name, num_images=len(splits.train), median_side=side)
 
 
 def derive(
@@ -127,7 +123,7 @@ def _epochs(config: TrainConfig, given: int | None, facts: DataFacts) -> int:
     epochs = math.ceil(config.updates / per_epoch)
     if given not in (None, epochs):
         raise UserError(
-            f"Got epochs {given} and updates {config.updates}, which is {epochs} epochs here; give "
+            f"Got epochs {given} and updates {config.updates}, which end in epoch {epochs}; give "
             "one of them."
         )
     return epochs

@@ -1,11 +1,8 @@
 """Whether a run that goes on is still the same run: its config, its data, its software."""
 
-import hashlib
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from importlib.metadata import version
 from typing import Any
-
-import numpy as np
 
 from cvt import __version__
 from cvt.data import DataSplits
@@ -26,7 +23,6 @@ _FREE = (
 )
 # What decides bits: the arithmetic, the augmentation, and the decoding of pictures.
 _SOFTWARE = ("torch", "torchvision", "timm", "numpy", "pillow")
-_NAMES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +44,7 @@ class Identity:
         """Looks at the data and the software at hand."""
         named = {"training": splits.train, "validation": splits.val, "test": splits.test}
         return cls(
-            data={name: [len(each), _digest(each)] for name, each in named.items() if each},
+            data={name: [len(each), each.fingerprint()] for name, each in named.items() if each},
             software={"cvt": __version__, **{name: version(name) for name in _SOFTWARE}},
             chunks=chunks,
         )
@@ -127,10 +123,3 @@ def _merged(given: Any, stored: Any, default: Any, prefix: str, force: bool) -> 
                 f"{old!r}; leave it out, start a new run, or change it all the same with --force."
             )
     return replace(stored, **merged)
-
-
-def _digest(images: Any) -> str:
-    digest = hashlib.sha256(np.asarray(images.labels).tobytes())
-    for index in np.linspace(0, len(images) - 1, min(_NAMES, len(images)), dtype=int):
-        digest.update(images.name(int(index)).rpartition("/")[2].encode())
-    return digest.hexdigest()

@@ -25,7 +25,10 @@ from cvt.weights.record import Record
 
 @dataclass(kw_only=True)
 class Job:
-    """A run, ready for its next update: `config` has no gaps, `progress` says where it is."""
+    """A run, ready for its next update: `config` has no gaps, `progress` says where it is.
+
+    `notes` are sentences that the user should read before it goes on.
+    """
 
     config: TrainConfig
     run: Path
@@ -44,6 +47,7 @@ class Job:
     scheduler: Scheduler = field(init=False)
     saved_at: float = field(default_factory=time.monotonic)
     drawn_at: float = field(default_factory=time.monotonic)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.scheduler = make_scheduler(

@@ -11,10 +11,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
 )
 
+from cvt.train.card import CardFacts, write_card
 from cvt.train.checkpoints import save_state
 from cvt.train.curves import save_curves
 from cvt.train.job import Job
+from cvt.train.machine import hardware, software
 from cvt.train.progress import EpochRow
+from cvt.train.report import TrainResult, save_result
 from cvt.train.run_folder import BEST_WEIGHTS, CURVES_FILE, LAST_WEIGHTS, write_metrics
 from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -31,6 +34,15 @@ def keep_epoch(job: Job, row: EpochRow) -> None:
     keep_state(job)
     job.world.on_main(lambda: write_metrics(job.run, job.progress.history))
     if time.monotonic() - job.drawn_at > _DRAW_EVERY_S or job.progress.epoch == job.epochs:
+        draw(job)
+
+
+def keep_again(job: Job) -> None:
+    """Writes anew what a session that was killed may have left behind the state it saved."""
+    history = job.progress.history
+    _save_weights(job, LAST_WEIGHTS, history[-1] if history else None)
+    job.world.on_main(lambda: write_metrics(job.run, history))
+    if job.progress.epoch == job.epochs:
         draw(job)
 
 
@@ -56,6 +68,24 @@ def keep_state(job: Job) -> None:
     save_state(job.run, facts, job.tensors, keep=keep, world=job.world)
     _save_weights(job, LAST_WEIGHTS, history[-1] if history else None)
     job.saved_at = time.monotonic()
+
+
+def keep_result(job: Job, result: TrainResult) -> None:
+    """Writes a finished run's card and, last, the file by which it is known to be finished."""
+    splits, config = job.splits, job.config
+    facts = CardFacts(
+        num_params=sum(each.numel() for each in job.network.model.parameters()),
+        num_train=len(splits.train),
+        num_val=len(splits.val),
+        num_test=len(splits.test) if splits.test else 0,
+        val_was_cut=splits.val_was_cut,
+        hardware=hardware(job.device, job.world.size),
+        processes=job.world.size,
+        software=software(),
+    )
+    history = job.progress.history
+    job.world.on_main(lambda: write_card(config, job.record, result, history, facts))
+    job.world.on_main(lambda: save_result(job.run, result))
 
 
 def load_best(job: Job) -> None:

@@ -2,26 +2,28 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
-from cvt.data import Batch, ImageSet
+from cvt.data import Batch, ImageSet, dead_workers_explained
 from cvt.errors import UserError
 from cvt.train.config import TrainConfig, save_config
 from cvt.train.device import peak_memory_mb
 from cvt.train.freeze import set_train_mode
 from cvt.train.interrupt import Interrupted, StopRequest, stop_requests
 from cvt.train.job import Job
-from cvt.train.keep import draw, keep_epoch, keep_state, load_best
+from cvt.train.keep import draw, keep_again, keep_epoch, keep_result, keep_state, load_best
 from cvt.train.nonfinite import explained
 from cvt.train.report import TrainResult, report
-from cvt.train.run_folder import CONFIG_FILE
+from cvt.train.run_folder import CONFIG_FILE, held
 from cvt.train.screen import Screen
 from cvt.train.seeding import seed_position
 from cvt.train.setup import prepare
 from cvt.train.step import Chunk, NonFinite, StepResult, train_step
+from cvt.train.tensorboard import Events
 from cvt.train.validate import Logits, validate
 from cvt.train.world import World, is_lost_peer, join_world
 
@@ -41,7 +43,7 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
         NonFinite: The loss or the gradient is not finite; the last good checkpoint is kept.
         Interrupted: Ctrl-C; the state was saved, and `resume` goes on exactly from there.
     """
-    with join_world(config.device) as world:
+    with dead_workers_explained(), join_world(config.device) as world:
         try:
             return _run(config, world, progress and world.is_main)
         except RuntimeError as error:
@@ -59,7 +61,23 @@ class _Session:
 
     job: Job
     screen: Screen
+    events: Events
     stop: StopRequest
+
+    def show(self, result: StepResult) -> None:
+        """Shows an update that has been counted."""
+        job, progress = self.job, self.job.progress
+        self.screen.update(
+            f"{progress.epoch + 1}/{job.epochs}",
+            result.loss,
+            job.lr,
+            progress.images_per_s,
+            progress.data_wait,
+            peak_memory_mb(job.device),
+        )
+        self.events.update(
+            job.done_updates, result.loss, job.lr, result.grad_norm, progress.images_per_s
+        )
 
     def agree(self) -> tuple[bool, bool]:
         """Whether any process is to stop, and whether a checkpoint is due; the same in all."""
@@ -73,26 +91,46 @@ class _Session:
 def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
     start = time.monotonic()
     job = prepare(config, world)
-    world.on_main(lambda: save_config(job.run / CONFIG_FILE, job.config))
-    with Screen(job.total_updates, job.done_updates, shown) as screen, stop_requests() as stop:
-        session = _Session(job=job, screen=screen, stop=stop)
-        screen.describe(job.config, job.describe())
-        if not job.done_updates:
-            keep_state(job)
-        while job.done_updates < job.total_updates or job.progress.batch:
-            _train_epoch(session)
-            answers = _measure(session, job.splits.val, save=True)
-            row = job.progress.finish_epoch(
-                answers.loss(), answers.top_k(1), job.lr, peak_memory_mb(job.device)
-            )
-            keep_epoch(job, row)
-            screen.epoch(row, job.epochs, is_best=job.progress.best is row)
-        load_best(job)
-        # Interrupted here, nothing is saved: it would be the best weights in place of the last.
-        answers = _measure(session, job.splits.test, save=False) if job.splits.test else None
+    done, epochs_done = job.done_updates, job.progress.epoch
+    with ExitStack() as stack:
+        if world.is_main:
+            stack.enter_context(held(job.run))
+        screen = stack.enter_context(Screen(job.total_updates, done, shown))
+        events = stack.enter_context(
+            Events(job.run, done, epochs_done, screen.say, enabled=world.is_main)
+        )
+        stop = stack.enter_context(stop_requests())
+        session = _Session(job=job, screen=screen, events=events, stop=stop)
+        answers = _work(session)
         result = _result(job, answers, time.monotonic() - start)
+        keep_result(job, result)
         screen.say(report(result))
     return result
+
+
+def _work(session: _Session) -> Logits | None:
+    """Makes the epochs that are not made yet; returns the best weights' answers to the test."""
+    job, screen = session.job, session.screen
+    screen.describe(job.config, job.describe(), job.world.size)
+    for note in job.notes:
+        screen.say(note)
+    job.world.on_main(lambda: save_config(job.run / CONFIG_FILE, job.config))
+    if job.done_updates:
+        keep_again(job)
+    else:
+        keep_state(job)
+    while job.done_updates < job.total_updates or job.progress.batch:
+        _train_epoch(session)
+        answers = _measure(session, job.splits.val, save=True)
+        row = job.progress.finish_epoch(
+            answers.loss(), answers.top_k(1), job.lr, peak_memory_mb(job.device)
+        )
+        keep_epoch(job, row)
+        session.events.epoch(row)
+        screen.epoch(row, job.epochs, is_best=job.progress.best is row)
+    load_best(job)
+    # Interrupted here, nothing is saved: it would be the best weights in place of the last.
+    return _measure(session, job.splits.test, save=False) if job.splits.test else None
 
 
 def _train_epoch(session: _Session) -> None:
@@ -112,8 +150,7 @@ def _train_epoch(session: _Session) -> None:
         now = time.monotonic()
         progress.count(result.loss, result.num_images, now - since, waited)
         since = now
-        epoch = f"{progress.epoch + 1}/{job.epochs}"
-        session.screen.update(epoch, result.loss, job.lr, progress.images_per_s)
+        session.show(result)
         must_stop, must_save = session.agree()
         if must_stop:
             _leave(job, save=True)

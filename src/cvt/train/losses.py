@@ -10,9 +10,9 @@ def make_loss(config: MixConfig) -> nn.Module:
     """Returns a function of logits (B, K) and labels (B,), or probabilities (B, K), to a number.
 
     It is a mean over pictures, so times B it is a sum over them. `ce` is cross-entropy. `bce` asks
-    yes or no for each class and takes the mean over the K answers (timm's; arXiv 2110.00476,
-    section 3.1). Label smoothing spreads its share evenly over all classes; a mixer does that
-    itself, so its probabilities are taken as they are.
+    yes or no for each class and takes the mean over the K answers (timm's; arXiv 2110.00476).
+    Label smoothing spreads its share evenly over all classes; a mixer does that itself, so its
+    probabilities are taken as they are.
     """
     is_mixed = config.mixup or config.cutmix
     smoothing = 0.0 if is_mixed else known(config.smoothing)

@@ -3,7 +3,7 @@
 import json
 from shlex import quote
 
-from cvt.data.order import epoch_order, split_into_batches
+from cvt.data import batch_names
 from cvt.files import atomic_write
 from cvt.train.config import known
 from cvt.train.job import Job
@@ -14,7 +14,7 @@ REPORT_FILE = "nonfinite.json"
 
 def explained(job: Job, error: NonFinite) -> NonFinite:
     """Returns the error with where it happened, having written the batch's pictures to a file."""
-    update, names = job.done_updates + 1, batch_names(job)
+    update, names = job.done_updates + 1, names_of_batch(job)
     path = job.run / REPORT_FILE
     job.world.on_main(lambda: _write(job, error, update, names))
     explanation = NonFinite(
@@ -29,18 +29,16 @@ def explained(job: Job, error: NonFinite) -> NonFinite:
     return explanation
 
 
-def batch_names(job: Job) -> list[str]:
+def names_of_batch(job: Job) -> list[str]:
     """Returns the names of the pictures of the batch in hand, those of all processes."""
-    images, progress = job.splits.train, job.progress
-    order = epoch_order(
-        len(images),
-        shuffle=True,
+    return batch_names(
+        job.splits.train,
+        batch_size=job.batch_size,
         seed=job.config.seed,
-        epoch=progress.epoch,
+        epoch=job.progress.epoch,
         repeats=known(job.config.augment.repeats),
+        batch=job.progress.batch,
     )
-    batch = split_into_batches(order, job.batch_size, drop_last=True)[progress.batch]
-    return [images.name(number % len(images)) for number in batch]
 
 
 def _write(job: Job, error: NonFinite, update: int, names: list[str]) -> None:

@@ -59,8 +59,3 @@ def make_scheduler(
         warmup_lr_init=known(config.lr) / 1000,
         t_in_epochs=False,
     )
-
-
-def learning_rate(optimizer: Optimizer) -> float:
-    """Returns the rate of the last update, of the layers that layer decay leaves alone."""
-    return max(group["lr"] / group.get("lr_scale", 1.0) for group in optimizer.param_groups)

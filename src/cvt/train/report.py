@@ -1,17 +1,23 @@
-"""What is said when a run has ended: the figures, the files, and what to type next."""
+"""What is said and kept when a run has ended: the figures, the files, what to type next."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from cvt.files import atomic_write
 from cvt.train.run_folder import (
     BEST_WEIGHTS,
+    CARD_FILE,
     CONFIG_FILE,
     CURVES_FILE,
     LAST_WEIGHTS,
     METRICS_FILE,
+    RESULT_FILE,
 )
+from cvt.train.tensorboard import EVENTS_FOLDER
+from cvt.train.units import say_time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,28 +52,44 @@ class TrainResult:
         return {name: value for name, value in plain.items() if value is not None}
 
 
+def save_result(run: Path, result: TrainResult) -> None:
+    """Writes `result.json`, by which a run is known to be finished.
+
+    Raises:
+        UserError: The disk is full or the folder not writable.
+    """
+    with atomic_write(run / RESULT_FILE, "w") as file:
+        json.dump(result.to_dict(), file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
 def report(result: TrainResult) -> str:
     """Returns the closing text for people."""
-    minutes, seconds = divmod(round(result.seconds), 60)
     lines = [
         "",
-        f"Done in {minutes} min {seconds} s. Best epoch {result.best_epoch}: "
+        f"Done in {say_time(result.seconds)}. Best epoch {result.best_epoch}: "
         f"validation top-1 {result.best_top1:.2f} %, loss {result.best_loss:.4f}.",
     ]
     if result.test_top1 is not None:
         lines.append(f"Test top-1 {result.test_top1:.2f} %, loss {result.test_loss:.4f}.")
     if result.bad:
         lines.append(f"{len(result.bad)} images could not be read and were skipped.")
-    run = result.run
-    lines += [
-        "",
-        f"Written to {run}:",
-        f"  {BEST_WEIGHTS}, {LAST_WEIGHTS}  weights that describe themselves",
-        f"  {METRICS_FILE}, {CURVES_FILE}  every epoch, as a table and as a picture",
-        f"  {CONFIG_FILE}  everything that the run was told",
-        "",
-        "Next:",
-        f"  cvt eval {quote(str(run))} {quote(result.data)}",
-        f"  cvt predict {quote(str(run))} IMAGE",
-    ]
+    run = quote(str(result.run))
+    files = {
+        CARD_FILE: "what was trained, on what, how, and how good it is",
+        f"{BEST_WEIGHTS}, {LAST_WEIGHTS}": "weights that describe themselves",
+        f"{METRICS_FILE}, {CURVES_FILE}": "every epoch, as a table and as a picture",
+        f"{EVENTS_FOLDER}/": "the same, and single updates, for TensorBoard",
+        CONFIG_FILE: "everything that the run was told",
+    }
+    commands = (
+        f"cvt eval {run} {quote(result.data)}",
+        f"cvt predict {run} IMAGE",
+        f"cvt runs {quote(str(result.run.parent))}",
+        f"tensorboard --logdir {run}",
+    )
+    width = max(map(len, files))
+    lines += ["", f"Written to {result.run}:"]
+    lines += [f"  {name:<{width}}  {content}" for name, content in files.items()]
+    lines += ["", "Next:", *(f"  {command}" for command in commands)]
     return "\n".join(lines)

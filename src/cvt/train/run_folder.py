@@ -1,14 +1,18 @@
 """The folder of a run: what it is called, and the small files in it."""
 
 import csv
+import errno
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from cvt.errors import UserError
-from cvt.files import atomic_write
+from cvt.files import atomic_write, cannot_write
 from cvt.train.config import TrainConfig
 from cvt.train.progress import EpochRow
 
@@ -17,6 +21,10 @@ LAST_WEIGHTS = "last.safetensors"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"
+RESULT_FILE = "result.json"
+CARD_FILE = "README.md"
+_LOCK_FILE = ".lock"
+_HELD = (errno.EACCES, errno.EAGAIN)
 
 
 def make_run_folder(config: TrainConfig) -> Path:
@@ -48,6 +56,76 @@ def write_metrics(run: Path, history: list[EpochRow]) -> None:
         writer.writeheader()
         for row in history:
             writer.writerow({name: _short(value) for name, value in asdict(row).items()})
+
+
+def read_metrics(run: Path) -> list[EpochRow]:
+    """Reads `metrics.csv` back; a run that has not finished an epoch yet has no lines.
+
+    Columns that an earlier version did not write come as nan.
+
+    Raises:
+        UserError: The file cannot be read, or it is not a table of epochs.
+    """
+    path = run / METRICS_FILE
+    if not path.exists():
+        return []
+    names = [each.name for each in fields(EpochRow)]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        rows: list[dict[str, Any]] = [
+            {name: float(line.get(name, "nan")) for name in names} for line in lines
+        ]
+        return [EpochRow(**{**row, "epoch": int(row["epoch"])}) for row in rows]
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"{path} is not a table of epochs ({error}); resume the run to have it written anew."
+        ) from None
+
+
+@contextmanager
+def held(run: Path) -> Generator[None]:
+    """Marks a run as in training inside the block; the mark goes with the process, however it ends.
+
+    A file system without locks marks nothing.
+
+    Raises:
+        UserError: Another process is training it.
+    """
+    import fcntl  # not on Windows
+
+    path = run / _LOCK_FILE
+    try:
+        file = open(path, "ab")  # noqa: SIM115
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                raise UserError(
+                    f"The run {run} is being trained by another process; wait for it, or stop it."
+                ) from None
+        yield
+
+
+def is_held(run: Path) -> bool:
+    """Whether another process is training a run at this moment."""
+    import fcntl
+
+    try:
+        file = open(run / _LOCK_FILE, "rb")  # noqa: SIM115
+    except OSError:  # never trained in by this version, or not ours to read
+        return False
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in _HELD
+    return False
 
 
 def _next_free(config: TrainConfig) -> Path:

@@ -1,15 +1,22 @@
 """What a run shows while it works: a bar on a terminal, plain lines anywhere else."""
 
+import os
+import time
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from cvt.train.config import TrainConfig
 from cvt.train.progress import EpochRow
+from cvt.train.settings import settings
+from cvt.train.units import say_memory, say_time
+
+_LINE_EVERY_S = 300.0  # where there is no bar, a log should show that the run is alive
+_MUCH_WAITING = 0.1
+_LEAST_BAR = 12
 
 
 class Screen:
@@ -27,12 +34,15 @@ class Screen:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
             console=self.console,
             transient=True,
             disable=not (shown and self.console.is_terminal),
         )
         self.task = self.bar.add_task("starting", total=total, completed=done, figures="")
+        self._pace = _Pace(total - done)
+        self._num_workers = 0
+        self._has_advised = False
+        self._said_at = time.monotonic()
 
     def __enter__(self) -> "Screen":
         self.bar.start()
@@ -50,19 +60,49 @@ class Screen:
         """Prints a line as it is."""
         self.console.print(escape(text), soft_wrap=True)
 
-    def describe(self, config: TrainConfig, facts: str) -> None:
-        """Prints what the run is about to do, derived values included."""
+    def describe(self, config: TrainConfig, facts: str, processes: int = 1) -> None:
+        """Prints what the run is about to do, derived values included.
+
+        Args:
+            facts: A sentence or more about data, model and machine.
+            processes: How many of them train together.
+        """
+        self._num_workers = config.num_workers or 0
         self.say(facts)
         table = Table.grid(padding=(0, 2))
-        for group, values in _groups(config.to_dict()).items():
-            said = [f"{name} {value}" for name, value in values.items() if value is not None]
-            table.add_row("", group, escape(", ".join(said)))
+        for group, line in settings(config, processes).items():
+            table.add_row("", group, escape(line))
         self.console.print(table)
 
-    def update(self, epoch: str, loss: float, lr: float, images_per_s: float) -> None:
-        """Moves the bar by one update."""
-        figures = f"loss {loss:.3f}  lr {lr:.1e}  {images_per_s:,.0f} images/s"
-        self.bar.update(self.task, advance=1, description=f"epoch {epoch}", figures=figures)
+    def update(
+        self,
+        epoch: str,
+        loss: float,
+        lr: float,
+        images_per_s: float,
+        data_wait: float = 0.0,
+        memory_mb: float = 0.0,
+    ) -> None:
+        """Moves the bar by one update; without a bar, prints a line every five minutes.
+
+        Args:
+            epoch: The epoch in hand, of how many.
+            data_wait: Share of its time without a batch to work on, 0 to 1; said if it is much.
+            memory_mb: Most memory in use so far; 0 is not said.
+        """
+        self._pace.count()
+        figures = [f"{self._pace.left()} left", f"loss {loss:.3f}", f"{images_per_s:,.0f} images/s"]
+        figures += [f"waits for data {data_wait:.0%}"] if data_wait > _MUCH_WAITING else []
+        figures += [f"lr {lr:.1e}"]
+        figures += [say_memory(memory_mb)] if memory_mb else []
+        description = f"epoch {epoch}"
+        room = self.console.width - len(description) - _LEAST_BAR
+        self.bar.update(
+            self.task, advance=1, description=description, figures=_fitting(figures, room)
+        )
+        if self.bar.disable and time.monotonic() - self._said_at > _LINE_EVERY_S:
+            self._said_at = time.monotonic()
+            self.say("  ".join([description, *figures]))
 
     def epoch(self, row: EpochRow, epochs: int, is_best: bool) -> None:
         """Prints the line of a finished epoch; a star marks the best so far."""
@@ -70,12 +110,53 @@ class Screen:
         self.say(
             f"epoch {row.epoch:>{width}}/{epochs}  train loss {row.train_loss:.4f}  "
             f"val loss {row.val_loss:.4f}  top-1 {row.val_top1:6.2f} %{' *' if is_best else '  '}  "
-            f"lr {row.lr:.1e}  {row.images_per_s:,.0f} images/s"
+            f"lr {row.lr:.1e}  {row.images_per_s:,.0f} images/s  {say_memory(row.memory_mb)}"
         )
+        if row.data_wait > _MUCH_WAITING and not self._has_advised:
+            self._has_advised = True
+            self.say(_advice(row.data_wait, self._num_workers, os.cpu_count() or 1))
 
 
-def _groups(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sorts a config's fields into the groups that it nests, and `run` for those on top."""
-    nested = {name: plain[name] for name in ("optim", "augment", "mix")}
-    top = {name: value for name, value in plain.items() if name not in nested}
-    return {"run": top, **nested}
+class _Pace:
+    """Time that is left, from the session's own pace, validation and writing included.
+
+    The first update is left out: caches, compilers and loaders are still getting ready.
+    """
+
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+        self.done = 0
+        self.since = 0.0
+
+    def count(self) -> None:
+        self.done += 1
+        if self.done == 1:
+            self.since = time.monotonic()
+
+    def left(self) -> str:
+        if self.done < 2:
+            return "-"
+        seconds = (time.monotonic() - self.since) / (self.done - 1)
+        return say_time(seconds * (self.updates - self.done))
+
+
+def _fitting(figures: list[str], room: int) -> str:
+    """Joins as many figures, the first ones, as a line has room for."""
+    text = figures[0]
+    for figure in figures[1:]:
+        if len(text) + 2 + len(figure) > room:
+            break
+        text += f"  {figure}"
+    return text
+
+
+def _advice(data_wait: float, num_workers: int, num_cores: int) -> str:
+    said = f"{data_wait:.0%} of the training time went by waiting for pictures: "
+    if num_workers < num_cores:
+        return said + (
+            f"more workers may help (--num-workers, now {num_workers} on {num_cores} cores)."
+        )
+    return said + (
+        f"{num_workers} workers keep all {num_cores} cores busy, so only smaller files or "
+        "lighter augmentation help."
+    )

@@ -15,9 +15,10 @@ from cvt.data import (
     train_transform,
 )
 from cvt.errors import UserError
+from cvt.files import remove_left_behind
 from cvt.parts.backbone import Backbone
-from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, read_facts
-from cvt.train.config import AugmentConfig, TrainConfig, known
+from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, passed_over, read_facts
+from cvt.train.config import AugmentConfig, TrainConfig, known, load_config
 from cvt.train.defaults import derive, measure, preprocessing_for
 from cvt.train.device import choose_device
 from cvt.train.identity import Identity, resumed_config, same_chunks
@@ -26,7 +27,7 @@ from cvt.train.losses import make_loss
 from cvt.train.network import make_network
 from cvt.train.optim import make_optimizer
 from cvt.train.progress import Progress
-from cvt.train.run_folder import make_run_folder
+from cvt.train.run_folder import CONFIG_FILE, make_run_folder
 from cvt.train.seeding import seed_position
 from cvt.train.step import StepOptions, make_mixer
 from cvt.train.world import World
@@ -44,21 +45,35 @@ def prepare(config: TrainConfig, world: World) -> Job:
     Raises:
         UserError: Something in the config, the data or the run to resume cannot be used.
     """
-    config = _after_restart(config, world)
+    with world.alike():
+        return _prepare(_after_restart(config, world), world)
+
+
+def _prepare(config: TrainConfig, world: World) -> Job:
+    run = None
     if config.resume:
-        return _resume(config, Path(config.resume).expanduser(), world)
+        run = Path(config.resume).expanduser()
+        if not world.on_main(lambda: _is_only_begun(run)):
+            return _resume(config, run, world)
+        config = resumed_config(config, load_config(run / CONFIG_FILE))
     device = _device(config, world)
     splits = _splits(config, world)
     seed_position(config.seed)
     config, model, record = _new_model(config, splits, device)
     check_batch(config, len(splits.train), world.size)
-    run = world.on_main(lambda: _run_folder(config, world))
+    run = run or world.on_main(lambda: _run_folder(config, world))
     config = replace(config, out=str(run), resume=None)
     return _assemble(config, run, splits, device, model, record, world)
 
 
+def _is_only_begun(run: Path) -> bool:
+    """Whether a session was killed before it saved its first checkpoint: nothing is lost."""
+    return (run / CONFIG_FILE).exists() and not has_checkpoint(run)
+
+
 def _resume(given: TrainConfig, run: Path, world: World) -> Job:
     checkpoint = world.on_main(lambda: newest(run))
+    world.on_main(lambda: remove_left_behind(run))
     facts = read_facts(checkpoint)
     stored = Identity.from_dict(facts["identity"])
     config = resumed_config(given, TrainConfig.from_dict(facts["config"]))
@@ -76,9 +91,14 @@ def _resume(given: TrainConfig, run: Path, world: World) -> Job:
     job = _assemble(config, run, splits, device, model, record, world)
     if not given.force:
         stored.check(job.identity)
+    check_batch(config, len(splits.train), world.size)
     load_tensors(checkpoint, job.tensors)
     job.progress = Progress.from_dict(facts["progress"])
     job.set_lr(job.done_updates - 1)
+    job.notes += [
+        f"The checkpoint {each} is half written or was changed; going on from {checkpoint.name}."
+        for each in passed_over(run, checkpoint)
+    ]
     return job
 
 

@@ -104,6 +104,8 @@ def train_step(
     sums = torch.zeros(2, dtype=torch.float64)
     for position, (images, labels) in enumerate(chunks):
         seed_chunk(position * world.size + world.rank)
+        if world.size == options.num_chunks == 1 and len(images) < _FEWEST:
+            return StepResult(loss=0.0, grad_norm=0.0, num_images=0)
         is_last = position == options.num_chunks - 1
         with _gradients_shared(network, is_last), _statistics(options.norms, len(images)):
             loss, count = _forward(network, images, labels, loss_fn, options)
@@ -174,6 +176,7 @@ def _forward(
 
 def _gradients_shared(network: nn.Module, is_last: bool) -> AbstractContextManager:
     """Lets the processes exchange gradients only at the last chunk of a batch."""
+    network = getattr(network, "_orig_mod", network)  # torch.compile wraps
     if isinstance(network, DistributedDataParallel) and not is_last:
         return network.no_sync()
     if isinstance(network, FSDPModule):

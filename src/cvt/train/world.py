@@ -91,6 +91,16 @@ class World:
                 raise error
         return result
 
+    @contextmanager
+    def alike(self) -> Generator[None]:
+        """Surrounds what goes wrong in all processes of a machine alike: one of them tells it."""
+        try:
+            yield
+        except UserError as error:
+            if "is_told_elsewhere" not in vars(error):
+                error.is_told_elsewhere = self.local_rank > 0
+            raise
+
     def wait(self) -> None:
         """Returns once every process has come here."""
         if self.size > 1:

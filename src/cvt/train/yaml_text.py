@@ -44,7 +44,7 @@ def write_yaml(plain: Any) -> str:
     """
     import yaml
 
-    return yaml.dump(plain, Dumper=_dumper(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(plain, Dumper=_dumper(), sort_keys=False)
 
 
 @cache

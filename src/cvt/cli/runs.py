@@ -1,0 +1,117 @@
+"""`cvt runs [FOLDER]`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from cvt.cli.flags import Json
+from cvt.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from cvt.train.runs import Run
+
+
+def runs(
+    folder: Path = Path("runs"),
+    /,
+    *,
+    plot: Annotated[
+        Path | None, Parameter(help="Where a picture of all validation curves goes (PNG).")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """List the runs in a folder, the best first, and show the settings in which they differ.
+
+    Parameters
+    ----------
+    folder
+        A folder with runs in it or below it, or a single run.
+    """
+    from cvt.train.runs import read_runs
+
+    found, bad = read_runs(folder)
+    if json:
+        for run in found:
+            print_json(run.to_dict())
+    else:
+        _print(found)
+    if plot is not None and found:
+        _plot(found, plot)
+        if not json:
+            print(f"\nValidation curves: {plot}")
+    for sentence in bad:
+        print(f"cvt: skipped: {sentence}", file=sys.stderr)
+    if bad:
+        print(f"cvt: {len(bad)} of {len(bad) + len(found)} runs skipped.", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _print(found: "list[Run]") -> None:
+    """Prints the runs on each data set by themselves, as only those can be compared."""
+    for number, (data, runs) in enumerate(_by_data(found).items()):
+        print(f"{chr(10) * bool(number)}{data}\n")
+        print_table(
+            ("Run", "Model", "Parameters", "Epochs", "Val top-1 %", "Test %", "Images/s", "Time",
+             "State"),
+            [_row(run) for run in runs],
+        )  # fmt: skip
+        _print_differences(runs)
+
+
+def _row(run: "Run") -> tuple[str, ...]:
+    from cvt.train.units import say_count, say_time
+
+    best = run.best
+    return (
+        run.name,
+        str(run.config["model"]),
+        "-" if run.num_params is None else say_count(run.num_params),
+        f"{len(run.history)}/{run.config.get('epochs') or '?'}",
+        "-" if best is None else f"{best.val_top1:.2f}",
+        "-" if run.test_top1 is None else f"{run.test_top1:.2f}",
+        "-" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
+        say_time(run.seconds),
+        run.state,
+    )
+
+
+def _print_differences(runs: "list[Run]") -> None:
+    """Prints a line a run; a line a setting where those are more than the runs."""
+    from cvt.train.runs import differences
+    from cvt.train.settings import say_value
+
+    differing = differences(runs)
+    if not differing:
+        return
+    cells = {name: [_said(value, say_value) for value in differing[name]] for name in differing}
+    names = [run.name for run in runs]
+    print()
+    if len(cells) > len(runs):
+        print_table(("Differs in", *names), [(name, *cells[name]) for name in cells])
+    else:
+        columns = list(zip(*cells.values(), strict=True))
+        rows = [(name, *column) for name, column in zip(names, columns, strict=True)]
+        print_table(("Differs in", *cells), rows)
+
+
+def _said(value: Any, say_value: Any) -> str:
+    return "-" if value is None else say_value(value)
+
+
+def _plot(found: "list[Run]", path: Path) -> None:
+    from cvt.train.curves import save_comparison
+
+    panels = {
+        data: [(run.name, list(run.history)) for run in runs if run.history]
+        for data, runs in _by_data(found).items()
+    }
+    save_comparison(path, {data: curves for data, curves in panels.items() if curves})
+
+
+def _by_data(found: "list[Run]") -> "dict[str, list[Run]]":
+    groups: dict[str, list[Run]] = {}
+    for run in found:
+        groups.setdefault(str(run.config["data"]), []).append(run)
+    return groups

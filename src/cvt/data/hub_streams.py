@@ -1,0 +1,99 @@
+"""Data sets of the Hugging Face hub that are read while they are used, not fetched before."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cvt.data.hub_sets import image_and_label, load_hub
+from cvt.data.image_set import ImageSet
+from cvt.data.stream_set import Row, StreamSet
+from cvt.errors import UserError
+
+# Rows that wait in memory to be mixed with others, the number that timm takes: half a gigabyte of
+# photographs of 110 kB.
+SHUFFLE_BUFFER = 4096
+
+
+def hub_stream_splits(name: str, cache_dir: Path | None) -> dict[str, ImageSet]:
+    """Returns the splits of a data set as streams; a split for validation must be among them.
+
+    Args:
+        name: As for `cvt.data.hub_sets.hub_splits`.
+        cache_dir: Where `datasets` keeps what little it fetches; its own default if None.
+
+    Raises:
+        UserError: As `hub_splits` does, or there is no validation split, or it is not known how
+            many images a split has.
+    """
+    splits = load_hub(name, cache_dir, streaming=True)
+    if "val" not in splits:
+        raise UserError(
+            f"The stream {name} has no validation split, and none can be cut out of a stream; "
+            "name data that has one, or load it whole by writing hfds/ instead of hfids/."
+        )
+    return {split: _stream(rows, name, split) for split, rows in splits.items()}
+
+
+def _stream(rows: Any, name: str, split: str) -> StreamSet:
+    from datasets import Dataset, Image
+
+    source = f"{name} {split}"
+    count = None
+    if isinstance(rows, Dataset):  # written by `save_to_disk`
+        count, rows = len(rows), rows.to_iterable_dataset()
+    if rows.features is None:
+        raise UserError(
+            f"The stream {source} does not say what its columns are; load it whole by writing "
+            "hfds/ instead of hfids/."
+        )
+    image, label = image_and_label(rows.features, source)
+    count = count or _promised(rows, split) or _counted(rows, label, name, source)
+    undecoded = rows.select_columns([image, label]).cast_column(image, Image(decode=False))
+    return StreamSet(
+        _Opener(undecoded, image, label, source), count, rows.features[label].names, source
+    )
+
+
+def _promised(rows: Any, split: str) -> int | None:
+    """Returns what the data set's card says."""
+    splits = rows.info.splits or {}
+    return getattr(splits.get(str(rows.split)), "num_examples", None)
+
+
+def _counted(rows: Any, label: str, name: str, source: str) -> int:
+    if not Path(name).exists():
+        raise UserError(
+            f"It is not known how many images the stream {source} has; write the number as "
+            "num_examples into the card of the data set, or load it whole by writing hfds/ "
+            "instead of hfids/."
+        )
+    return sum(1 for _ in rows.select_columns([label]))
+
+
+class _Opener:
+    """Turns the rows of an `IterableDataset` into ours.
+
+    Args:
+        stream: Two columns, of which the image is cast to `Image(decode=False)`.
+    """
+
+    def __init__(self, stream: Any, image: str, label: str, source: str) -> None:
+        self.stream = stream
+        self.image = image
+        self.label = label
+        self.source = source
+
+    def __call__(self, seed: int | None) -> Iterator[Row]:
+        stream = self.stream
+        if seed is not None:
+            stream = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        classes = len(stream.features[self.label].names)
+        for number, row in enumerate(stream):
+            cell, label = row[self.image] or {}, row[self.label]
+            path = cell.get("path")
+            yield Row(
+                number,
+                cell.get("bytes") or path or b"",
+                label if label is not None and 0 <= label < classes else -1,
+                f"{self.source} {path or f'image {number}'}",
+            )

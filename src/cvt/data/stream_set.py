@@ -1,0 +1,135 @@
+"""Pictures that come one after the other, from a source that cannot go to the n-th."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from PIL import Image
+
+from cvt.data.image import BadImage, open_image
+from cvt.data.image_set import ImageSet
+from cvt.errors import UserError
+
+
+class Row(NamedTuple):
+    """A picture before it is decoded; it travels to the process that does so.
+
+    Args:
+        number: Position in the epoch's order, plus the length of the set for every repetition.
+        source: The bytes of a file, or where it lies: a path or an address.
+        label: Position of its class, or -1 if it has none.
+        name: What messages call it.
+    """
+
+    number: int
+    source: bytes | str
+    label: int
+    name: str
+
+
+class StreamSet(ImageSet):
+    """Pictures whose order and labels are not known before they come.
+
+    The loaders take it like any other set. What asks for all labels or for a certain picture
+    (cutting out a split, for one) gets a `UserError`.
+
+    Args:
+        open_rows: Begins at the start, in an order that is a function of the seed alone; None asks
+            for the order of the source.
+        count: Rows of the source; fewer are an error, more are not read.
+        classes: Class names; a label is a position in them.
+        source: What messages call the data.
+    """
+
+    def __init__(
+        self,
+        open_rows: Callable[[int | None], Iterator[Row]],
+        count: int,
+        classes: Sequence[str],
+        source: str,
+    ) -> None:
+        self.open_rows = open_rows
+        self.count = count
+        self.classes = tuple(classes)
+        self.source = source
+
+    def __len__(self) -> int:
+        return self.count
+
+    def rows(self, seed: int | None = None) -> Iterator[Row]:
+        """Yields all rows, `count` of them.
+
+        Raises:
+            UserError: The stream breaks off, or ends early.
+        """
+        seen, rows = 0, self.open_rows(seed)
+        while seen < self.count:
+            try:
+                row = next(rows, None)
+            # What pyarrow (ValueError), fsspec and the libraries below them raise.
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+                raise UserError(
+                    f"The stream {self.source} broke off after {seen} of {self.count} images "
+                    f"({reason}); check the connection and go on with --resume."
+                ) from error
+            if row is None:
+                raise UserError(
+                    f"The stream {self.source} ended after {seen} of the {self.count} images that "
+                    "its description promises; correct that, or use hfds/ instead of hfids/."
+                )
+            yield row
+            seen += 1
+
+    def some(self, count: int) -> Iterator[Image.Image | BadImage]:
+        """Yields the first pictures: going through all of them would take too long."""
+        rows = self.rows()
+        for _ in range(min(count, self.count)):
+            yield decoded(next(rows))
+
+    def fingerprint(self) -> str:
+        """Returns what is known beforehand."""
+        return f"{self.source} of {len(self.classes)} classes"
+
+    def name(self, index: int) -> str:
+        return f"{self.source} image {index}"
+
+    def image(self, index: int) -> Image.Image:
+        self._refuse()
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        """Refuses, as it would have to go back and forth."""
+        self._refuse()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name == "labels":
+            self._refuse()
+        raise AttributeError(name)
+
+    def _refuse(self) -> NoReturn:
+        raise UserError(
+            f"{self.source} is a stream, which this cannot use: it asks for pictures in another "
+            "order than they come in; load the data whole by writing hfds/ instead of hfids/."
+        )
+
+
+def decoded(row: Row) -> Image.Image | BadImage:
+    """Opens a row's picture; what cannot be used is returned as a sentence."""
+    if row.label < 0:
+        return BadImage(f"{row.name} has no class; leave it out.")
+    try:
+        if isinstance(row.source, str) and "://" in row.source:
+            return open_image(_fetched(row.source, row.name), name=row.name)
+        return open_image(row.source, name=row.name)
+    except BadImage as error:
+        return error
+
+
+def _fetched(address: str, name: str) -> bytes:
+    import fsspec
+
+    try:
+        with fsspec.open(address, "rb") as file:
+            return file.read()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadImage(f"Cannot read {name}: {error}.") from error

@@ -1,0 +1,65 @@
+"""A model to measure, and what it or its checkpoint says about how to measure it."""
+
+from pathlib import Path
+from typing import Any
+
+from cvt.errors import UserError
+from cvt.parts.backbone import Backbone
+from cvt.train.config import load_config
+from cvt.train.run_folder import CONFIG_FILE
+from cvt.train.world import World
+from cvt.weights.record import Preprocessing, Record
+from cvt.zoo.create import load
+
+
+def open_model(model: str | Path | Backbone, world: World) -> Backbone:
+    """Returns the model itself, or that of a checkpoint, which the main process fetches first.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    return model if isinstance(model, Backbone) else world.in_turn(lambda: load(model))
+
+
+def class_names_of(network: Backbone) -> tuple[str, ...] | None:
+    """Returns one name per output, or None if they are not known."""
+    record = _record_of(network)
+    return record.class_names if record else None
+
+
+def preprocessing_of(network: Backbone) -> Preprocessing:
+    """Returns the checkpoint's own, or what timm's configuration of the model says.
+
+    Raises:
+        UserError: The model says nothing.
+    """
+    record = _record_of(network)
+    if record is not None:
+        return record.preprocessing
+    cfg = getattr(network, "pretrained_cfg", None)
+    if cfg is not None:
+        return Preprocessing.from_timm(dict(cfg)).with_channels(network.in_chans)
+    raise UserError(
+        f"Got a {type(network).__name__} that does not say how to prepare pictures; "
+        "give a checkpoint, or a model made by cvt.load or cvt.create_model."
+    )
+
+
+def cut_of_run(model: str | Path | Backbone) -> dict[str, Any]:
+    """Returns how the run that made a checkpoint cut its validation split out of its data.
+
+    These are arguments of `cvt.data.load_data`; empty if no run's config lies beside it.
+    """
+    if isinstance(model, Backbone):
+        return {}
+    checkpoint = Path(model)
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if not (folder / CONFIG_FILE).is_file():
+        return {}
+    config = load_config(folder / CONFIG_FILE)
+    return {"seed": config.seed, "val_fraction": config.val_fraction}
+
+
+def _record_of(network: Backbone) -> Record | None:
+    record = getattr(network, "record", None)
+    return record if isinstance(record, Record) else None

@@ -1,0 +1,117 @@
+"""`cvt eval --benchmark`, and the pictures that `cvt eval` leaves behind."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import cvt
+from cvt.evaluate.timm_lists import imagenet_synsets, subset_synsets
+from cvt.weights.checkpoint import save_checkpoint
+from cvt.weights.record import Preprocessing, Record
+from randomise import randomise
+
+
+@pytest.fixture(scope="module")
+def of_imagenet(tmp_path_factory):
+    """A tiny network with a thousand nameless outputs."""
+    spec = cvt.create_model("cvt_nano_32", num_classes=1000, depth=1, embed_dim=8, num_heads=1).spec
+    record = Record(
+        model="cvt_nano_32", spec=spec, preprocessing=Preprocessing(input_size=(3, 8, 8))
+    )
+    path = tmp_path_factory.mktemp("imagenet") / "tiny.safetensors"
+    save_checkpoint(path, randomise(cvt.Backbone(spec)).state_dict(), record)
+    return path
+
+
+def draw(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((12, 12), 80).convert("RGB").save(path)
+
+
+@pytest.fixture
+def val(tmp_path):
+    for number in (1, 2, 3, 4):
+        draw(tmp_path / "val" / f"ILSVRC2012_val_{number:08d}.JPEG")
+    return tmp_path / "val"
+
+
+def test_real_labels(run, of_imagenet, val, tmp_path):
+    flags = ("--benchmark", "real", "--confusion", tmp_path / "out" / "confusion.png")
+    code, out, err = run("eval", of_imagenet, val, *flags)
+    assert code == 0
+    assert "3 images (1 without a label left out): ReaL top-1 " in out
+    assert f"Reliability diagram: {tmp_path}/out/reliability.png" in out
+    assert err.endswith("with ReaL labels: 3 of 46,837 images.\n")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["reliability.png"]
+    (val / "ILSVRC2012_val_00000005.JPEG").touch()
+    code, out, err = run("eval", of_imagenet, val, *flags)
+    assert code == 1
+    assert "skipped: " in err
+    assert "1 of 4 images skipped." in err
+    code, out, err = run("eval", of_imagenet, val, *flags, "--json")
+    figures = json.loads(out)
+    assert (code, err, figures["benchmark"], figures["num_expected"]) == (1, "", "real", 46_837)
+    assert figures["reliability_picture"].endswith("reliability.png")
+
+
+def test_two_hundred_classes(run, of_imagenet, tmp_path):
+    for synset in subset_synsets("a"):
+        draw(tmp_path / "a" / synset / "x.jpg")
+    pictures = [tmp_path / "confusion.png", tmp_path / "sure.png"]
+    flags = ("--confusion", pictures[0], "--reliability", pictures[1])
+    code, out, err = run("eval", of_imagenet, tmp_path / "a", "--benchmark", "a", *flags)
+    assert (code, out.count("\n")) == (0, 3)
+    assert out.startswith("200 images among 200 classes: top-1 ")
+    assert "this is not all of ImageNet-A: 200 of 7,500 images" in err
+    for path in pictures:
+        with Image.open(path) as image:
+            assert image.width > 300
+
+
+def test_corruptions(run, of_imagenet, tmp_path, monkeypatch):
+    synsets = imagenet_synsets()[:2]
+    monkeypatch.setattr("cvt.evaluate.corruptions.imagenet_synsets", lambda: synsets)
+    for severity in "12345":
+        for synset in synsets:
+            draw(tmp_path / "c" / "fog" / severity / synset / "x.jpg")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("eval", of_imagenet, "c", "--benchmark", "c")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[:2]] == ["Corruption", "fog"]
+    assert "no mCE, which takes all 15 corruptions (1 are there)" in out
+    assert "10 of 3,750,000 images" in err
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_calibration_is_drawn_beside_the_confusion(run, checkpoint, photos, tmp_path):
+    for name in ("ant", "bee", "cat", "dog", "eel", "fox"):
+        draw(tmp_path / "data" / name / "x.png")
+    flags = ("--split", "all", "--confusion", tmp_path / "out" / "c.png", "--json")
+    code, out, _ = run("eval", checkpoint, tmp_path / "data", *flags)
+    figures = json.loads(out)
+    assert code == 0
+    assert sum(each["num_images"] for each in figures["reliability"]) == 6
+    assert figures["reliability_picture"] == str(tmp_path / "out" / "reliability.png")
+    assert (tmp_path / "out" / "reliability.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--benchmark", "v2"), ("with 6 outputs", "1,000 classes of ImageNet")),
+        (("--benchmark", "v3"), ("v3", "v2")),
+        (("--benchmark", "v2", "--split", "val"), ("--split", "folder alone")),
+    ],
+)
+def test_mistakes(run, checkpoint, val, flags, words):
+    code, out, err = run("eval", checkpoint, val, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(word in err for word in words)
+
+
+@pytest.mark.parametrize("benchmark", ["val", "v2", "a", "r", "c"])
+def test_another_folder_than_the_benchmarks_is_a_mistake(run, of_imagenet, val, benchmark):
+    code, out, err = run("eval", of_imagenet, val, "--benchmark", benchmark)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "holds no folders, expected ImageNet" in err

@@ -1,0 +1,92 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvt.train.config import MixConfig, TrainConfig, save_config
+from cvt.train.progress import EpochRow
+from cvt.train.run_folder import write_metrics
+
+
+def make_run(path, top1, data="digits", **config):
+    path.mkdir(parents=True)
+    values = {"data": data, "model": "cvt_nano_32", "epochs": 30, **config}
+    save_config(path / "config.yaml", TrainConfig(**values))
+    rows = [
+        EpochRow(
+            epoch=epoch, train_loss=1.0, val_loss=1.0, val_top1=top1 * epoch / 20, lr=0.1,
+            images_per_s=1234.0, seconds=6.5, data_wait=0.0, memory_mb=64.0,
+        )
+        for epoch in range(1, 21)
+    ]  # fmt: skip
+    write_metrics(path, rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two runs on digits, and one on pets."""
+    make_run(tmp_path / "one", 80.0, seed=1)
+    make_run(tmp_path / "two", 90.0, seed=2, mix=MixConfig(mixup=0.2))
+    make_run(tmp_path / "three", 50.0, data="pets")
+    return tmp_path
+
+
+def test_runs_are_listed_and_compared_by_data_set(run, folder):
+    code, out, err = run("runs", folder)
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    assert lines[0] == ["digits"]
+    assert lines[2][:6] == ["two", "cvt_nano_32", "-", "20/30", "90.00", "-"]
+    assert lines[2][6:] == ["1,234", "2", "min", "10", "s", "stopped"]
+    assert lines[3][0] == "one"
+    assert lines[4] == ["Differs", "in", "seed", "mix.mixup"]
+    assert lines[5] == ["two", "2", "0.2"]
+    assert lines[6] == ["one", "1", "-"]
+    assert lines[7] == ["pets"]
+    assert lines[9][0] == "three"
+    assert len(lines) == 10
+
+
+def test_many_differences_stand_below_each_other(run, folder):
+    make_run(folder / "four", 10.0, data="pets", seed=3, epochs=5, batch_size=8, val_fraction=0.2)
+    lines = [line.split() for line in run("runs", folder)[1].splitlines()]
+    assert ["Differs", "in", "three", "four"] in lines
+    assert ["batch_size", "-", "8"] in lines
+
+
+def test_runs_for_machines(run, folder):
+    code, out, _ = run("runs", folder, "--json", "--plot", folder / "runs.png")
+    assert code == 0
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["two", "one", "three"]
+    assert (folder / "runs.png").exists()
+
+
+def test_runs_are_drawn(run, folder):
+    picture = folder / "runs.png"
+    code, out, _ = run("runs", folder, "--plot", picture)
+    assert code == 0
+    assert f"Validation curves: {picture}" in out
+    with Image.open(picture) as image:
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_broken_runs_are_named_skipped_and_counted(run, folder):
+    (folder / "one" / "config.yaml").write_text("[1,")
+    (folder / "two" / "metrics.csv").write_text("epoch\nx\n")
+    code, out, err = run("runs", folder)
+    assert code == 1
+    assert "three" in out
+    first, second, third = err.splitlines()
+    assert first.startswith(f"cvt: skipped: {folder}/one: ")
+    assert second.startswith(f"cvt: skipped: {folder}/two: ")
+    assert third == "cvt: 2 of 3 runs skipped."
+
+
+def test_no_runs_are_a_mistake(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("runs")
+    assert (code, out) == (2, "")
+    assert (
+        err == "cvt: There is no folder runs, expected one with runs; make a run by `cvt train`.\n"
+    )

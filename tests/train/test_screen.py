@@ -1,0 +1,135 @@
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from cvt.train import screen as screen_module
+from cvt.train.config import TrainConfig
+from cvt.train.progress import EpochRow
+from cvt.train.screen import Screen
+
+ROW = EpochRow(
+    epoch=7, train_loss=1.25, val_loss=0.75, val_top1=81.5, lr=1e-3, images_per_s=2345.6,
+    seconds=9.0, data_wait=0.04, memory_mb=2048.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """`clock(5)` lets five seconds go by."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    return pass_by
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """`terminal(100)`: what is then written to a terminal of that width."""
+
+    def make(width):
+        out = io.StringIO()
+
+        def console(quiet, highlight):
+            return Console(file=out, force_terminal=True, width=width, quiet=quiet)
+
+        monkeypatch.setattr(screen_module, "Console", console)
+        return out
+
+    return make
+
+
+def test_an_epoch_is_a_line(capsys):
+    screen = Screen(100, 0, True)
+    screen.epoch(ROW, 300, is_best=True)
+    screen.epoch(replace(ROW, epoch=8), 300, is_best=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == (
+        "epoch   7/300  train loss 1.2500  val loss 0.7500  top-1  81.50 % *  lr 1.0e-03  "
+        "2,346 images/s  2.0 GB"
+    )
+    assert second == first.replace("7/300", "8/300").replace(" *", "  ")
+
+
+@pytest.mark.parametrize(
+    ("workers", "words"),
+    [(0, "more workers may help (--num-workers, now 0 on 4 cores)"), (4, "4 workers keep all 4")],
+)
+def test_waiting_for_data_is_said_once_with_what_to_do(capsys, monkeypatch, workers, words):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    screen = Screen(100, 0, True)
+    screen.describe(TrainConfig(num_workers=workers), "facts")
+    capsys.readouterr()
+    screen.epoch(replace(ROW, data_wait=0.1), 300, is_best=True)
+    assert capsys.readouterr().out.count("\n") == 1
+    screen.epoch(replace(ROW, data_wait=0.34), 300, is_best=True)
+    out = capsys.readouterr().out
+    assert "34% of the training time went by waiting" in out
+    assert words in out
+    screen.epoch(replace(ROW, data_wait=0.34), 300, is_best=True)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_log_shows_a_line_every_five_minutes(capsys, clock):
+    screen = Screen(1000, 0, True)
+    with screen:
+        for _ in range(100):
+            clock(10)
+            screen.update("1/3", 2.0, 1e-3, 500.0, data_wait=0.5, memory_mb=100.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0] == (
+        "epoch 1/3  2 h 42 min left  loss 2.000  500 images/s  waits for data 50%  lr 1.0e-03  "
+        "100 MB"
+    )
+
+
+def test_time_left_is_the_session_s_own_pace(capsys, clock):
+    screen = Screen(1000, 900, True)
+    for seconds in (400, 3, 3, 294 + 6):  # the first is slow; validation is part of the pace
+        clock(seconds)
+        screen.update("9/10", 2.0, 1e-3, 500.0)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "epoch 9/10  - left" in first
+    assert "2 h 43 min left" in second  # 96 updates at 306 s / 3
+
+
+def test_a_terminal_has_a_bar_with_what_fits(terminal):
+    widths = {}
+    for width in (140, 70):
+        out = terminal(width)
+        with Screen(10, 0, True) as screen:
+            for _ in range(3):
+                screen.update("1/3", 2.0, 1e-3, 500.0, data_wait=0.5, memory_mb=100.0)
+        widths[width] = out.getvalue()
+    for text in ("epoch 1/3", "loss 2.000", "500 images/s", "left"):
+        assert text in widths[140]
+        assert text in widths[70]
+    for text in ("waits for data 50%", "lr 1.0e-03", "100 MB"):
+        assert text in widths[140]
+    assert "100 MB" not in widths[70]
+    assert "…" not in widths[70]
+
+
+def test_other_processes_are_quiet(capsys, terminal):
+    out = terminal(100)
+    with Screen(10, 0, False) as screen:
+        screen.describe(TrainConfig(), "facts")
+        screen.update("1/3", 2.0, 1e-3, 500.0)
+        screen.epoch(replace(ROW, data_wait=0.9), 300, is_best=True)
+        screen.say("anything")
+    assert out.getvalue() == ""
+    assert capsys.readouterr().out == ""
+
+
+def test_names_are_printed_as_they_are(capsys):
+    screen = Screen(10, 0, True)
+    screen.say("skipped: [bold]a.png[/bold]")
+    screen.describe(TrainConfig(data="[red]photos"), "facts")
+    out = capsys.readouterr().out
+    assert "[bold]a.png[/bold]" in out
+    assert "[red]photos" in out
