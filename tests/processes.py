@@ -4,6 +4,7 @@ Importing torch and timm takes seconds, so one server imports them once and fork
 from there, before any of torch's threads exist.
 """
 
+import faulthandler
 import gc
 import importlib.util
 import inspect
@@ -66,7 +67,7 @@ def in_processes(
         **environment,
     }
     task = (inspect.getfile(function), function.__module__, pickle.dumps((function, args)))
-    started = [_start(rank, shared, task) for rank in range(count)]
+    started = [_start(rank, shared, task, timeout) for rank in range(count)]
     try:
         messages = _messages(started, time.monotonic() + timeout)
         for process, _ in started:
@@ -85,12 +86,14 @@ def in_processes(
     return [messages[rank][1] if rank in messages else None for rank in range(count)]
 
 
-def _start(rank: int, shared: dict[str, str], task: Task) -> tuple[Any, Connection]:
+def _start(
+    rank: int, shared: dict[str, str], task: Task, timeout: float
+) -> tuple[Any, Connection]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
     environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    process = context.Process(target=_work, args=(theirs, environment, task))
+    process = context.Process(target=_work, args=(theirs, environment, task, timeout))
     process.start()
     theirs.close()
     return process, ours
@@ -113,7 +116,10 @@ def _messages(started: list[tuple[Any, Connection]], end: float) -> dict[int, tu
     return messages
 
 
-def _work(connection: Connection, environment: dict[str, str], task: Task) -> None:
+def _work(
+    connection: Connection, environment: dict[str, str], task: Task, timeout: float
+) -> None:
+    faulthandler.dump_traceback_later(0.9 * timeout)  # where it hangs
     os.environ.update(environment)
     torch.set_num_threads(1)
     warnings.simplefilter("error")

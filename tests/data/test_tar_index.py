@@ -81,18 +81,22 @@ def test_any_archive(files):
     assert [tuple(each) for each in tar_members(content)] == expected(content)
 
 
+def until_damage(content):
+    members, walk = [], tar_members(content)
+    try:
+        members.extend(iter(lambda: next(walk, None), None))
+    except TarDamage as damage:
+        return members, str(damage)
+    return members, ""
+
+
 def test_cut_short_anywhere():
     """What was whole before the cut is found; that something is missing is always noticed."""
     content = archive([(f"{number}.jpg", bytes([number]) * 600) for number in range(3)])
     ends = [each.start + each.size for each in tar_members(content)]
     for end in range(0, ends[-1] + 400, 128):
-        found = []
-        with pytest.raises(TarDamage, match="byte"):
-            found.extend(tar_members(content[:end]))
-        got = []
-        with pytest.raises(TarDamage):
-            for member in tar_members(content[:end]):
-                got.append(member)
+        got, damage = until_damage(content[:end])
+        assert "at byte" in damage
         assert len(got) == sum(end >= each for each in ends)
 
 

@@ -45,7 +45,6 @@ def test_the_validation_set_by_wordnet_number_for_outputs_in_another_order(oracl
     folder = tree(write, tmp_path, imagenet_synsets(), backwards)
     model = oracle(imagenet_synsets()[::-1])
     assert evaluate_benchmark(model, folder, "val").top1 == pytest.approx(99.9)
-    assert evaluate_benchmark(model, folder, "v2").top1 == pytest.approx(99.9)
 
 
 def test_a_lets_its_two_hundred_classes_compete(oracle, write, tmp_path):
@@ -70,7 +69,7 @@ def test_r_has_other_classes(oracle, write, tmp_path):
 @pytest.fixture
 def val_pictures(write, tmp_path):
     """Pictures 1 to 5 of the validation set, flat, in class folders, or as the hub calls them."""
-    write(tmp_path / "ILSVRC2012_val_00000005.JPEG", 517)  # labels 516, 850: not among 517..521
+    write(tmp_path / "ILSVRC2012_val_00000005.JPEG", 511)  # 516, 850: only the sixth
     write(tmp_path / "n02105855" / "ILSVRC2012_val_00000003.JPEG", 229)  # 230, 231: the second
     write(tmp_path / "ILSVRC2012_val_00000004_n04067472.JPEG", 809)  # 809
     write(tmp_path / "n03028079" / "ILSVRC2012_val_00000002.JPEG", 795)  # 970, 795
@@ -110,11 +109,11 @@ def two_classes(monkeypatch):
 
 
 def corrupted(write, root, wrong):
-    """A picture a class: `wrong` says how many of the two are answered wrongly, by corruption."""
+    """A picture a class: `wrong` says how many of the two come second, by corruption."""
     for corruption, counts in wrong.items():
         for severity, count in enumerate(counts, start=1):
             for number, synset in enumerate(TWO):
-                answer = 500 if number < count else number
+                answer = (number - (number < count)) % 1000
                 write(root / corruption / str(severity) / synset / "x.JPEG", answer)
     return root
 

@@ -71,6 +71,10 @@ def test_numbers_are_numbers_and_not_text(write, tmp_path):
     assert [f"/{label}/x.png" for label in found.labels] == [
         found.name(index)[len(str(tmp_path)) :] for index in range(12)
     ]
+    (tmp_path / "10").rename(tmp_path / synsets[10])
+    again = read_classes(tmp_path, "Twelve", synsets, numbered=True)
+    assert sorted(again.labels) == list(range(12))
+    assert again.labels[11] == 10  # "n00000010" comes after all the numbers
     with pytest.raises(UserError, match="holds a folder '0', expected Twelve"):
         read_classes(tmp_path, "Twelve", synsets)
 

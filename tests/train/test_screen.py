@@ -62,7 +62,7 @@ def test_an_epoch_is_a_line(capsys):
 def test_waiting_for_data_is_said_once_with_what_to_do(capsys, monkeypatch, workers, words):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     screen = Screen(100, 0, True)
-    screen.describe(TrainConfig(num_workers=workers), "facts")
+    screen.describe(TrainConfig(num_workers=workers, device="cuda:0"), "facts")
     capsys.readouterr()
     screen.epoch(replace(ROW, data_wait=0.1), 300, is_best=True)
     assert capsys.readouterr().out.count("\n") == 1
@@ -74,8 +74,18 @@ def test_waiting_for_data_is_said_once_with_what_to_do(capsys, monkeypatch, work
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_a_cpu_has_no_cores_for_more_workers(capsys):
+    screen = Screen(100, 0, True)
+    screen.describe(TrainConfig(num_workers=0, device="cpu"), "facts")
+    capsys.readouterr()
+    screen.epoch(replace(ROW, data_wait=0.34), 300, is_best=True)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
 def test_a_log_shows_a_line_every_five_minutes(capsys, clock):
     screen = Screen(1000, 0, True)
+    screen.describe(TrainConfig(device="cuda:0"), "facts")
+    capsys.readouterr()
     with screen:
         for _ in range(100):
             clock(10)
@@ -103,6 +113,7 @@ def test_a_terminal_has_a_bar_with_what_fits(terminal):
     for width in (140, 70):
         out = terminal(width)
         with Screen(10, 0, True) as screen:
+            screen.describe(TrainConfig(device="cuda:0"), "facts")
             for _ in range(3):
                 screen.update("1/3", 2.0, 1e-3, 500.0, data_wait=0.5, memory_mb=100.0)
         widths[width] = out.getvalue()
@@ -113,6 +124,7 @@ def test_a_terminal_has_a_bar_with_what_fits(terminal):
         assert text in widths[140]
     assert "100 MB" not in widths[70]
     assert "…" not in widths[70]
+    assert "lr 1.0e-03" not in widths[70]
 
 
 def test_other_processes_are_quiet(capsys, terminal):

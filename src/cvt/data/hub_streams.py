@@ -90,10 +90,10 @@ class _Opener:
         classes = len(stream.features[self.label].names)
         for number, row in enumerate(stream):
             cell, label = row[self.image] or {}, row[self.label]
-            path = cell.get("path")
+            content, path = cell.get("bytes"), cell.get("path")
             yield Row(
                 number,
-                cell.get("bytes") or path or b"",
+                content if content is not None else path or b"",
                 label if label is not None and 0 <= label < classes else -1,
                 f"{self.source} {path or f'image {number}'}",
             )

@@ -4,8 +4,9 @@ from itertools import islice
 
 from cvt.data.image_set import ImageSet
 from cvt.data.order import chunks_of_rank, epoch_order, share_of_rank, split_into_batches
+from cvt.data.read_ahead import read_ahead
 from cvt.data.samples import NumberedSamples, RowSamples
-from cvt.data.stream_order import epoch_rows, read_ahead, stream_batches, stream_share
+from cvt.data.stream_order import epoch_rows, stream_batches, stream_share
 from cvt.data.stream_set import StreamSet
 from cvt.data.transforms import Transform
 from cvt.data.workers import BatchLoader

@@ -1,21 +1,13 @@
 """The batches of a stream, as much a function of (seed, epoch) as those of other sets."""
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
 from itertools import count as counting
 from itertools import islice
-from queue import Full, Queue
-from threading import Event, Thread
-from typing import TypeVar
 
 import numpy as np
 
 from cvt.data.order import chunks_of_rank
 from cvt.data.stream_set import Row, StreamSet
-
-T = TypeVar("T")
-
-_PATIENCE = 0.1
 
 
 def epoch_rows(
@@ -45,7 +37,7 @@ def stream_batches(
     rank: int = 0,
     world_size: int = 1,
     accum_steps: int = 1,
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row]]:
     """Yields one process's chunks of each batch; the batches before `start_batch` are read past."""
     for number in counting():
         batch = list(islice(rows, batch_size))
@@ -57,46 +49,8 @@ def stream_batches(
 
 def stream_share(
     images: StreamSet, batch_size: int, rank: int, world_size: int
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row]]:
     """Yields the batches that one process measures, as `share_of_rank` does of a set's numbers."""
     mine = islice(images.rows(), rank, None, world_size)
     for _ in range(0, -(-len(images) // world_size), batch_size):
         yield list(islice(mine, batch_size))
-
-
-def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """Yields items that a thread reads meanwhile, so that nobody waits for a slow source.
-
-    An error in reading comes out here, behind the items before it.
-    """
-    ready: Queue[tuple[list[T], BaseException | None]] = Queue(depth)
-    enough = Event()
-
-    def put(found: list[T], error: BaseException | None = None) -> None:
-        while not enough.is_set():
-            with suppress(Full):
-                return ready.put((found, error), timeout=_PATIENCE)
-
-    def read() -> None:
-        try:
-            for item in items:
-                put([item])
-                if enough.is_set():
-                    return
-            put([])
-        except BaseException as error:  # it is raised again where it can be handled
-            put([], error)
-
-    thread = Thread(target=read, daemon=True)
-    thread.start()
-    try:
-        while True:
-            found, error = ready.get()
-            if error is not None:
-                raise error
-            if not found:
-                return
-            yield found[0]
-    finally:
-        enough.set()
-        thread.join(timeout=5)

@@ -142,7 +142,12 @@ def _how_good(
         lines += [f"Expected calibration error on the {measured[-1][0]} split (15 bins): "
                   f"{100 * facts.ece:.2f} %."]  # fmt: skip
     lines += ["", f"![Loss, validation accuracy and learning rate by epoch]({CURVES_FILE})"]
-    return [*lines, "", f"Every epoch in figures: [{METRICS_FILE}]({METRICS_FILE})."]
+    return [
+        *lines,
+        "",
+        f"Every epoch in figures: [{METRICS_FILE}]({METRICS_FILE}). The training loss is the "
+        "recipe's, augmentation, mixing and smoothing included; the others are cross-entropy.",
+    ]
 
 
 def _use(name: str, record: Record) -> list[str]:

@@ -125,8 +125,8 @@ def _work(session: _Session) -> Logits | None:
         row = job.progress.finish_epoch(
             answers.loss(), answers.top_k(1), job.lr, peak_memory_mb(job.device)
         )
+        session.events.epoch(row)  # first: what the state does not have behind it is cut out
         keep_epoch(job, row)
-        session.events.epoch(row)
         screen.epoch(row, job.epochs, is_best=job.progress.best is row)
     load_best(job)
     # Interrupted here, nothing is saved: it would be the best weights in place of the last.

@@ -19,14 +19,17 @@ def hardware(device: torch.device, processes: int = 1) -> str:
     if device.type == "cuda":
         return f"{processes} x {torch.cuda.get_device_name(device)}"
     name = _cpu_name()
-    return f"{name} ({device.type})" if device.type != "cpu" else f"{name}, {_num_cores()} cores"
+    if device.type != "cpu":
+        return f"{name} ({device.type})"
+    cores = _num_cores()
+    return f"{name}, {cores} core{'s' * (cores > 1)}"
 
 
 def software() -> Mapping[str, str]:
     """Returns versions by name."""
     versions = {"cvt": cvt.__version__, "Python": platform.python_version()}
     versions |= {name: version(name) for name in _PACKAGES}
-    if torch.version.cuda:
+    if torch.version.cuda and torch.cuda.is_available():
         versions["CUDA"] = torch.version.cuda
     return versions
 

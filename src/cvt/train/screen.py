@@ -41,6 +41,7 @@ class Screen:
         self.task = self.bar.add_task("starting", total=total, completed=done, figures="")
         self._pace = _Pace(total - done)
         self._num_workers = 0
+        self._has_accelerator = False
         self._has_advised = False
         self._said_at = time.monotonic()
 
@@ -68,6 +69,7 @@ class Screen:
             processes: How many of them train together.
         """
         self._num_workers = config.num_workers or 0
+        self._has_accelerator = config.device != "cpu"
         self.say(facts)
         table = Table.grid(padding=(0, 2))
         for group, line in settings(config, processes).items():
@@ -92,7 +94,7 @@ class Screen:
         """
         self._pace.count()
         figures = [f"{self._pace.left()} left", f"loss {loss:.3f}", f"{images_per_s:,.0f} images/s"]
-        figures += [f"waits for data {data_wait:.0%}"] if data_wait > _MUCH_WAITING else []
+        figures += [f"waits for data {data_wait:.0%}"] if self._is_much(data_wait) else []
         figures += [f"lr {lr:.1e}"]
         figures += [say_memory(memory_mb)] if memory_mb else []
         description = f"epoch {epoch}"
@@ -112,9 +114,13 @@ class Screen:
             f"val loss {row.val_loss:.4f}  top-1 {row.val_top1:6.2f} %{' *' if is_best else '  '}  "
             f"lr {row.lr:.1e}  {row.images_per_s:,.0f} images/s  {say_memory(row.memory_mb)}"
         )
-        if row.data_wait > _MUCH_WAITING and not self._has_advised:
+        if self._is_much(row.data_wait) and not self._has_advised:
             self._has_advised = True
             self.say(_advice(row.data_wait, self._num_workers, os.cpu_count() or 1))
+
+    def _is_much(self, data_wait: float) -> bool:
+        """Whether preparing pictures holds up the network; on a CPU both need the same cores."""
+        return self._has_accelerator and data_wait > _MUCH_WAITING
 
 
 class _Pace:

@@ -177,6 +177,7 @@ def _forward(
 def _gradients_shared(network: nn.Module, is_last: bool) -> AbstractContextManager:
     """Lets the processes exchange gradients only at the last chunk of a batch."""
     network = getattr(network, "_orig_mod", network)  # torch.compile wraps
+    network = getattr(network, "_orig_mod", network)  # what torch.compile has wrapped
     if isinstance(network, DistributedDataParallel) and not is_last:
         return network.no_sync()
     if isinstance(network, FSDPModule):

@@ -1,0 +1,72 @@
+"""A loading process that dies is one sentence, wherever the main process hears of it."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from torch.utils.data import get_worker_info
+
+from cvt.data import dead_workers_explained, eval_transform, make_loader
+from cvt.data.array_set import ArraySet
+from cvt.errors import UserError
+from cvt.weights.record import Preprocessing
+
+EVAL = eval_transform(Preprocessing(input_size=(3, 8, 8)))
+
+# Python 3.12 and newer warn about any fork of a process with threads, which torch has.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+class Deadly(ArraySet):
+    """Grey pictures; who loads number 9 in a process of its own meets its end."""
+
+    def __init__(self, end):
+        super().__init__(np.zeros((16, 8, 8), dtype=np.uint8), [0] * 16, ["a"], "grey")
+        self.end = end
+
+    def image(self, index):
+        if index == 9 and get_worker_info() is not None:
+            self.end()
+        return super().image(index)
+
+
+def kill_me():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave():
+    os._exit(3)
+
+
+@pytest.mark.parametrize(("end", "how"), [(kill_me, "killed by signal"), (leave, "exit code 3")])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_worker_that_dies(end, how, num_workers):
+    loader = make_loader(Deadly(end), EVAL, batch_size=4, shuffle=False, num_workers=num_workers)
+    with pytest.raises(UserError, match=r"^A loading process died \(.*fewer --num-workers") as said:
+        list(loader)
+    assert how in str(said.value)
+    assert "\n" not in str(said.value)
+
+
+def test_a_worker_that_dies_while_the_main_process_computes():
+    """torch raises from a signal handler, here in the middle of a sleep."""
+    batches = iter(make_loader(Deadly(kill_me), EVAL, batch_size=4, shuffle=False, num_workers=1))
+    with pytest.raises(UserError, match="A loading process died"), dead_workers_explained():
+        compute_after_a_batch(batches)
+
+
+def compute_after_a_batch(batches):
+    next(batches)
+    time.sleep(20)
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="out of memory"), dead_workers_explained():
+        raise RuntimeError("CUDA out of memory")
+
+
+def test_a_set_that_needs_no_worker_has_none_to_lose():
+    batches = list(make_loader(Deadly(kill_me), EVAL, batch_size=4, shuffle=False))
+    assert len(batches) == 4
