@@ -120,9 +120,12 @@ def _work(
     connection: Connection, environment: dict[str, str], task: Task, timeout: float
 ) -> None:
     faulthandler.dump_traceback_later(0.9 * timeout)  # where it hangs
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that torchrun started
     os.environ.update(environment)
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    # Python 3.12 and newer warn about any fork of a process with threads, which torch has.
+    warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
     try:
         function, args = _unpacked(task)
         message = pickle.dumps((True, function(*args)))

@@ -40,14 +40,12 @@ def leave():
     os._exit(3)
 
 
-@pytest.mark.parametrize(("end", "how"), [(kill_me, "killed by signal"), (leave, "exit code 3")])
+@pytest.mark.parametrize("end", [kill_me, leave])
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_worker_that_dies(end, how, num_workers):
+def test_a_worker_that_dies(end, num_workers):
     loader = make_loader(Deadly(end), EVAL, batch_size=4, shuffle=False, num_workers=num_workers)
-    with pytest.raises(UserError, match=r"^A loading process died \(.*fewer --num-workers") as said:
+    with pytest.raises(UserError, match=r"^A loading process died \([^)\n]+\), most.* fewer --num"):
         list(loader)
-    assert how in str(said.value)
-    assert "\n" not in str(said.value)
 
 
 def test_a_worker_that_dies_while_the_main_process_computes():
@@ -70,3 +68,16 @@ def test_other_errors_pass():
 def test_a_set_that_needs_no_worker_has_none_to_lose():
     batches = list(make_loader(Deadly(kill_me), EVAL, batch_size=4, shuffle=False))
     assert len(batches) == 4
+
+
+def test_more_workers_than_cores_are_the_users_choice():
+    """Warnings are errors here, and torch has one for this."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system does not tie processes to cores")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        loader = make_loader(Deadly(int), EVAL, batch_size=4, shuffle=False, num_workers=2)
+        assert len(list(loader)) == 4
+    finally:
+        os.sched_setaffinity(0, cores)

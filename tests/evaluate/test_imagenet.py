@@ -29,6 +29,13 @@ def test_outputs_of_the_published_weights_and_of_unnamed_ones_stand_in_imagenets
         assert imagenet_outputs(names, 1000).equal(IN_ORDER)
 
 
+def test_half_of_the_words_may_be_somebodys_own():
+    own = [f"my word {number}" for number in range(500)]
+    assert imagenet_outputs([*own, *imagenet_class_names()[500:]], 1000).equal(IN_ORDER)
+    with pytest.raises(UserError, match="first class is 'my word 0'"):
+        imagenet_outputs([*own, "my word 500", *imagenet_class_names()[501:]], 1000)
+
+
 def test_wordnet_numbers_are_matched_by_name():
     backwards = imagenet_synsets()[::-1]
     assert imagenet_outputs(backwards, 1000).equal(999 - IN_ORDER)

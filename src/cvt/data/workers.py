@@ -3,6 +3,7 @@
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -15,7 +16,16 @@ from cvt.data.samples import Samples
 from cvt.errors import UserError
 
 # How torch says it, in its signal handler and where it waits for a batch.
-_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?P<how>[^.\n]*)")
+_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?(?P<how>[^.\n]*)")
+_DIED = (
+    "A loading process died ({}), most often for lack of memory; use fewer --num-workers; a "
+    "training goes on with --resume."
+)
+
+# What the main process sees of one that dies while it hands a batch over, before torch notices;
+# the same errors from within loading begin with other words.
+_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
+_SENT_ON = "Caught "
 
 
 class BatchLoader:
@@ -31,20 +41,55 @@ class BatchLoader:
         self, samples: Samples, batches: Iterable[Sequence[Any]], num_workers: int
     ) -> None:
         self.batches = batches
-        self._loader = DataLoader(
-            cast("Dataset", samples),
-            batch_sampler=cast("Any", batches),
-            collate_fn=samples.collate,
-            num_workers=num_workers,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_prepare_worker,
-            # The loader draws a number when iteration begins: not from the global generator.
-            generator=torch.Generator(),
-        )
+        with _as_many_as_wanted():
+            self._loader = DataLoader(
+                cast("Dataset", samples),
+                batch_sampler=cast("Any", batches),
+                collate_fn=samples.collate,
+                num_workers=num_workers,
+                pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_prepare_worker,
+                # The loader draws a number when iteration begins: not from the global generator.
+                generator=torch.Generator(),
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         with dead_workers_explained():
-            yield from self._loader
+            with _as_many_as_wanted():
+                iterator = iter(self._loader)
+            try:
+                yield from iterator
+            except _CUT_OFF as error:
+                if self._loader.num_workers == 0 or str(error).startswith(_SENT_ON):
+                    raise
+                raise UserError(_DIED.format("in the middle of a batch")) from error
+            finally:
+                _end_workers(iterator)
+
+
+@contextmanager
+def _as_many_as_wanted() -> Generator[None]:
+    """Silences torch where it warns of more workers than cores: their number is the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
+
+
+def _end_workers(iterator: Any) -> None:
+    """Ends them now, whoever still holds the iterator: a traceback does.
+
+    Until torch has forgotten them, every signal that a process ended can raise an error.
+    """
+    end = getattr(iterator, "_shutdown_workers", None)
+    if end is None:
+        return
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signal either
+        return end()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        end()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -63,10 +108,7 @@ def dead_workers_explained() -> Generator[None]:
         death = _DEATH.search(str(error))
         if death is None:
             raise
-        raise UserError(
-            f"A loading process died ({death['how'].strip()}), most often for lack of memory; "
-            "use fewer --num-workers and go on with --resume."
-        ) from error
+        raise UserError(_DIED.format(death["how"].strip())) from error
 
 
 def _prepare_worker(worker: int) -> None:
