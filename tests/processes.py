@@ -86,9 +86,7 @@ def in_processes(
     return [messages[rank][1] if rank in messages else None for rank in range(count)]
 
 
-def _start(
-    rank: int, shared: dict[str, str], task: Task, timeout: float
-) -> tuple[Any, Connection]:
+def _start(rank: int, shared: dict[str, str], task: Task, timeout: float) -> tuple[Any, Connection]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
@@ -116,9 +114,7 @@ def _messages(started: list[tuple[Any, Connection]], end: float) -> dict[int, tu
     return messages
 
 
-def _work(
-    connection: Connection, environment: dict[str, str], task: Task, timeout: float
-) -> None:
+def _work(connection: Connection, environment: dict[str, str], task: Task, timeout: float) -> None:
     faulthandler.dump_traceback_later(0.9 * timeout)  # where it hangs
     multiprocessing.set_start_method("fork", force=True)  # as in a process that torchrun started
     os.environ.update(environment)

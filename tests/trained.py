@@ -2,6 +2,7 @@
 
 import csv
 import os
+import random
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
 from cvt.errors import UserError
@@ -56,6 +58,10 @@ def session(config: TrainConfig, *events: Event, **patches: Any) -> Ended:
         patches: Full names, with `__` for their dots, and what takes their place.
     """
     rank = int(os.environ.get("RANK", 0))
+    # A new process begins with generators in a state that nobody knows.
+    random.seed()
+    np.random.seed()
+    torch.seed()
     with ExitStack() as stack:
         stack.enter_context(patch("matplotlib.figure.Figure.savefig"))  # takes half a second
         for name, value in patches.items():

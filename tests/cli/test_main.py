@@ -67,3 +67,11 @@ def test_a_reader_that_stops_early_is_no_error():
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_ctrl_c_is_one_word_and_130(run, monkeypatch):
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvt.cli.models.models", pressed)
+    assert run("models") == (130, "", "cvt: Interrupted.\n")

@@ -117,3 +117,9 @@ def test_a_missing_image_is_no_checkpoint_and_a_missing_checkpoint_no_image(run,
     code, _, err = run("predict", "cvt_13.msft_in2k", photos / "a.jpg")
     assert code == 2
     assert "There are no weights 'cvt_13.msft_in2k'" in err
+
+
+def test_skipped_inputs_are_no_failure_to_torchrun(run, checkpoint, photos, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
+    assert run("predict", checkpoint, photos / "a.jpg", "nope.jpg")[0] == 0
+    assert run("predict", checkpoint, "nope.jpg")[0] == 2

@@ -41,12 +41,16 @@ def test_train_says_what_it_does_what_it_wrote_and_what_to_type_next(trained, pi
     assert f"cvt eval {folder} {pictures}" in out
     files = {path.name for path in folder.iterdir()}
     assert files == {
+        ".lock",
+        "README.md",
         "best.safetensors",
+        "checkpoints",
         "config.yaml",
         "curves.png",
-        "last.pt",
         "last.safetensors",
         "metrics.csv",
+        "result.json",
+        "tensorboard",
     }
 
 
@@ -142,4 +146,4 @@ def test_ctrl_c_saves_and_exits_with_130(pictures, tmp_path):
     assert process.returncode == 130
     assert f"cvt train --resume {tmp_path}/run" in err
     assert err.count("\n") == 1
-    assert (tmp_path / "run" / "last.pt").exists()
+    assert any((tmp_path / "run" / "checkpoints").iterdir())

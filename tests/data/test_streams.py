@@ -21,6 +21,7 @@ from cvt.data import (
     train_transform,
 )
 from cvt.data.image import BadImage
+from cvt.data.order import Share
 from cvt.data.read_ahead import read_ahead
 from cvt.data.stream_set import Row, StreamSet, decoded
 from cvt.errors import UserError
@@ -101,15 +102,15 @@ def test_a_bad_picture_is_named_and_moves_no_other():
 def test_processes_share_every_batch():
     whole = batches(drop_last=True)
     for world, accum in ((2, 1), (1, 2), (2, 2)):
-        options = {"world_size": world, "accum_steps": accum, "drop_last": True}
-        ranks = [iter(batches(rank=rank, **options)) for rank in range(world)]
+        shares = [Share(rank, world, accum) for rank in range(world)]
+        ranks = [iter(batches(share=share, drop_last=True)) for share in shares]
         for batch in whole:
             chunks = [next(ranks[number % world]) for number in range(world * accum)]
             for number, chunk in enumerate(chunks):
                 assert torch.equal(chunk.images, batch.images[number :: world * accum])
         assert all(next(rank, None) is None for rank in ranks)
     with pytest.raises(UserError, match="batch_size 4 for 3 processes"):
-        batches(world_size=3)
+        batches(share=Share(world_size=3))
 
 
 def test_repeats():

@@ -10,6 +10,7 @@ from PIL import Image
 
 import cvt
 from cvt.cli import main
+from cvt.evaluate import evaluate, probe
 from cvt.train.world import join_world
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.record import Preprocessing, Record
@@ -55,21 +56,25 @@ def verbs(checkpoint, pictures, out):
     ]
 
 
-def call_all(calls):
-    """Exit codes, standard output and standard error of verbs that share one process group."""
+def call_all(calls, checkpoint, pictures):
+    """What verbs and functions that share one process group print and return."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), join_world("cpu"):
         codes = [main(call) for call in calls]
-    return codes, out.getvalue(), err.getvalue()
+        measured = evaluate(checkpoint, str(pictures), split="all", batch_size=4, device="cpu")
+        probed = probe(checkpoint, str(pictures), method="knn", k=3, device="cpu")
+    return (measured.to_dict(), probed.to_dict()), (codes, out.getvalue(), err.getvalue())
 
 
 def test_two_processes_measure_what_one_does(checkpoint, pictures, tmp_path, capfd):
     calls = verbs(checkpoint, pictures, tmp_path / "alone")
     assert [main(call) for call in calls] == [1, 1]  # a picture was skipped
     alone = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    first, second = in_processes(2, call_all, verbs(checkpoint, pictures, tmp_path / "two"))
-    assert second == ([0, 0], "", "")
-    codes, out, err = first
+    calls = verbs(checkpoint, pictures, tmp_path / "two")
+    (first, said), (second, quiet) = in_processes(2, call_all, calls, checkpoint, pictures)
+    assert first == second  # whoever calls the functions gets the same everywhere
+    assert quiet == ([0, 0], "", "")
+    codes, out, err = said
     assert (codes, err) == ([1, 1], "")
     measured, probed = (json.loads(line) for line in out.splitlines())
     names = {path.name for path in (tmp_path / "two").iterdir()}

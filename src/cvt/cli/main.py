@@ -1,6 +1,7 @@
 """`cvt VERB ...`: finds the verb, and turns what went wrong into one sentence and an exit code.
 
-Exit codes: 0 all well; 1 some inputs were bad and skipped; 2 the user's mistake; 130 interrupted.
+Exit codes: 0 all well; 1 some inputs were bad and skipped (under torchrun that is 0); 2 the user's
+mistake; 130 interrupted.
 """
 
 import os
@@ -32,6 +33,7 @@ def make_app() -> App:
         version=__version__,
         help_epilogue="Begin with: cvt train",
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,
     )
     for verb, (where, line) in VERBS.items():
         app.command(f"cvt.cli.{where}", name=verb, help=line)
@@ -48,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result_action="return_value",
         )
         sys.stdout.flush()
-        return code or 0
+        # To torchrun any other code is a process that was lost: it would start all of them again.
+        return 0 if code == 1 and "TORCHELASTIC_RUN_ID" in os.environ else code or 0
     except (CycloptsError, UserError) as error:
         if getattr(error, "is_told_elsewhere", False):
             return 2

@@ -3,7 +3,7 @@
 from itertools import islice
 
 from cvt.data.image_set import ImageSet
-from cvt.data.order import chunks_of_rank, epoch_order, share_of_rank, split_into_batches
+from cvt.data.order import WHOLE, Share, chunks_of, epoch_order, set_batches, share_of_rank
 from cvt.data.read_ahead import read_ahead
 from cvt.data.samples import NumberedSamples, RowSamples
 from cvt.data.stream_order import epoch_rows, stream_batches, stream_share
@@ -28,9 +28,7 @@ def make_loader(
     num_workers: int = 0,
     drop_last: bool = False,
     repeats: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
-    accum_steps: int = 1,
+    share: Share = WHOLE,
 ) -> BatchLoader:
     """Returns a loader over one epoch that yields a `Batch` at a time.
 
@@ -47,9 +45,7 @@ def make_loader(
         num_workers: Processes that load; 0 loads in this one.
         drop_last: Leave out a last batch that is not full.
         repeats: Varied copies of a picture in a batch (`cvt.data.order.epoch_order`).
-        rank: Which of `world_size` processes this is.
-        world_size: Processes that share every batch.
-        accum_steps: Parts that this process's share of a batch is yielded in.
+        share: The part of every batch that this process gets, and in how many chunks.
 
     Raises:
         UserError: A number is out of range, there are too few pictures for one batch, or a batch
@@ -61,28 +57,15 @@ def make_loader(
             f"Got {len(image_set)} images and batch_size {batch_size}, expected at least one full "
             "batch; make the batch smaller."
         )
-    chunks_of_rank(range(batch_size), rank, world_size, accum_steps)  # refuses before it is late
+    chunks_of(range(batch_size), share)  # refuses before it is late
+    shuffled = {"shuffle": shuffle, "seed": seed, "epoch": epoch, "repeats": repeats}
+    cut = {"batch_size": batch_size, "start_batch": start_batch, "drop_last": drop_last}
     if isinstance(image_set, StreamSet):
-        rows = epoch_rows(image_set, shuffle=shuffle, seed=seed, epoch=epoch, repeats=repeats)
-        chunks = stream_batches(
-            rows,
-            batch_size=batch_size,
-            start_batch=start_batch,
-            drop_last=drop_last,
-            rank=rank,
-            world_size=world_size,
-            accum_steps=accum_steps,
-        )
+        chunks = stream_batches(epoch_rows(image_set, **shuffled), **cut, share=share)
         samples = RowSamples(len(image_set), transform, seed, epoch)
         return BatchLoader(samples, read_ahead(chunks, _READ_AHEAD), num_workers)
-    order = epoch_order(len(image_set), shuffle=shuffle, seed=seed, epoch=epoch, repeats=repeats)
-    batches = split_into_batches(order, batch_size, drop_last)
-    mine = [
-        chunk
-        for batch in batches[start_batch:]
-        for chunk in chunks_of_rank(batch, rank, world_size, accum_steps)
-    ]
-    return BatchLoader(NumberedSamples(image_set, transform, seed, epoch), mine, num_workers)
+    chunks = set_batches(epoch_order(len(image_set), **shuffled), **cut, share=share)
+    return BatchLoader(NumberedSamples(image_set, transform, seed, epoch), chunks, num_workers)
 
 
 def make_eval_loader(

@@ -1,6 +1,7 @@
 """Which picture goes where: the order of an epoch, and each process's part of every batch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -28,15 +29,25 @@ def epoch_order(count: int, *, shuffle: bool, seed: int, epoch: int, repeats: in
     return copies[:count].tolist()
 
 
-def split_into_batches(order: Sequence[int], batch_size: int, drop_last: bool) -> list[list[int]]:
-    """Cuts an order into batches; `drop_last` leaves out a last one that is not full."""
-    batches = [list(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
-    return batches[:-1] if drop_last and len(order) % batch_size else batches
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch a process works through, and in how many steps.
+
+    Args:
+        rank: Which of `world_size` processes this is.
+        world_size: Processes that share every batch.
+        accum_steps: Chunks that this process's part of a batch comes in.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    accum_steps: int = 1
 
 
-def chunks_of_rank(
-    batch: Sequence[T], rank: int, world_size: int, accum_steps: int
-) -> list[list[T]]:
+WHOLE = Share()
+
+
+def chunks_of(batch: Sequence[T], share: Share) -> list[list[T]]:
     """Returns the chunks of a batch that one process works through, in their order.
 
     A batch of `world_size * accum_steps` chunks deals its pictures out like cards: chunk `c` takes
@@ -47,6 +58,7 @@ def chunks_of_rank(
     Raises:
         UserError: The batch does not divide into that many chunks.
     """
+    world_size, accum_steps = share.world_size, share.accum_steps
     chunks = world_size * accum_steps
     if len(batch) % chunks:
         raise UserError(
@@ -54,15 +66,33 @@ def chunks_of_rank(
             f"{accum_steps}, expected a multiple of {chunks}; "
             f"take {max(len(batch) // chunks, 1) * chunks}."
         )
-    return [list(batch[number::chunks]) for number in range(rank, chunks, world_size)]
+    return [list(batch[number::chunks]) for number in range(share.rank, chunks, world_size)]
+
+
+def set_batches(
+    order: Sequence[int], *, batch_size: int, start_batch: int, drop_last: bool, share: Share
+) -> list[list[int]]:
+    """Returns one process's chunks of each batch, from batch `start_batch` on.
+
+    `drop_last` leaves out a last batch that is not full.
+    """
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    if drop_last and len(order) % batch_size:
+        batches.pop()
+    return [chunk for batch in batches[start_batch:] for chunk in chunks_of(batch, share)]
 
 
 def share_of_rank(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
     """Returns the batches of `count` pictures in order that one of several processes measures.
 
-    Every picture belongs to one process; all have the same number of batches, the last of which
-    may be empty, because layers spread over processes work only in step.
+    Every picture belongs to one batch, whose pictures do not depend on the number of processes:
+    in other company a network's answers would round differently. All processes have the same
+    number of batches, the last of which may be empty, because layers spread over processes work
+    only in step.
     """
-    mine = list(range(rank, count, world_size))
-    most = -(-count // world_size)
-    return [mine[start : start + batch_size] for start in range(0, most, batch_size)]
+    starts = range(0, count, batch_size)
+    most = -(-len(starts) // world_size)
+    mine = [
+        list(range(start, min(start + batch_size, count))) for start in starts[rank::world_size]
+    ]
+    return mine + [[]] * (most - len(mine))

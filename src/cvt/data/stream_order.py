@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from cvt.data.order import chunks_of_rank
+from cvt.data.order import Share, chunks_of
 from cvt.data.stream_set import Row, StreamSet
 
 
@@ -34,9 +34,7 @@ def stream_batches(
     batch_size: int,
     start_batch: int,
     drop_last: bool,
-    rank: int = 0,
-    world_size: int = 1,
-    accum_steps: int = 1,
+    share: Share,
 ) -> Generator[list[Row]]:
     """Yields one process's chunks of each batch; the batches before `start_batch` are read past."""
     for number in counting():
@@ -44,13 +42,16 @@ def stream_batches(
         if not batch or (drop_last and len(batch) < batch_size):
             return
         if number >= start_batch:
-            yield from chunks_of_rank(batch, rank, world_size, accum_steps)
+            yield from chunks_of(batch, share)
 
 
 def stream_share(
     images: StreamSet, batch_size: int, rank: int, world_size: int
 ) -> Generator[list[Row]]:
     """Yields the batches that one process measures, as `share_of_rank` does of a set's numbers."""
-    mine = islice(images.rows(), rank, None, world_size)
-    for _ in range(0, -(-len(images) // world_size), batch_size):
-        yield list(islice(mine, batch_size))
+    rows = iter(images.rows())
+    batches = -(-len(images) // batch_size)
+    for number in range(-(-batches // world_size) * world_size):
+        batch = list(islice(rows, batch_size))
+        if number % world_size == rank:
+            yield batch

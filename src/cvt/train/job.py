@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cvt.data import Batch, DataSplits, ImageSet, make_eval_loader, make_loader
+from cvt.data.order import Share
 from cvt.data.transforms import Transform
 from cvt.train.checkpoints import Tensors
 from cvt.train.config import TrainConfig, known
@@ -119,9 +120,7 @@ class Job:
             num_workers=known(self.config.num_workers),
             drop_last=True,
             repeats=known(self.config.augment.repeats),
-            rank=self.world.rank,
-            world_size=self.world.size,
-            accum_steps=self.config.accum_steps,
+            share=Share(self.world.rank, self.world.size, self.config.accum_steps),
         )
 
     def eval_loader(self, images: ImageSet) -> Iterable[Batch]:

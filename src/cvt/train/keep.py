@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
 )
 
+from cvt.files import remove_left_behind
 from cvt.train.card import CardFacts, write_card
 from cvt.train.checkpoints import save_state
 from cvt.train.curves import save_curves
@@ -40,6 +41,7 @@ def keep_epoch(job: Job, row: EpochRow) -> None:
 def keep_again(job: Job) -> None:
     """Writes anew what a session that was killed may have left behind the state it saved."""
     history = job.progress.history
+    job.world.on_main(lambda: remove_left_behind(job.run))
     _save_weights(job, LAST_WEIGHTS, history[-1] if history else None)
     job.world.on_main(lambda: write_metrics(job.run, history))
     if job.progress.epoch == job.epochs:

@@ -1,7 +1,7 @@
 """The training loop, read from top to bottom."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -79,13 +79,24 @@ class _Session:
             job.done_updates, result.loss, job.lr, result.grad_norm, progress.images_per_s
         )
 
-    def agree(self) -> tuple[bool, bool]:
-        """Whether any process is to stop, and whether a checkpoint is due; the same in all."""
+    def agree(self, bad: Sequence[str] = ()) -> tuple[bool, bool]:
+        """Whether any process is to stop, and whether a checkpoint is due; the same in all.
+
+        Pictures that could not be read, in whichever process, are made known to all of them.
+        """
         job = self.job
         waited = time.monotonic() - job.saved_at
         due = job.world.is_main and waited > 60 * job.config.checkpoint_minutes
-        stop, save = job.world.sum(torch.tensor([self.stop.is_set, due], dtype=torch.float32))
+        mine = torch.tensor([self.stop.is_set, due, len(bad)], dtype=torch.float32)
+        stop, save, skipped = job.world.sum(mine).tolist()
+        if skipped:
+            self.name_bad([sentence for share in job.world.gather(bad) for sentence in share])
         return bool(stop), bool(save)
+
+    def name_bad(self, sentences: Iterable[str]) -> None:
+        """Says which pictures could not be read, each of them once."""
+        for sentence in self.job.progress.note_bad(tuple(sentences)):
+            self.screen.say(f"skipped: {sentence}")
 
 
 def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
@@ -93,8 +104,7 @@ def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
     job = prepare(config, world)
     done, epochs_done = job.done_updates, job.progress.epoch
     with ExitStack() as stack:
-        if world.is_main:
-            stack.enter_context(held(job.run))
+        world.on_main(lambda: stack.enter_context(held(job.run)))
         screen = stack.enter_context(Screen(job.total_updates, done, shown))
         events = stack.enter_context(
             Events(job.run, done, epochs_done, screen.say, enabled=world.is_main)
@@ -144,14 +154,13 @@ def _train_epoch(session: _Session) -> None:
     while progress.batch < job.updates_of_epoch:
         chunks = list(islice(batches, job.config.accum_steps))
         waited = time.monotonic() - since
-        _name_bad(session, [sentence for chunk in chunks for sentence in chunk.bad])
         result = _update(job, chunks)
         progress.batch += 1
         now = time.monotonic()
         progress.count(result.loss, result.num_images, now - since, waited)
         since = now
         session.show(result)
-        must_stop, must_save = session.agree()
+        must_stop, must_save = session.agree([each for chunk in chunks for each in chunk.bad])
         if must_stop:
             _leave(job, save=True)
         if must_save:
@@ -201,13 +210,8 @@ def _measure(session: _Session, images: ImageSet, save: bool) -> Logits:
         check,
         job.world,
     )
-    _name_bad(session, answers.bad)
+    session.name_bad(answers.bad)
     return answers
-
-
-def _name_bad(session: _Session, sentences: Iterable[str]) -> None:
-    for sentence in session.job.progress.note_bad(tuple(sentences)):
-        session.screen.say(f"skipped: {sentence}")
 
 
 def _leave(job: Job, save: bool) -> None:

@@ -60,7 +60,12 @@ def make_network(
     ema = None
     if config.ema_decay:
         # Its warm-up keeps a short run's average from remembering the initial weights.
-        ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True)
+        ema = ModelEmaV3(
+            model,
+            decay=config.ema_decay,
+            use_warmup=True,
+            foreach=config.parallel != "fsdp",  # shares and buffers do not go into one call
+        )
         ema.module.requires_grad_(False)
     freeze(model, config.freeze)
     forward = _distribute(model, ema, config, device, world)

@@ -15,7 +15,6 @@ from cvt.data import (
     train_transform,
 )
 from cvt.errors import UserError
-from cvt.files import remove_left_behind
 from cvt.parts.backbone import Backbone
 from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, passed_over, read_facts
 from cvt.train.config import AugmentConfig, TrainConfig, known, load_config
@@ -73,7 +72,6 @@ def _is_only_begun(run: Path) -> bool:
 
 def _resume(given: TrainConfig, run: Path, world: World) -> Job:
     checkpoint = world.on_main(lambda: newest(run))
-    world.on_main(lambda: remove_left_behind(run))
     facts = read_facts(checkpoint)
     stored = Identity.from_dict(facts["identity"])
     config = resumed_config(given, TrainConfig.from_dict(facts["config"]))
