@@ -16,7 +16,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -42,20 +43,40 @@ def in_processes(
     function: Callable[..., Any],
     *args: Any,
     dies: Collection[int] = (),
-    timeout: float = 120,
-    **environment: str,
+    **options: Any,
 ) -> list[Any]:
     """Returns what a function, of a test's module for example, returned in each process.
+
+    Args:
+        dies: Ranks that are to be killed (SIGKILL); None stands for what they did not return.
+        options: `timeout` and more variables for the processes, as `started` takes them.
+
+    Raises:
+        AssertionError: One of them raised something, hung, or ended in another way.
+    """
+    with started(count, function, *args, **options) as processes:
+        results = processes.results()
+    codes = processes.codes
+    expected = [-signal.SIGKILL if rank in dies else 0 for rank in range(count)]
+    assert codes == expected, f"a process hung, or ended in another way: {codes}"
+    return results
+
+
+@contextmanager
+def started(
+    count: int,
+    function: Callable[..., Any],
+    *args: Any,
+    timeout: float = 120,
+    **environment: str,
+) -> Generator["Processes"]:
+    """Starts a function in several processes; at the end those that are left are killed.
 
     They find each other through a store that this process keeps, as torchrun's agent does.
 
     Args:
-        dies: Ranks that are to be killed (SIGKILL); None stands for what they did not return.
-        timeout: Seconds after which all that are left are killed, and the test has failed.
+        timeout: Seconds after which they are taken to hang.
         environment: More variables for the processes.
-
-    Raises:
-        AssertionError: One of them raised something, hung, or ended in another way.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
@@ -67,23 +88,61 @@ def in_processes(
         **environment,
     }
     task = (inspect.getfile(function), function.__module__, pickle.dumps((function, args)))
-    started = [_start(rank, shared, task, timeout) for rank in range(count)]
+    processes = Processes(
+        [_start(rank, shared, task, timeout) for rank in range(count)], time.monotonic() + timeout
+    )
     try:
-        messages = _messages(started, time.monotonic() + timeout)
-        for process, _ in started:
-            process.join(10)
-        codes = [process.exitcode for process, _ in started]
+        yield processes
     finally:
-        for process, connection in started:
+        processes.end()
+
+
+class Processes:
+    """Processes at work, by rank."""
+
+    def __init__(self, pairs: list[tuple[Any, Connection]], end: float) -> None:
+        self._pairs = pairs
+        self._end = end
+        self.pids = [process.pid for process, _ in pairs]
+        self.codes: list[int | None] = []
+
+    def results(self) -> list[Any]:
+        """Waits for all of them; None stands for what one of them did not return.
+
+        Raises:
+            AssertionError: One of them raised something.
+        """
+        messages = self._messages()
+        for process, _ in self._pairs:
+            process.join(10)
+        self.codes = [process.exitcode for process, _ in self._pairs]
+        failures = [text for is_well, text in messages.values() if not is_well]
+        assert not failures, "\n".join(failures)
+        return [messages[rank][1] if rank in messages else None for rank in range(len(self._pairs))]
+
+    def end(self) -> None:
+        """Kills those that are left."""
+        for process, connection in self._pairs:
             process.kill()
             process.join()
             process.close()
             connection.close()
-    failures = [text for is_well, text in messages.values() if not is_well]
-    assert not failures, "\n".join(failures)
-    expected = [-signal.SIGKILL if rank in dies else 0 for rank in range(count)]
-    assert codes == expected, f"a process hung, or ended in another way: {codes}"
-    return [messages[rank][1] if rank in messages else None for rank in range(count)]
+
+    def _messages(self) -> dict[int, tuple[bool, Any]]:
+        """What they sent, by rank; those that ended or hung without a word are left out."""
+        messages: dict[int, tuple[bool, Any]] = {}
+        open_ones = {connection: rank for rank, (_, connection) in enumerate(self._pairs)}
+        while open_ones:
+            ready = wait(list(open_ones), max(self._end - time.monotonic(), 0))
+            if not ready:
+                break
+            for connection in ready:
+                rank = open_ones.pop(connection)
+                try:
+                    messages[rank] = pickle.loads(connection.recv_bytes())
+                except (EOFError, ConnectionResetError):
+                    continue
+        return messages
 
 
 def _start(rank: int, shared: dict[str, str], task: Task, timeout: float) -> tuple[Any, Connection]:
@@ -95,23 +154,6 @@ def _start(rank: int, shared: dict[str, str], task: Task, timeout: float) -> tup
     process.start()
     theirs.close()
     return process, ours
-
-
-def _messages(started: list[tuple[Any, Connection]], end: float) -> dict[int, tuple[bool, Any]]:
-    """What the processes sent, by rank; those that ended or hung without a word are left out."""
-    messages: dict[int, tuple[bool, Any]] = {}
-    open_ones = {connection: rank for rank, (_, connection) in enumerate(started)}
-    while open_ones:
-        ready = wait(list(open_ones), max(end - time.monotonic(), 0))
-        if not ready:
-            break
-        for connection in ready:
-            rank = open_ones.pop(connection)
-            try:
-                messages[rank] = pickle.loads(connection.recv_bytes())
-            except EOFError:
-                continue
-    return messages
 
 
 def _work(connection: Connection, environment: dict[str, str], task: Task, timeout: float) -> None:

@@ -4,6 +4,7 @@ import csv
 import os
 import random
 import signal
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from cvt.train.config import TrainConfig
 from cvt.train.interrupt import Interrupted
 from cvt.train.loop import train
 from cvt.train.report import TrainResult
+from cvt.train.world import join_world
 from cvt.weights.checkpoint import load_checkpoint
 from stored import stored_facts, stored_tensors
 
@@ -51,11 +53,11 @@ class Ended:
     is_told_elsewhere: bool = False
 
 
-def session(config: TrainConfig, *events: Event, **patches: Any) -> Ended:
+def session(config: TrainConfig, *events: Event, patches: Mapping[str, Any] = {}) -> Ended:
     """Trains until the end, or until what happens on the way makes an end of it.
 
     Args:
-        patches: Full names, with `__` for their dots, and what takes their place.
+        patches: What takes the place of what, by full names.
     """
     rank = int(os.environ.get("RANK", 0))
     # A new process begins with generators in a state that nobody knows.
@@ -65,7 +67,7 @@ def session(config: TrainConfig, *events: Event, **patches: Any) -> Ended:
     with ExitStack() as stack:
         stack.enter_context(patch("matplotlib.figure.Figure.savefig"))  # takes half a second
         for name, value in patches.items():
-            stack.enter_context(patch(name.replace("__", "."), value))
+            stack.enter_context(patch(name, value))
         for event in events:
             if event.rank in (None, rank):
                 stack.enter_context(_happening(event))
@@ -75,9 +77,10 @@ def session(config: TrainConfig, *events: Event, **patches: Any) -> Ended:
             return Ended(None, type(error).__name__, str(error), error.is_told_elsewhere)
 
 
-def sessions(configs: list[TrainConfig], *events: Event, **patches: Any) -> list[Ended]:
+def sessions(configs: list[TrainConfig]) -> list[Ended]:
     """Several sessions, one after the other."""
-    return [session(config, *events, **patches) for config in configs]
+    with join_world("cpu"):
+        return [session(config) for config in configs]
 
 
 def differences(one: Path, other: Path) -> list[str]:

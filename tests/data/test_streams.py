@@ -85,7 +85,14 @@ def test_workers_and_start_change_nothing():
     for start in (1, 5, 6):
         options = {"seed": 1, "epoch": 2, "start_batch": start, "num_workers": start % 2}
         assert equal(whole[start:], batches(stream(bad=(5, 6)), **options))
-    assert not equal(whole, batches(stream(bad=(5, 6)), seed=2, epoch=1))
+
+
+def test_seed_and_epoch_are_told_apart():
+    orders = {
+        key: torch.cat([b.labels for b in batches(seed=key[0], epoch=key[1])]).tolist()
+        for key in ((1, 2), (2, 1), (0, 3))
+    }
+    assert orders[1, 2] != orders[2, 1] != orders[0, 3]
 
 
 def test_a_bad_picture_is_named_and_moves_no_other():
@@ -158,7 +165,10 @@ def test_a_stream_that_breaks_off(num_workers):
 
 
 def test_more_than_promised_is_not_read():
-    assert sum(len(b.labels) for b in batches(stream(22, promised=10))) == 10
+    images = stream(22, promised=10)
+    assert sum(len(b.labels) for b in batches(images)) == 10
+    measured = make_eval_loader(images, EVAL, batch_size=4)
+    assert torch.cat([b.indices for b in measured]).tolist() == list(range(10))
 
 
 def test_what_a_stream_cannot_do_is_said():
@@ -183,6 +193,7 @@ def test_a_picture_may_be_an_address(tmp_path):
     for source in (f"file://{tmp_path}/a.png", str(tmp_path / "a.png")):
         image = decoded(Row(0, source, 1, "a"))
         assert np.array_equal(image, Image.open(io.BytesIO(png(3))))
+    assert "picture c has no class" in str(decoded(Row(0, png(3), -1, "picture c")))
     missing = decoded(Row(0, f"file://{tmp_path}/b.png", 1, "picture b"))
     assert isinstance(missing, BadImage)
     assert "Cannot read picture b" in str(missing)
@@ -197,7 +208,7 @@ def test_reading_ahead():
                 read.append(number)
                 yield number
         finally:
-            closed.append(True)
+            closed.append(threading.current_thread().name)
 
     ahead = read_ahead(numbers(), 3)
     assert next(ahead) == 0
@@ -209,7 +220,7 @@ def test_reading_ahead():
     assert next(ahead) == 1
     ahead.close()
     assert "read ahead" not in [thread.name for thread in threading.enumerate()]
-    assert closed == [True]
+    assert closed == ["read ahead"]
     assert list(read_ahead((letter for letter in "abc"), 1)) == ["a", "b", "c"]
 
 

@@ -109,6 +109,13 @@ def test_something_else_in_the_middle():
         next(members)
 
 
+def test_a_header_whose_checksum_is_wrong():
+    content = bytearray(archive([("a.jpg", b"1")], tarfile.USTAR_FORMAT))
+    content[0] ^= 1
+    with pytest.raises(TarDamage, match="no header at byte 0"):
+        list(tar_members(bytes(content)))
+
+
 def test_a_pax_record_that_is_none():
     content = bytearray(archive([("a.jpg", b"1")], mtime=1.5))
     content[512:515] = b"xx "

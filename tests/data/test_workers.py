@@ -1,5 +1,6 @@
 """A loading process that dies is one sentence, wherever the main process hears of it."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -44,8 +45,11 @@ def leave():
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_worker_that_dies(end, num_workers):
     loader = make_loader(Deadly(end), EVAL, batch_size=4, shuffle=False, num_workers=num_workers)
-    with pytest.raises(UserError, match=r"^A loading process died \([^)\n]+\), most.* fewer --num"):
+    said = r"^A loading process died \([^)\n]+\), most.* fewer --num"
+    with pytest.raises(UserError, match=said) as held:
         list(loader)
+    assert not multiprocessing.active_children()
+    assert held.tb is not None  # what refers to the iterator, and would keep the others alive
 
 
 def test_a_worker_that_dies_while_the_main_process_computes():

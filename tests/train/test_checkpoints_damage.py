@@ -23,7 +23,7 @@ EVERY_UPDATE = 1e-6  # minutes
 @pytest.fixture(scope="module")
 def short_run(tiny_run):
     """`short_run(out, **changes)`: four updates of the usual six."""
-    return partial(tiny_run, epochs=None, updates=4, ema_decay=0.9)
+    return partial(tiny_run, epochs=None, updates=4, accum_steps=2, ema_decay=0.9)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch
 from cvt.data.workers import BatchLoader
 from cvt.train.config import TrainConfig
 from cvt.train.progress import Progress
+from cvt.train.world import join_world
 from processes import in_processes
 from trained import Event, differences, session
 
@@ -22,9 +23,10 @@ STOP = Event("cvt.train.loop.train_step", 4)  # the second epoch's first update
 def whole_and_resumed(config: TrainConfig, make_patches=dict) -> None:
     """Trains both; every session gets patches of its own, as it would be a process of its own."""
     cut = replace(config, out=f"{config.out} cut")
-    assert session(config, **make_patches()).result
-    assert session(cut, STOP, **make_patches()).error == "Interrupted"
-    assert session(TrainConfig(resume=cut.out), **make_patches()).result
+    with join_world("cpu"):
+        assert session(config, patches=make_patches()).result
+        assert session(cut, STOP, patches=make_patches()).error == "Interrupted"
+        assert session(TrainConfig(resume=cut.out), patches=make_patches()).result
 
 
 def what_differs(config: TrainConfig) -> list[str]:
@@ -47,7 +49,7 @@ def drawing_loader():
             np.random.rand(3)
             return super().__iter__()
 
-    return {"cvt__data__loader__BatchLoader": Drawing}
+    return {"cvt.data.loader.BatchLoader": Drawing}
 
 
 def test_with_all_rules_kept_nothing_differs(config):
@@ -65,12 +67,12 @@ def only_torch_seeded():
     def seed(*key: int) -> None:
         torch.default_generator.manual_seed(hash(key))
 
-    return {"cvt__data__samples__seed_all": seed}
+    return {"cvt.data.samples.seed_all": seed}
 
 
 def generators_flow_on():
     """Rule 2 broken: nobody puts the generators to where they were at this position."""
-    return {"cvt__train__loop__seed_position": lambda *position: None}
+    return {"cvt.train.loop.seed_position": lambda *position: None}
 
 
 def order_from_a_generator():
@@ -80,7 +82,7 @@ def order_from_a_generator():
     def order(count: int, **rest: object) -> list[int]:
         return generator.permutation(count).tolist()
 
-    return {"cvt__data__loader__epoch_order": order}
+    return {"cvt.data.loader.epoch_order": order}
 
 
 def epochs_begin_anew():
@@ -90,7 +92,7 @@ def epochs_begin_anew():
         return Progress.from_dict({**plain, "batch": 0})
 
     forgetful = type("Forgetful", (Progress,), {"from_dict": staticmethod(without_batch)})
-    return {"cvt__train__setup__Progress": forgetful}
+    return {"cvt.train.setup.Progress": forgetful}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_with_a_rule_broken_the_resumed_run_is_another_one(broken, config):
 
 def each_its_own_norms():
     """Rule 3 broken: every process has running statistics of its own, and one's are stored."""
-    return {"cvt__train__network__ChunkNorms": lambda model: None}
+    return {"cvt.train.network.ChunkNorms": lambda model: None}
 
 
 def test_with_statistics_of_each_processes_own_the_resumed_run_is_another_one(config):

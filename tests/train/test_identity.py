@@ -147,18 +147,18 @@ def test_forced_a_run_goes_on_with_other_software_and_data(tiny_run, tiny_folder
     data = shutil.copytree(tiny_folder, tmp_path / "data")
     assert session(tiny_run(tmp_path / "run", data=str(data)), STOP).error == "Interrupted"
     (data / "train" / "dark" / "0.png").rename(data / "train" / "dark" / "00.png")
-    newer = {"cvt__train__identity____version__": "99.0"}
+    newer = {"cvt.train.identity.__version__": "99.0"}
     resumed = TrainConfig(resume=str(tmp_path / "run"))
     before = stored_facts(tmp_path / "run")
-    ended = session(resumed, **newer)
+    ended = session(resumed, patches=newer)
     assert "names or labels of the training images differ, cvt is 99.0 instead of" in ended.text
     assert stored_facts(tmp_path / "run") == before
-    assert session(replace(resumed, force=True), **newer).result
+    assert session(replace(resumed, force=True), patches=newer).result
     facts = stored_facts(tmp_path / "run")
     assert facts["identity"]["software"]["cvt"] == "99.0"
     assert facts["config"]["force"] is False
     assert session(resumed).error == "UserError"
-    assert session(resumed, **newer).result
+    assert session(resumed, patches=newer).result
 
 
 def test_a_clock_that_jumps_changes_nothing(tiny_run, tmp_path, monkeypatch):

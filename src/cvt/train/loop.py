@@ -105,6 +105,8 @@ def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
     done, epochs_done = job.done_updates, job.progress.epoch
     with ExitStack() as stack:
         world.on_main(lambda: stack.enter_context(held(job.run)))
+        # From here on the run can be resumed, if only from its beginning.
+        world.on_main(lambda: save_config(job.run / CONFIG_FILE, job.config))
         screen = stack.enter_context(Screen(job.total_updates, done, shown))
         events = stack.enter_context(
             Events(job.run, done, epochs_done, screen.say, enabled=world.is_main)
@@ -124,7 +126,6 @@ def _work(session: _Session) -> Logits | None:
     screen.describe(job.config, job.describe(), job.world.size)
     for note in job.notes:
         screen.say(note)
-    job.world.on_main(lambda: save_config(job.run / CONFIG_FILE, job.config))
     if job.done_updates:
         keep_again(job)
     else:

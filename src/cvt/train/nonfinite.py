@@ -4,6 +4,7 @@ import json
 from shlex import quote
 
 from cvt.data import batch_names
+from cvt.errors import UserError
 from cvt.files import atomic_write
 from cvt.train.config import known
 from cvt.train.job import Job
@@ -16,10 +17,14 @@ def explained(job: Job, error: NonFinite) -> NonFinite:
     """Returns the error with where it happened, having written the batch's pictures to a file."""
     update, names = job.done_updates + 1, names_of_batch(job)
     path = job.run / REPORT_FILE
-    job.world.on_main(lambda: _write(job, error, update, names))
+    try:
+        job.world.on_main(lambda: _write(job, error, update, names))
+        listed = f"are named in {path}"
+    except UserError as failure:
+        listed = f"could not be listed ({str(failure).rstrip('.')})"
     explanation = NonFinite(
         f"Training stopped at update {update} (epoch {job.progress.epoch + 1}, learning rate "
-        f"{job.lr:.3g}): {error}; its {len(names)} images ({names[0]}, ...) are named in {path}, "
+        f"{job.lr:.3g}): {error}; its {len(names)} images ({names[0]}, ...) {listed}, "
         f"and the last good checkpoint is kept in {quote(str(job.run))}; look at them, or start "
         "again with a lower --optim.lr or a lower --optim.clip-grad.",
         loss=error.loss,

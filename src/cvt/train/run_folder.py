@@ -38,7 +38,8 @@ def make_run_folder(config: TrainConfig) -> Path:
     run = Path(config.out).expanduser()
     try:
         run.mkdir(parents=True, exist_ok=True)
-        is_taken = any(run.iterdir())
+        # What is hidden was left by a session that was killed before it wrote anything of worth.
+        is_taken = any(not each.name.startswith(".") for each in run.iterdir())
     except OSError as error:
         raise UserError(f"Cannot make the folder {run}: {error.strerror}.") from error
     if is_taken:
