@@ -1,13 +1,12 @@
 """Whether a run that goes on is still the same run: its config, its data, its software."""
 
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
-from cvt import __version__
 from cvt.data import DataSplits
 from cvt.errors import UserError
 from cvt.train.config import TrainConfig
+from cvt.train.machine import software
 
 # What may differ when a run goes on, because it does not change what is computed.
 _FREE = (
@@ -21,8 +20,6 @@ _FREE = (
     "checkpoint_minutes",
     "keep_checkpoints",
 )
-# What decides bits: the arithmetic, the augmentation, and the decoding of pictures.
-_SOFTWARE = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ class Identity:
         named = {"training": splits.train, "validation": splits.val, "test": splits.test}
         return cls(
             data={name: [len(each), each.fingerprint()] for name, each in named.items() if each},
-            software={"cvt": __version__, **{name: version(name) for name in _SOFTWARE}},
+            software={name: found for name, found in software().items() if name != "Python"},
             chunks=chunks,
         )
 
