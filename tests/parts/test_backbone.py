@@ -67,6 +67,9 @@ def test_set_input_size_moves_the_tables_and_keeps_the_answer(randomise):
 def test_every_choice_of_the_paper_s_tables_trains(randomise, changes):
     model = Backbone(TINY.change(**changes)).train()
     randomise(model)
+    torch.manual_seed(
+        0
+    )  # stochastic depth leaves a block out for both images one time in a hundred
     model(torch.randn(2, 3, 57, 80)).square().sum().backward()
     # k's bias shifts all logits of a query alike, which softmax does not see; and of the last
     # block's queries only the class token's is read, which skips the convolution.

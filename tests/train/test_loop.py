@@ -21,12 +21,16 @@ def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
     result = train(tiny_config())
     run = tmp_path / "run"
     assert {each.name for each in run.iterdir()} == {
+        ".lock",
+        "README.md",
         "best.safetensors",
         "config.yaml",
         "curves.png",
         "checkpoints",
         "last.safetensors",
         "metrics.csv",
+        "result.json",
+        "tensorboard",
     }
     config = load_config(run / "config.yaml")
     assert config.optim.lr == 1e-3

@@ -94,9 +94,11 @@ def test_stopping_early_leaves_a_usable_folder(tiny_config, tmp_path, interrupt)
         train(tiny_config(), progress=False)
     assert read_record(tmp_path / "run" / "last.safetensors").class_names == ("bright", "dark")
     assert {each.name for each in (tmp_path / "run").iterdir()} == {
+        ".lock",
         "config.yaml",
         "checkpoints",
         "last.safetensors",
+        "tensorboard",
     }
     assert signal.getsignal(signal.SIGINT) is before
 
