@@ -25,8 +25,8 @@ TINY_MODEL = {
 }
 
 STEP = "cvt.train.loop.train_step"
-# In the middle of an epoch, and only one process hears it.
-CUT, CUT_SOON = Event(STEP, 5, rank=1), Event(STEP, 2, rank=1)
+# In the middle of an epoch; of the first, only one process hears.
+CUT, CUT_SOON = Event(STEP, 5, rank=1), Event(STEP, 2)
 
 
 @pytest.fixture(scope="module")
@@ -224,16 +224,18 @@ def test_other_processes_than_the_batches_were_dealt_for(cut_again):
 
 
 def test_a_process_that_dies_ends_the_others_and_they_go_on(two, run_of, tmp_path):
-    """Killed in the middle of an update, then the main one while a checkpoint is written."""
+    """Killed in an update; then the main one as a checkpoint is read, and as one is written."""
     config, resumed = run_of(tmp_path / "run"), TrainConfig(resume=str(tmp_path / "run"))
     killed = Event(STEP, 4, signal.SIGKILL, rank=1)
     main, _ = in_processes(2, session, config, killed, dies=(1,))
     assert main.error == "UserError"
     assert main.text.startswith("Process 0 of 2 lost touch with another one")
     assert "--resume" in main.text
-    killed = Event("torch.distributed.checkpoint.save", 1, signal.SIGKILL, rank=0)
-    _, other = in_processes(2, session, resumed, killed, dies=(0,))
-    assert other.text.startswith("Process 1 of 2 lost touch with another one")
+    for moment in ("load", "save"):
+        killed = Event(f"torch.distributed.checkpoint.{moment}", 1, signal.SIGKILL, rank=0)
+        _, other = in_processes(2, session, resumed, killed, dies=(0,))
+        assert other.text.startswith("Process 1 of 2 lost touch with another one")
+        assert not other.is_told_elsewhere
     assert list((tmp_path / "run" / "checkpoints").glob(".*.tmp"))
     in_processes(2, session, resumed)
     assert not list((tmp_path / "run" / "checkpoints").glob(".*.tmp"))

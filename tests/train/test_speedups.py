@@ -34,7 +34,13 @@ ROUNDING = 1e-5
 
 
 @pytest.mark.parametrize(
-    "name", ["compile", "grad_checkpointing", "channels_last", "deterministic"]
+    "name",
+    [
+        pytest.param("compile", marks=pytest.mark.slow),
+        "grad_checkpointing",
+        "channels_last",
+        "deterministic",
+    ],
 )
 def test_the_same_training_to_rounding(name, plain, run_of, tmp_path):
     # Rewriting for C++ takes minutes; how the loop lives with a compiled network does not.
@@ -54,36 +60,27 @@ def test_the_same_training_to_rounding(name, plain, run_of, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_is_near_and_resumes_to_the_bit(precision, plain, run_of, tmp_path):
-    """fp16 with its loss scaling, whose state goes on where it was."""
-    config = run_of(tmp_path / "whole", precision=precision)
-    assert session(config).result
-    cut = replace(config, out=str(tmp_path / "cut"))
-    assert session(cut, STOP).error == "Interrupted"
-    stopped = stored_facts(tmp_path / "cut")["scaler"]
-    assert session(TrainConfig(resume=cut.out)).result
-    assert differences(tmp_path / "whole", tmp_path / "cut") == []
-    # Half precision keeps 11 bits (fp16) or 8 (bf16) of a number.
-    assert ROUNDING < farthest(plain, tmp_path / "whole", "model.") < 0.1
-    facts = stored_facts(tmp_path / "whole")
-    if precision == "bf16":
-        assert facts["scaler"] is stopped is None
-    else:
-        assert (stopped["_growth_tracker"], facts["scaler"]["_growth_tracker"]) == (2, 3)
+def test_half_precision_is_near(precision, plain, run_of, tmp_path):
+    """It keeps 11 bits (fp16) or 8 (bf16) of a number; only fp16 needs its losses scaled."""
+    assert session(run_of(tmp_path / "run", precision=precision)).result
+    assert ROUNDING < farthest(plain, tmp_path / "run", "model.") < 0.1
+    assert (stored_facts(tmp_path / "run")["scaler"] is None) == (precision == "bf16")
 
 
 def test_a_scale_that_fp16_came_down_to_is_not_forgotten(run_of, tmp_path):
-    """Begun far too high, the scale halves at every update; resumed, it goes on from there."""
-    high = partial(torch.amp.GradScaler, init_scale=2.0**60)
-    config = run_of(tmp_path / "run", precision="fp16")
+    """Begun too high, the scale halves at an update or two, which are left out; then it holds."""
+    high = partial(torch.amp.GradScaler, init_scale=2.0**21)
+    config = run_of(tmp_path / "whole", epochs=2, precision="fp16")
+    cut = replace(config, out=str(tmp_path / "cut"))
     with patch("torch.amp.GradScaler", high):
-        assert session(config, STOP).error == "Interrupted"
-        stopped = stored_facts(tmp_path / "run")["scaler"]["scale"]
-        assert session(TrainConfig(resume=config.out)).result
-    assert stopped == 2.0**58
-    assert stored_facts(tmp_path / "run")["scaler"]["scale"] == 2.0**57
-    history = stored_facts(tmp_path / "run")["progress"]["history"]
-    assert history[0]["train_loss"] > 0
+        assert session(config).result
+        assert session(cut, STOP).error == "Interrupted"
+        stopped = stored_facts(tmp_path / "cut")["scaler"]
+        assert session(TrainConfig(resume=cut.out)).result
+    assert differences(tmp_path / "whole", tmp_path / "cut") == []
+    final = stored_facts(tmp_path / "cut")["scaler"]
+    assert final["scale"] <= stopped["scale"] < 2.0**21
+    assert 0 < final["_growth_tracker"] < 6
 
 
 def test_compiled_processes_wait_for_the_last_chunk_too():

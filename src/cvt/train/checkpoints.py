@@ -83,7 +83,7 @@ def save_state(
             dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary))
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
         cause = _cause(error)
-        if world.size > 1 and is_lost_peer(cause):
+        if is_lost_peer(cause):
             raise cause from None
         shutil.rmtree(temporary, ignore_errors=True)
         wrapped = cause if isinstance(cause, OSError) else OSError(_first_line(cause))
@@ -139,9 +139,12 @@ def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
         with _single_process_allowed():
             dcp.load(state, storage_reader=SafeReader(checkpoint))
     except _UNREADABLE as error:
+        cause = _cause(error)
+        if is_lost_peer(cause):
+            raise cause from None
         raise UserError(
             f"Cannot resume from {checkpoint}: its tensors do not fit this model "
-            f"({_first_line(_cause(error))}); train again."
+            f"({_first_line(cause)}); train again."
         ) from error
     set_model_state_dict(tensors.model, state["model"])
     if "moments" in state:
