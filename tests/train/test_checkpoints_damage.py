@@ -22,7 +22,7 @@ EVERY_UPDATE = 1e-6  # minutes
 
 @pytest.fixture(scope="module")
 def short_run(tiny_run):
-    """`short_run(out, **changes)`: four updates of the usual six, by SGD, which stores the least."""
+    """`short_run(out, **changes)`: four updates of the usual six; SGD stores the least."""
     optim = OptimConfig(opt="sgd", lr=0.05, warmup_epochs=0.5)
     return partial(tiny_run, epochs=None, updates=4, accum_steps=2, optim=optim)
 
