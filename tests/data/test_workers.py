@@ -16,8 +16,13 @@ from cvt.weights.record import Preprocessing
 
 EVAL = eval_transform(Preprocessing(input_size=(3, 8, 8)))
 
-# Python 3.12 and newer warn about any fork of a process with threads, which torch has.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+pytestmark = [
+    # Python 3.12 and newer warn about any fork of a process with threads, which torch has.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+    # torch's signal handler raises wherever the main process is, also while torch itself opens a
+    # temporary file, which nobody closes then.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+]
 
 
 class Deadly(ArraySet):
