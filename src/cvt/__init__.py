@@ -64,7 +64,18 @@ __all__ = [
 ]
 
 
-_ROOMS = ("data", "evaluate", "explain", "parts", "predict", "systems", "train", "weights", "zoo")
+_ROOMS = (
+    "bench",
+    "data",
+    "evaluate",
+    "explain",
+    "parts",
+    "predict",
+    "systems",
+    "train",
+    "weights",
+    "zoo",
+)
 
 
 def __getattr__(name: str) -> Any:

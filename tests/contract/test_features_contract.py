@@ -119,7 +119,7 @@ def test_indices_and_stop_early():
     model = small("cvt_13").eval()
     ran = []
     for index, stage in enumerate(model.stages):
-        stage.register_forward_hook(lambda *_, index=index: ran.append(index))
+        stage.embed.register_forward_hook(lambda *_, index=index: ran.append(index))
     with torch.no_grad():
         whole = model.forward_intermediates(image("cvt_13"), intermediates_only=True)
         ran.clear()

@@ -28,7 +28,7 @@ ROOMS = [
     "train",
     "evaluate",
 ]
-ROOMS += ["predict", "explain", "cli"]
+ROOMS += ["predict", "explain", "bench", "cli"]
 
 
 def tree(name: str) -> ast.Module:

@@ -17,6 +17,8 @@ VERBS = {
     "models": ("models:models", "List the models and the published weights."),
     "show": ("show:show", "Show a model's stages: grids, tokens, parameters, MACs."),
     "train": ("train:train", "Train a classifier; without arguments, on handwritten digits."),
+    "compare": ("compare:compare", "Train models side by side, or print what they count."),
+    "ablate": ("ablate:ablate", "Make the paper's tables again: by counting, or by training."),
     "runs": ("runs:runs", "List the runs in a folder and compare them."),
     "eval": ("evaluate:evaluate", "Measure a checkpoint on labelled images."),
     "probe": ("probe:probe", "Measure a checkpoint's frozen features: k-NN and linear."),
@@ -56,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(error, "is_told_elsewhere", False):
             return 2
         return _complain(" ".join(str(error).split()), 2)
-    except KeyboardInterrupt:
-        return _complain("Interrupted.", 130)
+    except KeyboardInterrupt as stopped:
+        return _complain(str(stopped) or "Interrupted.", 130)
     except BrokenPipeError:
         # Whoever read our output has had enough; keep Python's last flush quiet as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

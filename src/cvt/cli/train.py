@@ -10,6 +10,7 @@ from cvt.cli.flags import Json
 from cvt.cli.output import print_json
 from cvt.errors import UserError
 from cvt.train.config import TrainConfig
+from cvt.train.config_groups import GROUPS
 
 
 class Flags(TrainConfig):
@@ -24,7 +25,7 @@ class Flags(TrainConfig):
     def layer(self) -> dict[str, Any]:
         """Returns what was said, defaults included where they were said, as plain data."""
         said = {name: value for name, value in self.to_dict().items() if name in self.given}
-        for name in {"optim", "augment", "mix"} & set(said):
+        for name in set(GROUPS) & set(said):
             said[name] = {key: value for key, value in said[name].items() if value is not None}
         return said
 

@@ -26,7 +26,7 @@ from cvt.evaluate.imagenet import imagenet_outputs, read_classes
 from cvt.evaluate.model_facts import class_names_of, open_model, preprocessing_of
 from cvt.evaluate.real_labels import RealScore, read_val_pictures, score_real
 from cvt.evaluate.timm_lists import imagenet_synsets, subset_synsets
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 from cvt.train.validate import Logits
 from cvt.train.world import World, join_world
 
@@ -50,7 +50,7 @@ BENCHMARKS = {
 
 
 def evaluate_benchmark(
-    model: str | Path | Backbone,
+    model: str | Path | VisionModel,
     folder: str | Path,
     benchmark: str,
     *,
@@ -87,7 +87,7 @@ def evaluate_benchmark(
 
 
 def _measure(
-    network: Backbone, folder: Path, benchmark: str, pace: Pace, world: World
+    network: VisionModel, folder: Path, benchmark: str, pace: Pace, world: World
 ) -> Evaluation | RealScore | CorruptionScores:
     names = class_names_of(network)
     outputs = imagenet_outputs(names, network.num_classes)

@@ -9,7 +9,7 @@ from cvt.data import ImageSet
 from cvt.errors import UserError
 from cvt.evaluate.answers import Pace, answers
 from cvt.evaluate.model_facts import preprocessing_of
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 from cvt.train.world import World
 
 
@@ -28,7 +28,7 @@ class Features:
     bad: tuple[str, ...] = ()
 
 
-def extract(network: Backbone, data: ImageSet, pace: Pace, world: World) -> Features:
+def extract(network: VisionModel, data: ImageSet, pace: Pace, world: World) -> Features:
     """Returns what the classifier is fed with, in eval mode: BatchNorm stays as it was trained.
 
     Raises:
@@ -41,7 +41,7 @@ def extract(network: Backbone, data: ImageSet, pace: Pace, world: World) -> Feat
 
 
 class _Features(nn.Module):
-    def __init__(self, network: Backbone) -> None:
+    def __init__(self, network: VisionModel) -> None:
         super().__init__()
         self.network = network
 

@@ -10,12 +10,12 @@ from cvt.evaluate.answers import Pace, answers
 from cvt.evaluate.classes import matched_labels
 from cvt.evaluate.evaluation import Evaluation, summarise
 from cvt.evaluate.model_facts import class_names_of, cut_of_run, open_model, preprocessing_of
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 from cvt.train.world import join_world
 
 
 def evaluate(
-    model: str | Path | Backbone,
+    model: str | Path | VisionModel,
     data: str | ImageSet,
     *,
     split: str | None = None,

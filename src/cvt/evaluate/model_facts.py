@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt.errors import UserError
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 from cvt.train.config import load_config
 from cvt.train.run_folder import CONFIG_FILE
 from cvt.train.world import World
@@ -12,22 +12,24 @@ from cvt.weights.record import Preprocessing, Record
 from cvt.zoo.create import load
 
 
-def open_model(model: str | Path | Backbone, world: World) -> Backbone:
+def open_model(model: str | Path | VisionModel, world: World) -> VisionModel:
     """Returns the model itself, or that of a checkpoint, which the main process fetches first.
 
     Raises:
         UserError: It cannot be loaded.
     """
-    return model if isinstance(model, Backbone) else world.in_turn(lambda: load(model))
+    if isinstance(model, str | Path):
+        return world.in_turn(lambda: load(model))
+    return model
 
 
-def class_names_of(network: Backbone) -> tuple[str, ...] | None:
+def class_names_of(network: VisionModel) -> tuple[str, ...] | None:
     """Returns one name per output, or None if they are not known."""
     record = _record_of(network)
     return record.class_names if record else None
 
 
-def preprocessing_of(network: Backbone) -> Preprocessing:
+def preprocessing_of(network: VisionModel) -> Preprocessing:
     """Returns the checkpoint's own, or what timm's configuration of the model says.
 
     Raises:
@@ -45,12 +47,12 @@ def preprocessing_of(network: Backbone) -> Preprocessing:
     )
 
 
-def cut_of_run(model: str | Path | Backbone) -> dict[str, Any]:
+def cut_of_run(model: str | Path | VisionModel) -> dict[str, Any]:
     """Returns how the run that made a checkpoint cut its validation split out of its data.
 
     These are arguments of `cvt.data.load_data`; empty if no run's config lies beside it.
     """
-    if isinstance(model, Backbone):
+    if not isinstance(model, str | Path):
         return {}
     checkpoint = Path(model)
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
@@ -60,6 +62,6 @@ def cut_of_run(model: str | Path | Backbone) -> dict[str, Any]:
     return {"seed": config.seed, "val_fraction": config.val_fraction}
 
 
-def _record_of(network: Backbone) -> Record | None:
+def _record_of(network: VisionModel) -> Record | None:
     record = getattr(network, "record", None)
     return record if isinstance(record, Record) else None

@@ -16,7 +16,7 @@ from cvt.evaluate.features import Features, extract
 from cvt.evaluate.knn import knn_votes
 from cvt.evaluate.linear import fit_linear, linear_shares
 from cvt.evaluate.model_facts import cut_of_run, open_model
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 from cvt.train.world import World, join_world
 
 METHODS = ("knn", "linear", "both")
@@ -70,7 +70,7 @@ class Probe:
 
 
 def probe(
-    model: str | Path | Backbone,
+    model: str | Path | VisionModel,
     data: str | DataSplits,
     *,
     method: Literal["knn", "linear", "both"] = "both",
@@ -129,7 +129,7 @@ def _check(method: str, k: int) -> None:
 
 
 def _features(
-    network: Backbone,
+    network: VisionModel,
     data: DataSplits,
     pace: Pace,
     world: World,

@@ -9,7 +9,8 @@ class Attention(nn.Module):
     """Tokens (B, N, C) to tokens (B, Nq, C); queries and keys may differ in number.
 
     `scale` multiplies the logits and is always passed on: CvT's is `C ** -0.5`, not the
-    `(C / num_heads) ** -0.5` that a fused kernel takes by default.
+    `(C / num_heads) ** -0.5` that a fused kernel takes by default. `reduce` makes the tokens that
+    both keys and values are read from; without it these are the queries' own.
     """
 
     def __init__(
@@ -21,6 +22,7 @@ class Attention(nn.Module):
         k: nn.Module,
         v: nn.Module,
         scale: float,
+        reduce: nn.Module | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
     ) -> None:
@@ -29,12 +31,15 @@ class Attention(nn.Module):
         self.scale = scale
         self.fused_attn = use_fused_attn()
         self.q, self.k, self.v = q, k, v
+        self.reduce = reduce
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
         q = self._heads(self.q(tokens, grid, num_prefix))
+        if self.reduce is not None:
+            tokens = self.reduce(tokens, grid, num_prefix)
         k = self._heads(self.k(tokens, grid, num_prefix))
         v = self._heads(self.v(tokens, grid, num_prefix))
         if self.fused_attn:
@@ -47,6 +52,8 @@ class Attention(nn.Module):
     def attention_map(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
         """Returns the softmax weights (B, num_heads, Nq, Nkv) for this module's input."""
         q = self._heads(self.q(tokens, grid, num_prefix))
+        if self.reduce is not None:
+            tokens = self.reduce(tokens, grid, num_prefix)
         return self._weights(q, self._heads(self.k(tokens, grid, num_prefix)))
 
     def _heads(self, tokens: Tensor) -> Tensor:

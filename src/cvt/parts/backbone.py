@@ -2,10 +2,9 @@
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
-from cvt.errors import UserError
+from cvt.parts.contract import VisionModel, check_format
 from cvt.parts.grid import tokens_to_map
 from cvt.parts.init import init_head, init_stage
 from cvt.parts.spec import BackboneSpec
@@ -13,19 +12,20 @@ from cvt.parts.stage import Stage
 from cvt.parts.timm_contract import feature_take_indices
 
 
-class Backbone(nn.Module):
+class Backbone(VisionModel):
     """Images (B, in_chans, H, W) of any size to logits (B, num_classes).
 
     With `num_classes=0` the pooled features (B, num_features) come out; with `global_pool=''`
-    as well, the normalised tokens (B, num_prefix_tokens + h*w, num_features).
+    as well, the normalised tokens (B, num_prefix_tokens + h*w, num_features). A distilled network
+    returns the mean of its two classifiers; see `set_distilled_training`.
 
-    Source: CvT, arXiv 2103.15808, section 3; microsoft/CvT f851e68, lib/models/cls_cvt.py.
-    Deviations: none in what is computed; a batch of one keeps its batch axis, and all
-    combinations of a row's choices work.
+    Source: CvT, arXiv 2103.15808, section 3; microsoft/CvT f851e68, lib/models/cls_cvt.py. The
+    other rows' sources are named where the rows are. Deviations: none in what is computed; a
+    batch of one keeps its batch axis, and all combinations of a row's choices work. Initial
+    weights are those of the CvT reference in every row.
     """
 
-    pretrained_cfg: dict[str, Any]  # set by timm's builder
-    record: Any  # set by `cvt.load`: what the checkpoint says about itself
+    spec: BackboneSpec
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
@@ -34,30 +34,43 @@ class Backbone(nn.Module):
         self.in_chans = spec.in_chans
         self.global_pool = spec.global_pool
         self.num_features = self.head_hidden_size = spec.stages[-1].embed_dim
-        self.num_prefix_tokens = int(spec.stages[-1].cls_token)
+        self.num_prefix_tokens = spec.num_prefix[-1]
+        self.distilled_training = False
         self.stages = nn.ModuleList(_make_stages(spec))
         self.norm = nn.LayerNorm(self.num_features, eps=spec.norm_eps)
         self.head_drop = nn.Dropout(spec.drop_rate)
         self.head = self._make_head(spec.num_classes)
+        self.head_dist = self._make_head(spec.num_classes) if spec.distilled else None
         self.extra_level = nn.MaxPool2d(2, ceil_mode=True) if spec.extra_level else None
         self.feature_info = _feature_info(spec)
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(image))
-
     def forward_features(self, image: Tensor) -> Tensor:
         """Returns the last stage's tokens, normalised: (B, num_prefix_tokens + h*w, C)."""
-        self._check_image(image)
+        self.check_image(image)
         fmap = image
         for stage in self._stages:
             tokens, grid = stage(fmap)
             fmap = tokens_to_map(tokens, grid, stage.num_prefix)
         return self.norm(tokens)
 
-    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools normalised tokens and classifies them; `pre_logits` stops before the classifier."""
-        pooled = self.head_drop(self._pool(tokens))
-        return pooled if pre_logits else self.head(pooled)
+    def forward_head(
+        self, tokens: Tensor, pre_logits: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Pools normalised tokens and classifies them; `pre_logits` stops before the classifier.
+
+        While `set_distilled_training` is on, a distilled network in training mode returns the
+        logits of the class token and those of the distillation token.
+        """
+        if self.head_dist is None or not self.global_pool:
+            pooled = self.head_drop(self._pool(tokens))
+            return pooled if pre_logits else self.head(pooled)
+        pair = self.head_drop(tokens[:, :2])
+        if pre_logits:
+            return pair.mean(dim=1)
+        logits, dist_logits = self.head(pair[:, 0]), self.head_dist(pair[:, 1])
+        if self.distilled_training and self.training:
+            return logits, dist_logits
+        return (logits + dist_logits) / 2
 
     def forward_intermediates(
         self,
@@ -68,35 +81,40 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Returns the final tokens and each chosen stage's map (B, C, h, w), finest first.
+        """Returns the final tokens and each chosen level's map (B, C, h, w), finest first.
 
         Args:
             x: Images (B, in_chans, H, W).
             indices: Levels of `feature_info`, or how many of the last ones; None: all.
-            norm: Apply the final LayerNorm to the last stage's map as well.
-            stop_early: Leave out the stages after the last chosen one.
+            norm: Apply the final LayerNorm to the maps of the last stage as well.
+            stop_early: Leave out what comes after the last chosen level.
             output_fmt: `NCHW` maps, or `NLC` tokens without the prefix.
             intermediates_only: Return the list alone.
 
         Raises:
             UserError: Another `output_fmt`.
         """
-        if output_fmt not in ("NCHW", "NLC"):
-            raise UserError(f"output_fmt={output_fmt!r} must be 'NCHW' or 'NLC'.")
-        self._check_image(x)
+        check_format(output_fmt)
+        self.check_image(x)
         taken, last = feature_take_indices(len(self.feature_info), indices)
-        maps: list[Tensor] = []
+        levels, maps = self._levels, []
         fmap, tokens = x, x
         for index, stage in enumerate(self._stages):
-            if stop_early and index > last:
+            if stop_early and index > levels[min(last, len(levels) - 1)][0]:
                 break
-            tokens, grid = stage(fmap)
             is_final = index == len(self.stages) - 1
-            tokens = self.norm(tokens) if is_final and norm else tokens
+            tokens, grid = stage.start(fmap)
+            for block in range(-1, len(stage.blocks)):
+                if stop_early and last < len(levels) and (index, block) > levels[last]:
+                    break
+                if block >= 0:
+                    tokens, grid = stage.step(block, tokens, grid)
+                if (index, block) in levels:
+                    shown = self.norm(tokens) if is_final and norm else tokens
+                    maps.append(tokens_to_map(shown, grid, stage.num_prefix))
             fmap = tokens_to_map(tokens, grid, stage.num_prefix)
-            maps.append(fmap)
-            tokens = self.norm(tokens) if is_final and not norm else tokens
-        if self.extra_level is not None and len(maps) == len(self.stages):
+            tokens = self.norm(tokens) if is_final else tokens
+        if self.extra_level is not None and len(maps) == len(levels):
             maps.append(self.extra_level(maps[-1]))
         maps = [fmap for index, fmap in enumerate(maps) if index in taken]
         if output_fmt == "NLC":
@@ -109,20 +127,28 @@ class Backbone(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drops the stages that the chosen levels don't need; returns the levels as indices."""
+        """Drops the stages and blocks that the chosen levels don't need; returns the levels."""
         taken, last = feature_take_indices(len(self.feature_info), indices)
-        self.stages = self.stages[: last + 1]
-        if last < len(self.spec.stages):
+        levels = self._levels
+        stage, block = levels[min(last, len(levels) - 1)]
+        self.stages = self.stages[: stage + 1]
+        self._stages[-1].blocks = self._stages[-1].blocks[: block + 1]
+        self._stages[-1].pegs = self._stages[-1].pegs[: block + 1]
+        if last < len(levels):
             self.extra_level = None
-        if prune_norm or last < len(self.spec.stages) - 1:  # it is as wide as the last stage
+        if prune_norm or stage < len(self.spec.stages) - 1:  # it is as wide as the last stage
             self.norm = nn.Identity()
         if prune_head:
             self.reset_classifier(0, "")
         return taken
 
-    def get_classifier(self) -> nn.Module:
-        """Returns the last linear layer, or an identity where there is none."""
-        return self.head
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """Makes `forward` return both classifiers' logits in training mode, for a loss on each."""
+        self.distilled_training = enable
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
+        """Returns the last linear layer (with distillation both), or an identity without one."""
+        return self.head if self.head_dist is None else (self.head, self.head_dist)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Puts a fresh classifier in place (none for 0), and another pooling if one is named."""
@@ -131,7 +157,10 @@ class Backbone(nn.Module):
             changes["global_pool"] = global_pool
         self.spec = self.spec.change(**changes)
         self.num_classes, self.global_pool = num_classes, self.spec.global_pool
-        self.head = self._make_head(num_classes).to(next(self.stages.parameters()))
+        like = next(self.stages.parameters())
+        self.head = self._make_head(num_classes).to(like)
+        if self.head_dist is not None:
+            self.head_dist = self._make_head(num_classes).to(like)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Interpolates position tables to another image size (H, W); nothing else stores one."""
@@ -148,22 +177,23 @@ class Backbone(nn.Module):
             stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names that weight decay skips besides biases and norms: class tokens and tables.
+        """Names that weight decay skips besides biases and norms: prefix tokens and tables.
 
         Source: microsoft/CvT f851e68, `ConvolutionalVisionTransformer.no_weight_decay`.
         """
-        special = ("cls_token", "pos_embed.table")
+        special = ("cls_token", "dist_token", "pos_embed.table")
         return {name for name, _ in self.named_parameters() if name.endswith(special)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters into depth groups, for layer-wise learning rates."""
+        entry = r"(?:embed|cls_token|dist_token|pos_embed)"
         if coarse:
             return {"stem": r"^stages\.0\.embed", "blocks": [(r"^stages\.(\d+)", None)]}
         return {
-            "stem": r"^stages\.0\.(?:embed|cls_token|pos_embed)",
+            "stem": rf"^stages\.0\.{entry}",
             "blocks": [
-                (r"^stages\.(\d+)\.(?:embed|cls_token|pos_embed)", None),
-                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (rf"^stages\.(\d+)\.{entry}", None),
+                (r"^stages\.(\d+)\.(?:blocks|pegs)\.(\d+)", None),
                 (r"^norm", (99999,)),
             ],
         }
@@ -171,6 +201,10 @@ class Backbone(nn.Module):
     @property
     def _stages(self) -> list[Stage]:
         return cast("list[Stage]", self.stages)
+
+    @property
+    def _levels(self) -> tuple[tuple[int, int], ...]:
+        return self.spec.levels
 
     def _pool(self, tokens: Tensor) -> Tensor:
         if self.global_pool == "token":
@@ -187,24 +221,11 @@ class Backbone(nn.Module):
         init_head(head)
         return head
 
-    def _check_image(self, image: Tensor) -> None:
-        """Turns torch's shape errors into a sentence; symbolic sizes of tracers pass."""
-        sizes = tuple(image.shape) if isinstance(image, Tensor) else ()
-        if not all(isinstance(size, int) for size in sizes) or torch.compiler.is_compiling():
-            return
-        if sizes and (len(sizes) != 4 or sizes[1] != self.in_chans):
-            raise UserError(
-                f"Got an image tensor of shape {sizes}; expected "
-                f"(batch, {self.in_chans}, height, width)."
-            )
-        if sizes and min(sizes[2:]) < self.spec.min_size:
-            self.spec.grids((sizes[2], sizes[3]))
-
 
 def _make_stages(spec: BackboneSpec) -> list[Stage]:
     stages, in_chans = [], spec.in_chans
-    for row, size in zip(spec.stages, _incoming_sizes(spec), strict=True):
-        stage = Stage(row, spec, in_chans, row.grid_after_embed(size))
+    for index, (row, size) in enumerate(zip(spec.stages, _incoming_sizes(spec), strict=True)):
+        stage = Stage(spec, index, in_chans, row.grid_after_embed(size))
         init_stage(stage)
         stages.append(stage)
         in_chans = row.embed_dim
@@ -218,10 +239,19 @@ def _incoming_sizes(spec: BackboneSpec) -> list[tuple[int, int]]:
 
 def _feature_info(spec: BackboneSpec) -> list[dict[str, Any]]:
     """timm's description of the pyramid: channels, stride and module of each level."""
-    info, reduction = [], 1
-    for index, row in enumerate(spec.stages):
+    reductions, reduction = [], 1
+    for row in spec.stages:
         reduction *= row.embed_stride * row.q_stride
-        info.append({"num_chs": row.embed_dim, "reduction": reduction, "module": f"stages.{index}"})
+        reductions.append(reduction)
+    is_by_block = len(spec.levels) != len(spec.stages)
+    info = [
+        {
+            "num_chs": spec.stages[stage].embed_dim,
+            "reduction": reductions[stage],
+            "module": f"stages.{stage}" + (f".blocks.{block}" if is_by_block else ""),
+        }
+        for stage, block in spec.levels
+    ]
     if spec.extra_level:
         last = spec.stages[-1].embed_dim
         info.append({"num_chs": last, "reduction": 2 * reduction, "module": "extra_level"})

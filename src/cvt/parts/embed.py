@@ -1,4 +1,4 @@
-"""Convolutional token embedding (CvT, section 3.1): a strided convolution, then LayerNorm."""
+"""Tokens from a map by a strided convolution (CvT, section 3.1; ViT's patches are one)."""
 
 from torch import Tensor, nn
 
@@ -10,6 +10,9 @@ class ConvEmbed(nn.Module):
 
     Windows overlap where the kernel is larger than the stride (equation 1 and the paragraph
     after it); with kernel equal to stride and no padding it is ViT's patch embedding.
+
+    Args:
+        norm_eps: Of the LayerNorm behind it; None: there is none.
     """
 
     def __init__(
@@ -20,11 +23,11 @@ class ConvEmbed(nn.Module):
         kernel: int,
         stride: int,
         padding: int,
-        norm_eps: float,
+        norm_eps: float | None,
     ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel, stride, padding)
-        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(embed_dim, eps=norm_eps)
 
     def forward(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
         fmap = self.proj(fmap)

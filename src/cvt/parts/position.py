@@ -1,4 +1,4 @@
-"""Position embeddings that are added to tokens (CvT drops them; its Tables 5 and 6 ablate them)."""
+"""Position encodings (CvT drops them; its Tables 5 and 6 ablate them)."""
 
 import torch
 import torch.nn.functional as F
@@ -12,33 +12,82 @@ from cvt.parts.grid import map_to_tokens, prefix_of, tokens_to_map
 class PositionTable(nn.Module):
     """A learned vector for each prefix token and grid position, added once to the tokens.
 
-    At another grid than its own the grid part is interpolated (bicubic, antialiased), as ViT's
-    is for fine-tuning at another resolution (arXiv 2010.11929, section 3.2).
+    At another grid than its own the grid part is interpolated, as ViT's is for fine-tuning at
+    another resolution (arXiv 2010.11929, section 3.2).
+
+    Args:
+        grid: The grid that the table is made for.
+        mode: `bicubic` with antialiasing, as timm does it, or `bilinear` without, as PVT does.
     """
 
-    def __init__(self, embed_dim: int, grid: tuple[int, int], num_prefix: int) -> None:
+    def __init__(
+        self, embed_dim: int, grid: tuple[int, int], num_prefix: int, mode: str = "bicubic"
+    ) -> None:
         super().__init__()
         self.grid = grid
+        self.mode = mode
         num_positions = num_prefix + grid[0] * grid[1]
         self.table = nn.Parameter(torch.zeros(1, num_positions, embed_dim))
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
-        return tokens + resize_table(self.table, self.grid, grid, num_prefix)
+        return tokens + resize_table(self.table, self.grid, grid, num_prefix, self.mode)
 
     def set_grid(self, grid: tuple[int, int], num_prefix: int) -> None:
         """Interpolates the table for good, so that training goes on at the new grid."""
         with torch.no_grad():
-            self.table = nn.Parameter(resize_table(self.table, self.grid, grid, num_prefix))
+            table = resize_table(self.table, self.grid, grid, num_prefix, self.mode)
+        self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)
         self.grid = grid
 
 
+@register_notrace_module
+class SinusoidTable(PositionTable):
+    """A table that is never trained: sines at even and cosines at odd channels.
+
+    Position p, the prefix counted in, has the angle p / 10000 ** (2 * (channel // 2) / C)
+    (arXiv 1706.03762, section 3.5; T2T-ViT's frozen `pos_embed`).
+    """
+
+    def __init__(
+        self, embed_dim: int, grid: tuple[int, int], num_prefix: int, mode: str = "bicubic"
+    ) -> None:
+        super().__init__(embed_dim, grid, num_prefix, mode)
+        position = torch.arange(self.table.shape[1], dtype=torch.float64).unsqueeze(1)
+        channel = torch.arange(embed_dim, dtype=torch.float64)
+        angle = position / 10000 ** (2 * (channel // 2) / embed_dim)
+        table = torch.where(channel % 2 == 0, angle.sin(), angle.cos())
+        self.table = nn.Parameter(table.to(self.table.dtype).unsqueeze(0), requires_grad=False)
+
+
+class ConditionalPosition(nn.Module):
+    """CPVT's position encoding generator: what a token learns from its neighbours on the grid.
+
+    A depthwise 3x3 convolution with bias, added to its input; the zeros around the grid are what
+    tells a token where it is. Prefix tokens pass by.
+
+    Source: arXiv 2102.10882, section 3.3; Meituan-AutoML/Twins, class `PosCNN`.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(embed_dim, embed_dim, 3, 1, 1, groups=embed_dim)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+        fmap = tokens_to_map(tokens, grid, num_prefix)
+        return map_to_tokens(fmap + self.conv(fmap), prefix_of(tokens, num_prefix))
+
+
 def resize_table(
-    table: Tensor, grid: tuple[int, int], new_grid: tuple[int, int], num_prefix: int
+    table: Tensor,
+    grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    num_prefix: int,
+    mode: str = "bicubic",
 ) -> Tensor:
     """Returns a table (1, P + H*W, C) interpolated from `grid` to `new_grid`; the prefix stays."""
     # An exported graph holds for all sizes, so there a symbolic one isn't compared.
     if all(isinstance(side, int) for side in new_grid) and tuple(new_grid) == tuple(grid):
         return table
     fmap = tokens_to_map(table, grid, num_prefix)
-    resized = F.interpolate(fmap.float(), size=new_grid, mode="bicubic", antialias=True)
+    resized = F.interpolate(fmap.float(), size=new_grid, mode=mode, antialias=mode == "bicubic")
     return map_to_tokens(resized.to(table.dtype), prefix_of(table, num_prefix))

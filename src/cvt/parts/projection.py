@@ -56,3 +56,22 @@ class AvgProjection(_GridProjection):
 
     def read(self, fmap: Tensor) -> Tensor:
         return self.pool(fmap)
+
+
+class SpatialReduction(nn.Module):
+    """The coarser grid that PVT's keys and values share: a patch convolution, then LayerNorm.
+
+    Tokens (B, P + H*W, C) to (B, P + h*w, C); prefix tokens, of which PVT has none there, skip
+    the convolution.
+
+    Source: arXiv 2102.12122, section 3.3; whai362/PVT 57e2dfa, classification/pvt.py.
+    """
+
+    def __init__(self, dim: int, *, ratio: int, norm_eps: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, ratio, ratio)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+        fmap = self.conv(tokens_to_map(tokens, grid, num_prefix))
+        return self.norm(map_to_tokens(fmap, prefix_of(tokens, num_prefix)))

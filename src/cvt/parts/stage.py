@@ -1,4 +1,4 @@
-"""A stage: embed, prefix token, position, blocks at one resolution (CvT, figure 2a)."""
+"""A stage: embed, prefix tokens, position, blocks at one resolution (CvT, figure 2a)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,65 +7,107 @@ from cvt.parts.attention import Attention
 from cvt.parts.block import Block, PooledSkip
 from cvt.parts.embed import ConvEmbed
 from cvt.parts.mlp import make_mlp
-from cvt.parts.position import PositionTable
-from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection
+from cvt.parts.position import ConditionalPosition, PositionTable, SinusoidTable
+from cvt.parts.projection import (
+    AvgProjection,
+    ConvProjection,
+    LinearProjection,
+    SpatialReduction,
+)
 from cvt.parts.recompute import recompute
-from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.parts.spec import BackboneSpec
+from cvt.parts.stage_spec import StageSpec
+from cvt.parts.token_layer import AttentionTokens, PerformerTokens
 
 
 class Stage(nn.Module):
     """Map (B, C, H, W) to tokens (B, num_prefix + H'*W', embed_dim) and their grid.
 
     Args:
-        row: This stage's choices.
-        whole: The choices shared by all stages.
+        whole: The network that it is a stage of.
+        index: Its number there, from 0.
         in_chans: Channels of the incoming map.
         grid: The grid that a position table is made for.
     """
 
     def __init__(
-        self, row: StageSpec, whole: BackboneSpec, in_chans: int, grid: tuple[int, int]
+        self, whole: BackboneSpec, index: int, in_chans: int, grid: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.num_prefix = int(row.cls_token)
+        row = whole.stages[index]
+        self.num_prefix = whole.num_prefix[index]
         self.grad_checkpointing = False
-        self.embed = ConvEmbed(
-            in_chans,
-            row.embed_dim,
-            kernel=row.embed_kernel,
-            stride=row.embed_stride,
-            padding=row.embed_padding,
-            norm_eps=whole.norm_eps,
-        )
+        self.embed = _make_embed(row, whole, in_chans)
+        is_distilled = self.num_prefix > int(row.cls_token)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, row.embed_dim)) if row.cls_token else None
-        self.pos_embed = (
-            PositionTable(row.embed_dim, grid, self.num_prefix)
-            if row.pos_embed == "table"
-            else None
-        )
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, row.embed_dim)) if is_distilled else None
+        self.pos_embed = _make_table(row, whole, grid, self.num_prefix)
         self.pos_drop = nn.Dropout(row.proj_drop_rate)
-        self.blocks = nn.ModuleList(make_block(row, whole, index) for index in range(row.depth))
+        self.blocks = nn.ModuleList(make_block(whole, index, block) for block in range(row.depth))
+        num_pegs = min(row.peg_depth, row.depth) if row.pos_embed == "conditional" else 0
+        self.pegs = nn.ModuleList(ConditionalPosition(row.embed_dim) for _ in range(num_pegs))
 
     def forward(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        tokens, grid = self.start(fmap)
+        for index in range(len(self.blocks)):
+            tokens, grid = self.step(index, tokens, grid)
+        return tokens, grid
+
+    def start(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Returns what the first block gets: embedded tokens behind their prefix, and the grid."""
         tokens, grid = self.embed(fmap)
-        if self.cls_token is not None:
-            tokens = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
+        prefix = [each for each in (self.cls_token, self.dist_token) if each is not None]
+        if prefix:
+            prefix = [each.expand(tokens.shape[0], -1, -1) for each in prefix]
+            tokens = torch.cat((*prefix, tokens), dim=1)
         if self.pos_embed is not None:
             tokens = self.pos_embed(tokens, grid, self.num_prefix)
-        tokens = self.pos_drop(tokens)
-        for block in self.blocks:
-            if self.grad_checkpointing:
-                tokens, grid = recompute(block, tokens, grid, self.num_prefix)
-            else:
-                tokens, grid = block(tokens, grid, self.num_prefix)
+        return self.pos_drop(tokens), grid
+
+    def step(
+        self, index: int, tokens: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Returns what block number `index` makes of the tokens, and their grid."""
+        block = self.blocks[index]
+        if self.grad_checkpointing:
+            tokens, grid = recompute(block, tokens, grid, self.num_prefix)
+        else:
+            tokens, grid = block(tokens, grid, self.num_prefix)
+        if index < len(self.pegs):
+            tokens = self.pegs[index](tokens, grid, self.num_prefix)
         return tokens, grid
 
 
-def make_block(row: StageSpec, whole: BackboneSpec, index: int) -> Block:
-    """Builds the stage's block number `index`, with its share of the stage's stochastic depth."""
+def _make_embed(row: StageSpec, whole: BackboneSpec, in_chans: int) -> nn.Module:
+    window = {
+        "kernel": row.embed_kernel,
+        "stride": row.embed_stride,
+        "padding": row.embed_padding,
+    }
+    if row.embed == "t2t":
+        return AttentionTokens(in_chans, row.embed_dim, **window)
+    if row.embed == "t2t_performer":
+        return PerformerTokens(in_chans, row.embed_dim, **window)
+    eps = whole.embed_norm_eps if row.embed_norm else None
+    return ConvEmbed(in_chans, row.embed_dim, **window, norm_eps=eps)
+
+
+def _make_table(
+    row: StageSpec, whole: BackboneSpec, grid: tuple[int, int], num_prefix: int
+) -> PositionTable | None:
+    if row.pos_embed not in ("table", "sinusoid"):
+        return None
+    table = PositionTable if row.pos_embed == "table" else SinusoidTable
+    return table(row.embed_dim, grid, num_prefix, whole.pos_interpolation)
+
+
+def make_block(whole: BackboneSpec, stage: int, index: int) -> Block:
+    """Builds block number `index` of a stage, with its share of the stochastic depth."""
+    row = whole.stages[stage]
     dim = row.embed_dim
     q_stride = row.q_stride if index == 0 else 1
     scale_width = dim if whole.attn_scale == "dim" else dim // row.num_heads
+    is_reduced = row.projection == "reduction" and row.kv_stride > 1
     attn = Attention(
         dim,
         row.num_heads,
@@ -73,6 +115,9 @@ def make_block(row: StageSpec, whole: BackboneSpec, index: int) -> Block:
         k=_make_projection(row, row.kv_stride, is_query=False),
         v=_make_projection(row, row.kv_stride, is_query=False),
         scale=scale_width**-0.5,
+        reduce=SpatialReduction(dim, ratio=row.kv_stride, norm_eps=whole.embed_norm_eps)
+        if is_reduced
+        else None,
         attn_drop_rate=row.attn_drop_rate,
         proj_drop_rate=row.proj_drop_rate,
     )
@@ -81,13 +126,13 @@ def make_block(row: StageSpec, whole: BackboneSpec, index: int) -> Block:
         attn=attn,
         mlp=make_mlp(dim, row.mlp_ratio, whole.act_layer, row.proj_drop_rate),
         norm_eps=whole.norm_eps,
-        drop_path_rate=row.drop_path_rate * index / max(row.depth - 1, 1),
+        drop_path_rate=whole.drop_path_rates()[stage][index],
         skip=PooledSkip(row.conv_kernel, q_stride) if q_stride > 1 else None,
     )
 
 
 def _make_projection(row: StageSpec, stride: int, *, is_query: bool) -> nn.Module:
-    if row.projection == "linear" or (row.projection == "avg" and is_query):
+    if row.projection in ("linear", "reduction") or (row.projection == "avg" and is_query):
         return LinearProjection(row.embed_dim, bias=row.qkv_bias)
     projection = ConvProjection if row.projection == "conv" else AvgProjection
     return projection(row.embed_dim, kernel=row.conv_kernel, stride=stride, bias=row.qkv_bias)

@@ -1,6 +1,8 @@
 """CvT (Wu et al., ICCV 2021, arXiv 2103.15808) as rows, and rows of our own for small images."""
 
-from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.parts.spec import BackboneSpec
+from cvt.parts.stage_spec import StageSpec
+from cvt.systems.system import Facts, System
 
 
 def _published(
@@ -78,3 +80,41 @@ ROWS: dict[str, BackboneSpec] = {
 }
 
 PAPER_ROWS = ("cvt_13", "cvt_21", "cvt_w24")
+
+_NOTE = "the paper's small differences to the reference code's counts are unexplained"
+
+CVT = System(
+    name="CvT",
+    paper="Wu et al., ICCV 2021, arXiv 2103.15808",
+    rows=ROWS,
+    facts={
+        "cvt_13": Facts(
+            num_params=19_997_480,
+            gmacs=4.566,
+            published_params=19.98,
+            published_gmacs=4.53,
+            top1=81.6,
+            source="paper, Tables 2 and 3",
+            note=_NOTE,
+        ),
+        "cvt_21": Facts(
+            num_params=31_622_696,
+            gmacs=7.178,
+            published_params=31.54,
+            published_gmacs=7.13,
+            top1=82.5,
+            source="paper, Tables 2 and 3",
+            note=_NOTE,
+        ),
+        "cvt_w24": Facts(
+            num_params=277_196_392,
+            gmacs=60.917,
+            published_params=276.7,
+            published_gmacs=60.86,
+            source="paper, Table 2 (its 87.7 % is at 384 pixels after ImageNet-22k)",
+            note=_NOTE,
+        ),
+    },
+    licence="MIT (microsoft/CvT), Apache-2.0 (hub cards)",
+    crop_pct=0.875,
+)

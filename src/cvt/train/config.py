@@ -10,91 +10,23 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from cvt.errors import UserError, did_you_mean
+from cvt.train.config_groups import AugmentConfig, DistillConfig, MixConfig, OptimConfig
 from cvt.train.fields import check_fields
 from cvt.train.yaml_text import read_yaml, write_yaml
 
+__all__ = [
+    "AugmentConfig",
+    "DistillConfig",
+    "MixConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "known",
+    "load_config",
+    "read_config",
+    "save_config",
+]
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """An optimiser under a cosine with linear warm-up, stepped at every update."""
-
-    opt: Literal["adamw", "sgd", "lamb"] | None = None
-    """adamw, sgd (Nesterov) or lamb."""
-
-    base_lr: float | None = None
-    """Peak learning rate for a global batch of 512 images; it grows in proportion to the batch."""
-
-    lr: float | None = None
-    """Peak learning rate itself; by default base_lr * batch_size / 512."""
-
-    min_lr: float | None = None
-    """Learning rate that the cosine ends at; by default a hundredth of the peak."""
-
-    weight_decay: float | None = None
-    """Decay of matrices and kernels; biases, norms, class tokens and position tables have none."""
-
-    warmup_epochs: float | None = None
-    """Epochs over which the learning rate climbs from a thousandth of its peak."""
-
-    momentum: float | None = None
-    """Momentum of sgd; the others do not read it."""
-
-    layer_decay: float | None = None
-    """Factor by which each block's learning rate falls short of the next one's; 1 is none."""
-
-    clip_grad: float | None = None
-    """Largest norm that the gradient may keep; 0 leaves it alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """How training pictures are varied, field for field `cvt.data.transforms.Augment`."""
-
-    crop: Literal["random_resized", "pad", "none"] | None = None
-    """Random part of the picture, whole picture shifted by an eighth, or what evaluation sees."""
-
-    scale: tuple[float, float] | None = None
-    """Smallest and largest share of the area that a random_resized crop takes."""
-
-    ratio: tuple[float, float] | None = None
-    """Smallest and largest width / height of that crop."""
-
-    hflip: float | None = None
-    """Probability of mirroring left and right."""
-
-    color_jitter: float | None = None
-    """Strength of random brightness, contrast and saturation, where auto_augment is off."""
-
-    auto_augment: str | None = None
-    """A policy of timm's, such as rand-m9-mstd0.5-inc1; off: none."""
-
-    re_prob: float | None = None
-    """Probability of erasing a random rectangle."""
-
-    re_mode: Literal["const", "rand", "pixel"] | None = None
-    """What is erased becomes 0 (const), one random colour (rand) or noise (pixel)."""
-
-    repeats: int | None = None
-    """Differently varied copies of a picture in a batch; an epoch then sees fewer pictures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixConfig:
-    """How pictures of a batch, and their labels, are mixed."""
-
-    mixup: float | None = None
-    """Alpha of mixup, which blends two pictures; 0 is off."""
-
-    cutmix: float | None = None
-    """Alpha of cutmix, which pastes a part of one picture into another; 0 is off."""
-
-    smoothing: float | None = None
-    """Probability that a label gives away to the other classes."""
-
-    loss: Literal["ce", "bce"] | None = None
-    """Cross-entropy over the classes (ce), or a yes or no for each of them (bce)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +56,12 @@ class TrainConfig:
 
     weights: str | None = None
     """Checkpoint, run folder or published name to start from instead of a fresh model."""
+
+    teacher: str | None = None
+    """Trained network to learn from as well: a model's name, timm/NAME, a run or a checkpoint."""
+
+    teacher_args: dict[str, Any] = field(default_factory=dict)
+    """Changes to the teacher's row, such as in_chans 1; for timm/NAME what timm takes."""
 
     out: str | None = None
     """Folder of the run; by default the next free runs/DATA-MODEL-NUMBER."""
@@ -194,13 +132,17 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
 
     def __post_init__(self) -> None:
-        typed = {
-            name.replace("-", "_"): _typed_value(value) for name, value in self.model_args.items()
-        }
-        object.__setattr__(self, "model_args", typed)
+        object.__setattr__(self, "model_args", _typed(self.model_args))
+        object.__setattr__(self, "teacher_args", _typed(self.teacher_args))
         check_fields(self, "")
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether the run has a teacher that it listens to."""
+        return self.teacher is not None and self.distill.kind != "none"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that YAML and JSON take and `from_dict` reads."""
@@ -279,6 +221,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _typed(args: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("-", "_"): _typed_value(value) for name, value in args.items()}
 
 
 def _typed_value(value: Any) -> Any:

@@ -17,7 +17,7 @@ _LEAST = {
     "repeats": 1,
     "keep_checkpoints": 1,
 }
-_ABOVE_ZERO = ("base_lr", "lr", "checkpoint_minutes")
+_ABOVE_ZERO = ("base_lr", "lr", "checkpoint_minutes", "tau")
 _NOT_NEGATIVE = ("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "mixup", "cutmix")
 _SHARES = (
     "drop_path_rate",
@@ -25,6 +25,7 @@ _SHARES = (
     "hflip",
     "re_prob",
     "val_fraction",
+    "alpha",
 )
 _NOT_QUITE_ONE = ("momentum", "ema_decay")
 

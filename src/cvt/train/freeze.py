@@ -5,7 +5,7 @@ from typing import Literal, cast
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 
 Mode = Literal["none", "bn", "backbone"]
 
@@ -24,7 +24,9 @@ def freeze(model: nn.Module, mode: Mode) -> None:
             module.requires_grad_(False)
     elif mode == "backbone":
         model.requires_grad_(False)
-        cast(Backbone, model).get_classifier().requires_grad_(True)
+        classifier = cast("VisionModel", model).get_classifier()
+        for each in classifier if isinstance(classifier, tuple) else (classifier,):
+            each.requires_grad_(True)
 
 
 def set_train_mode(network: nn.Module, mode: Mode) -> None:

@@ -155,7 +155,7 @@ def _train_epoch(session: _Session) -> None:
     while progress.batch < job.updates_of_epoch:
         chunks = list(islice(batches, job.config.accum_steps))
         waited = time.monotonic() - since
-        result = _update(job, chunks)
+        result = make_update(job, chunks)
         progress.batch += 1
         now = time.monotonic()
         progress.count(result.loss, result.num_images, now - since, waited)
@@ -168,8 +168,12 @@ def _train_epoch(session: _Session) -> None:
             keep_state(job)
 
 
-def _update(job: Job, chunks: list[Batch]) -> StepResult:
-    """Makes one update of this process's chunks of a batch."""
+def make_update(job: Job, chunks: list[Batch]) -> StepResult:
+    """Makes one update of this process's chunks of a batch; does not count it.
+
+    Raises:
+        NonFinite: The loss or the gradient is not finite.
+    """
     progress, config = job.progress, job.config
     job.set_lr(job.done_updates)
     try:
@@ -237,6 +241,7 @@ def _result(job: Job, answers: Logits | None, seconds: float) -> TrainResult:
         best_loss=best.val_loss,
         test_top1=answers.top_k(1) if answers else None,
         test_loss=answers.loss() if answers else None,
+        test_top5=answers.top_k(5) if answers and answers.logits.shape[1] > 5 else None,
         seconds=seconds,
         bad=tuple(job.progress.bad),
     )

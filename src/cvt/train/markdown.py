@@ -19,6 +19,11 @@ def text(value: object) -> str:
     return "\\" + line
 
 
+def cell(value: object) -> str:
+    """Returns a value as text within a line, where no character is special for coming first."""
+    return _SPECIAL.sub(r"\\\1", _one_line(value))
+
+
 def code(value: object) -> str:
     """Returns a value between backticks, more of them than it holds in a row."""
     line = _one_line(value)

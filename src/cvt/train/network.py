@@ -11,8 +11,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from cvt.errors import UserError
-from cvt.parts.backbone import Backbone
 from cvt.parts.block import Block
+from cvt.parts.contract import VisionModel
 from cvt.train.chunk_norms import ChunkNorms
 from cvt.train.config import TrainConfig
 from cvt.train.freeze import freeze
@@ -42,7 +42,7 @@ class Network:
 
 
 def make_network(
-    model: Backbone, config: TrainConfig, device: torch.device, world: World
+    model: VisionModel, config: TrainConfig, device: torch.device, world: World
 ) -> Network:
     """Brings a model into its training form; optimisers are made of `Network.model` afterwards.
 

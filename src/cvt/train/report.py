@@ -34,6 +34,7 @@ class TrainResult:
         test_loss: Their loss there.
         seconds: Time from the call to the end, of the last session if the run was resumed.
         bad: A sentence for each picture that could not be read.
+        test_top5: Top-5 accuracy on the test split, where there are more than five classes.
     """
 
     run: Path
@@ -45,6 +46,7 @@ class TrainResult:
     test_loss: float | None
     seconds: float
     bad: tuple[str, ...] = ()
+    test_top5: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON; figures that do not exist are left out."""

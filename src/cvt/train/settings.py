@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cvt.train.config import TrainConfig
+from cvt.train.config_groups import GROUPS
 
 _GROUPS = {
     "model": ("model", "model_args", "weights", "drop_path_rate", "freeze", "ema_decay"),
+    "teacher": ("teacher", "teacher_args"),
     "length": ("epochs", "updates", "batch_size", "accum_steps", "image_size", "seed"),
     "machine": (
         "device",
@@ -45,7 +47,7 @@ def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns a config's plain data with the names that the command line knows, `optim.lr`."""
     values: dict[str, Any] = {}
     for name, value in plain.items():
-        if isinstance(value, Mapping) and name in ("optim", "augment", "mix"):
+        if isinstance(value, Mapping) and name in GROUPS:
             values |= flat(value, f"{prefix}{name}.")
         else:
             values[prefix + name] = value
@@ -59,7 +61,9 @@ def settings(config: TrainConfig, processes: int = 1) -> dict[str, str]:
         processes: How many of them share a batch.
     """
     plain = config.to_dict()
-    nested = {name: plain.pop(name) for name in ("optim", "augment", "mix")}
+    nested = {name: plain.pop(name) for name in GROUPS}
+    if not config.is_taught:
+        del nested["distill"]
     grouped = {group: {name: plain.pop(name) for name in _GROUPS[group]} for group in _GROUPS}
     rest = {name: value for name, value in plain.items() if name not in _CALL}
     lines = {}
@@ -99,6 +103,9 @@ def _leave_out_unread(used: dict[str, Any], config: TrainConfig, processes: int)
         "parallel": processes == 1,
         "sync_bn": processes == 1,
         "accum_steps": True,  # said with batch_size
+        "teacher": config.distill.kind == "none",
+        "teacher_args": config.distill.kind == "none",
+        "tau": config.distill.kind != "soft",
     }
     for name, drop in unread.items():
         if drop:

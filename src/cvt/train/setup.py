@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from cvt.data import (
     train_transform,
 )
 from cvt.errors import UserError
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, passed_over, read_facts
 from cvt.train.config import AugmentConfig, TrainConfig, known, load_config
 from cvt.train.defaults import derive, measure, preprocessing_for
@@ -138,7 +138,7 @@ def _splits(config: TrainConfig, world: World) -> DataSplits:
 
 def _new_model(
     config: TrainConfig, splits: DataSplits, device: torch.device
-) -> tuple[TrainConfig, Backbone, Record]:
+) -> tuple[TrainConfig, VisionModel, Record]:
     """Derives the config and builds its model; of `config.weights`, if it starts from some."""
     num_classes = len(splits.classes)
     start, start_record = None, None
@@ -148,7 +148,15 @@ def _new_model(
     config = derive(config, measure(splits), device, start_record)
     name = known(config.model)
     model = start or create_model(name, num_classes=num_classes, **_changes(config))
-    assert isinstance(model, Backbone)
+    side = known(config.image_size)
+    if any(each.endswith("pos_embed.table") for each in model.state_dict()):
+        if start is not None:
+            start.set_input_size(side)
+        elif "img_size" not in config.model_args:  # a table drawn for it, not one interpolated
+            model = create_model(
+                name, num_classes=num_classes, **{**_changes(config), "img_size": side}
+            )
+    model = cast("VisionModel", model)
     record = Record(
         model=name.partition(".")[0],
         spec=model.spec,
@@ -177,7 +185,7 @@ def _assemble(
     run: Path,
     splits: DataSplits,
     device: torch.device,
-    model: Backbone,
+    model: VisionModel,
     record: Record,
     world: World,
 ) -> Job:

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 from cvt.errors import UserError, did_you_mean
-from cvt.parts.spec import BackboneSpec
+from cvt.parts.contract_spec import Spec
+from cvt.systems.catalog import spec_from_dict
+from cvt.systems.system import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 CROP_MODES = ("center", "squash")
 
@@ -64,7 +64,7 @@ class Preprocessing:
         return self.input_size[1], self.input_size[2]
 
     @classmethod
-    def default(cls, spec: BackboneSpec) -> Self:
+    def default(cls, spec: Spec) -> Self:
         """Returns what a model gets whose weights come without any word on preprocessing.
 
         At 224 pixels and above that is ImageNet's; smaller pictures are taken whole.
@@ -140,7 +140,7 @@ class Record:
     """
 
     model: str
-    spec: BackboneSpec
+    spec: Spec
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     class_names: tuple[str, ...] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
@@ -182,7 +182,7 @@ class Record:
                 raise UserError(
                     f"The record has no {name!r}; expected one written by this library."
                 )
-        parts: dict[str, Any] = {**data, "spec": BackboneSpec.from_dict(data["spec"])}
+        parts: dict[str, Any] = {**data, "spec": spec_from_dict(data["spec"])}
         if "preprocessing" in data:
             parts["preprocessing"] = Preprocessing.from_dict(data["preprocessing"])
         return cls(**parts)

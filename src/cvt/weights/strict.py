@@ -6,7 +6,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from cvt.errors import UserError
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 from cvt.parts.position import resize_table
 from cvt.parts.spec import BackboneSpec
 from cvt.weights.layouts import StateDict
@@ -48,7 +48,7 @@ def diff(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
 
 def adapt(
     state_dict: Mapping[str, Tensor],
-    model: Backbone,
+    model: VisionModel,
     *,
     img_size: tuple[int, int] | None = None,
 ) -> StateDict:
@@ -78,7 +78,7 @@ def _num_classes(state_dict: Mapping[str, Tensor]) -> int:
     return state_dict["head.weight"].shape[0] if "head.weight" in state_dict else 0
 
 
-def _move_tables(state_dict: StateDict, model: Backbone, img_size: tuple[int, int]) -> None:
+def _move_tables(state_dict: StateDict, model: VisionModel, img_size: tuple[int, int]) -> None:
     """Interpolates each position table that is as large as `img_size` asks for."""
     before, after = _grids(model.spec, img_size), _grids(model.spec, model.spec.img_size)
     for index, (row, grid, new_grid) in enumerate(

@@ -5,16 +5,17 @@ folder that timm saved itself is read from its `config.json`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cvt.errors import UserError, did_you_mean
-from cvt.parts.backbone import Backbone
-from cvt.parts.spec import BackboneSpec
-from cvt.systems.cvt import ROWS
+from cvt.parts.contract import VisionModel
+from cvt.parts.contract_spec import Spec
+from cvt.systems.catalog import ROWS, make_network, timm_name
 from cvt.weights.checkpoint import METADATA_KEY, read_safetensors, record_of, save_checkpoint
 from cvt.weights.hugging_face import read_json, read_weights, write_json
 from cvt.weights.layouts import StateDict, to_ours
@@ -23,7 +24,7 @@ from cvt.weights.record import Preprocessing, Record
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_pretrained(model: Backbone, folder: str | Path, record: Record | None = None) -> None:
+def save_pretrained(model: VisionModel, folder: str | Path, record: Record | None = None) -> None:
     """Saves a model as a folder that timm (after `import cvt`), transformers and we can load.
 
     The architecture saved is the model's own, so a record from before a `reset_classifier` will
@@ -42,7 +43,7 @@ def save_pretrained(model: Backbone, folder: str | Path, record: Record | None =
     write_timm_folder(folder, model.state_dict(), record)
 
 
-def _new_record(model: Backbone) -> Record:
+def _new_record(model: VisionModel) -> Record:
     cfg = getattr(model, "pretrained_cfg", None)
     if cfg is None:
         raise UserError(
@@ -93,9 +94,9 @@ def config_of_record(record: Record) -> dict[str, Any]:
     num_classes = arguments.pop("num_classes", spec.num_classes)
     labels = {"label_names": list(record.class_names)} if record.class_names else {}
     return {
-        "architecture": record.model,
+        "architecture": timm_name(record.model),
         "num_classes": num_classes,
-        "num_features": spec.stages[-1].embed_dim,
+        "num_features": _num_features(spec),
         "global_pool": spec.global_pool,
         **labels,
         "model_args": arguments,
@@ -110,7 +111,12 @@ def config_of_record(record: Record) -> dict[str, Any]:
     }
 
 
-def model_args(model: str, spec: BackboneSpec) -> dict[str, Any]:
+def _num_features(spec: Spec) -> int:
+    with torch.device("meta"):
+        return make_network(spec).num_features
+
+
+def model_args(model: str, spec: Spec) -> dict[str, Any]:
     """Returns the changes that make a row this spec: `ROWS[model].change(**model_args) == spec`.
 
     Raises:
@@ -118,16 +124,15 @@ def model_args(model: str, spec: BackboneSpec) -> dict[str, Any]:
     """
     if model not in ROWS:
         raise UserError(f"Got model {model!r}, expected one of {list(ROWS)}.")
-    row = ROWS[model]
-    if len(row.stages) != len(spec.stages):
+    old, new = ROWS[model].to_dict(), spec.to_dict()
+    before, after = old.pop("stages", []), new.pop("stages", [])
+    if len(before) != len(after):
         raise UserError(
-            f"Got {len(spec.stages)} stages, expected the {len(row.stages)} of {model}: a timm "
+            f"Got {len(after)} stages, expected the {len(before)} of {model}: a timm "
             "folder says only how a model differs from its row; keep it as .safetensors."
         )
-    old, new = asdict(row), asdict(spec)
-    before, after = old.pop("stages"), new.pop("stages")
     changes = {name: value for name, value in new.items() if value != old[name]}
-    for name in after[0]:
+    for name in after[0] if after else ():
         if [stage[name] for stage in after] != [stage[name] for stage in before]:
             changes[name] = [stage[name] for stage in after]
     return changes
@@ -140,6 +145,7 @@ def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
         UserError: The architecture is none of ours, or its arguments are unknown.
     """
     name = str(config.get("architecture"))
+    name = next((each for each in ROWS if timm_name(each) == name), name)
     if name not in ROWS:
         raise UserError(
             f"Got the architecture {name!r} in {source}, expected one of {', '.join(ROWS)}."

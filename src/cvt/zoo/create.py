@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from cvt.errors import UserError, did_you_mean
-from cvt.parts.backbone import Backbone
+from cvt.parts.contract import VisionModel
 from cvt.weights.published import PUBLISHED
 from cvt.weights.source import open_weights
 from cvt.weights.strict import adapt, load_strict
@@ -41,7 +41,7 @@ def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Modu
     return ENTRYPOINTS[architecture](pretrained, pretrained_cfg=tag or None, **changes)
 
 
-def load(source: str | Path, **changes: Any) -> Backbone:
+def load(source: str | Path, **changes: Any) -> VisionModel:
     """Builds the model of a checkpoint and loads its weights, ready for inference (eval mode).
 
     Another `num_classes` gets a fresh classifier, another `in_chans` an adapted first

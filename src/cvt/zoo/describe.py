@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cvt.errors import UserError, did_you_mean
 from cvt.parts.backbone import Backbone
-from cvt.parts.spec import BackboneSpec
-from cvt.systems.cvt import PAPER_ROWS, ROWS
+from cvt.parts.contract import VisionModel
+from cvt.parts.contract_spec import Spec
+from cvt.systems.catalog import ROWS, make_network
 
 PARTS = ("embedding", "depthwise", "linear", "attention", "mlp", "head")
 
@@ -33,7 +34,10 @@ class StageDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What `describe` counts: the stage table, parameters, and MACs for one image by part."""
+    """What `describe` counts: the stage table, parameters, and MACs for one image by part.
+
+    Networks that are not made of stages (TNT, the CNN baselines) have an empty table.
+    """
 
     name: str
     from_paper: bool
@@ -47,7 +51,7 @@ class Description:
 
 
 def describe(
-    name: str, size: int | tuple[int, int] | None = None, spec: BackboneSpec | None = None
+    name: str, size: int | tuple[int, int] | None = None, spec: Spec | None = None
 ) -> Description:
     """Counts a model at an image size, on torch's meta device: nothing is computed.
 
@@ -69,19 +73,19 @@ def describe(
     size = (size, size) if isinstance(size, int) else size or spec.img_size
     spec.grids(size)
     with torch.device("meta"):
-        model = Backbone(spec).eval()
+        model = make_network(spec).eval()
         macs = _count_macs(model, torch.empty(1, spec.in_chans, *size))
     by_part = Counter({part: 0 for part in PARTS})
     for (_, part), count in macs.items():
         by_part[part] += count
     return Description(
         name=name,
-        from_paper=name in PAPER_ROWS,
+        from_paper=not name.endswith("_32"),
         size=size,
-        stages=tuple(_describe_stages(model, size, macs)),
+        stages=tuple(_describe_stages(model, size, macs)) if isinstance(model, Backbone) else (),
         num_params=_num_params(model),
-        num_params_norm=_num_params(model.norm),
-        num_params_head=_num_params(model.head),
+        num_params_norm=_num_params(model.norm) if hasattr(model, "norm") else 0,
+        num_params_head=sum(_num_params(each) for each in _classifiers(model)),
         macs=sum(macs.values()),
         macs_by_part=dict(by_part),
     )
@@ -92,7 +96,7 @@ def _describe_stages(
 ) -> list[StageDescription]:
     rows, incoming = [], size
     for index, (row, stage) in enumerate(zip(model.spec.stages, model.stages, strict=True)):
-        inner, prefix = row.grid_after_embed(incoming), int(row.cls_token)
+        inner, prefix = row.grid_after_embed(incoming), model.spec.num_prefix[index]
         grid = row.grid_after(incoming)
         # The keys of the first block are read from the grid before its queries shrink it.
         kv_grid = row.kv_grid(inner if row.depth == 1 else grid)
@@ -113,7 +117,7 @@ def _describe_stages(
     return rows
 
 
-def _count_macs(model: Backbone, image: torch.Tensor) -> Counter[tuple[str, str]]:
+def _count_macs(model: VisionModel, image: torch.Tensor) -> Counter[tuple[str, str]]:
     """MACs by (owner, part), each operation counted for the innermost module around it."""
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad(), warnings.catch_warnings():
@@ -143,15 +147,20 @@ def _caller(name: str, called: Collection[str]) -> str | None:
 
 def _part(path: str) -> str:
     """Which of `PARTS` a module's own operations belong to."""
-    if path.endswith("embed.proj"):
+    if ".embed." in path or path.startswith(("word_embed", "patch_embed")):
         return "embedding"
-    if path.endswith(".conv"):
+    if path.endswith(".conv") and ".reduce." not in path:
         return "depthwise"
     if path.endswith(".attn"):
         return "attention"
     if ".mlp" in path:
         return "mlp"
-    return "head" if path == "head" else "linear"
+    return "head" if path in ("head", "head_dist", "fc", "classifier") else "linear"
+
+
+def _classifiers(model: VisionModel) -> tuple[torch.nn.Module, ...]:
+    classifier = model.get_classifier()
+    return classifier if isinstance(classifier, tuple) else (classifier,)
 
 
 def _num_params(module: torch.nn.Module) -> int:

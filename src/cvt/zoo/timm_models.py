@@ -7,30 +7,38 @@ modules of ours half executed: networks and weights are imported when a model is
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from timm.models import (
     build_model_with_cfg,
+    create_model,
     generate_default_cfgs,
     is_model,
     model_entrypoint,
     register_model,
 )
 
+from cvt.parts.contract_spec import Spec
 from cvt.parts.spec import BackboneSpec
-from cvt.systems.cvt import ROWS
+from cvt.parts.tnt_spec import TNTSpec
+from cvt.systems.baselines import BaselineSpec
+from cvt.systems.catalog import ROWS, as_vision_model, make_network, system_of, timm_name
+from cvt.systems.system import IMAGENET_MEAN, IMAGENET_STD
 from cvt.weights.published import PUBLISHED
 from cvt.weights.record import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cvt.parts.backbone import Backbone
+    from cvt.parts.contract import VisionModel
+
+# What timm's networks take, of a baseline's fields.
+_OF_TIMM = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate")
 
 
-def build(name: str, row: BackboneSpec, *, pretrained: bool = False, **kwargs: Any) -> Any:
+def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> Any:
     """Builds a model from a row through timm's own builder.
 
     Args:
@@ -43,16 +51,30 @@ def build(name: str, row: BackboneSpec, *, pretrained: bool = False, **kwargs: A
     Raises:
         UserError: A keyword is neither timm's nor a field of the row.
     """
+    if isinstance(row, BaselineSpec):
+        return _build_baseline(row, pretrained, kwargs)
     kwargs["pretrained_cfg"] = _own_cfg(name, kwargs.get("pretrained_cfg"))
-    levels = len(row.stages) + bool(kwargs.get("extra_level", row.extra_level))
+    levels = {key: kwargs[key] for key in ("extra_level", "depth") if key in kwargs}
     return build_model_with_cfg(
-        partial(_backbone, row),
-        name,
+        partial(_network, row),
+        timm_name(name),
         pretrained,
         pretrained_filter_fn=filter_state_dict,
-        feature_cfg={"out_indices": tuple(range(levels)), "feature_cls": "getter"},
+        feature_cfg={"out_indices": row.change(**levels).out_indices, "feature_cls": "getter"},
         **kwargs,
     )
+
+
+def _build_baseline(row: BaselineSpec, pretrained: bool, kwargs: dict[str, Any]) -> Any:
+    """timm's own network, whose weights and features are timm's business."""
+    of_row = {field.name for field in fields(BaselineSpec)}
+    spec = row.change(**{key: value for key, value in kwargs.items() if key in of_row})
+    if not pretrained and not kwargs.get("features_only"):
+        return make_network(spec)
+    plain = {key: value for key, value in spec.to_dict().items() if key in _OF_TIMM}
+    rest = {key: value for key, value in kwargs.items() if key not in of_row}
+    network = create_model(spec.architecture, pretrained=pretrained, **plain, **rest)
+    return network if kwargs.get("features_only") else as_vision_model(network, spec)
 
 
 def filter_state_dict(state_dict: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:
@@ -65,6 +87,7 @@ def filter_state_dict(state_dict: dict[str, "Tensor"], model: "nn.Module") -> di
 
 def _own_cfg(name: str, cfg: Any) -> Any:
     """Our configuration of a tag; in timm's registry the name may be a model of its own."""
+    name = timm_name(name)
     own = default_cfgs[name]
     tag = cfg or own.tags[0]
     if not isinstance(tag, str) or tag not in own.cfgs:
@@ -72,31 +95,34 @@ def _own_cfg(name: str, cfg: Any) -> Any:
     return replace(own.cfgs[tag], architecture=name, tag=tag)
 
 
-def _backbone(row: BackboneSpec, **changes: Any) -> "Backbone":
-    from cvt.parts.backbone import Backbone
-
-    return Backbone(row.change(**changes))
+def _network(row: Spec, **changes: Any) -> "VisionModel":
+    return make_network(row.change(**changes))
 
 
-def _entrypoint(name: str, row: BackboneSpec) -> Callable[..., "nn.Module"]:
+def _entrypoint(name: str, row: Spec) -> Callable[..., "nn.Module"]:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> "nn.Module":
         return build(name, row, pretrained=pretrained, **kwargs)
 
-    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__name__ = entrypoint.__qualname__ = timm_name(name)
     entrypoint.__doc__ = f"Builds {name}; keywords change fields of its row."
     return entrypoint
 
 
-def _pretrained_cfg(row: BackboneSpec, preprocessing: Preprocessing) -> dict[str, Any]:
-    grid = row.grids(preprocessing.size)[-1]
+def _pretrained_cfg(row: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
+    first_conv, classifier = "stages.0.embed.proj", "head"
+    if isinstance(row, TNTSpec):
+        first_conv = "word_embed.proj"
+    elif isinstance(row, BackboneSpec):
+        classifier = ("head", "head_dist") if row.distilled else "head"
+        first_conv = first_conv if row.stages[0].embed == "conv" else None
     return {
         **preprocessing.to_timm(),
         "num_classes": row.num_classes,
-        "pool_size": grid,
-        "first_conv": "stages.0.embed.proj",
-        "classifier": "head",
+        "pool_size": row.grids(preprocessing.size)[-1],
+        "first_conv": first_conv,
+        "classifier": classifier,
         "fixed_input_size": False,
-        "min_input_size": (3, 32, 32),
+        "min_input_size": (3, row.min_size, row.min_size),
     }
 
 
@@ -110,14 +136,26 @@ def _default_cfgs() -> dict[str, Any]:
             "paper_ids": "arXiv:2103.15808",
         }
     for name, row in ROWS.items():
-        if not any(published.model == name for published in PUBLISHED.values()):
-            size = Preprocessing(input_size=(row.in_chans, *row.img_size), crop_pct=1.0)
-            cfgs[f"{name}.untrained"] = _pretrained_cfg(row, size)
+        has_weights = any(published.model == name for published in PUBLISHED.values())
+        if not has_weights and not isinstance(row, BaselineSpec):
+            cfgs[f"{timm_name(name)}.untrained"] = _pretrained_cfg(row, preprocessing_of_row(name))
     return cfgs
 
 
+def preprocessing_of_row(name: str) -> Preprocessing:
+    """Returns how pictures are prepared for a row: as its system's published weights want it."""
+    row, system = ROWS[name], system_of(name)
+    is_ours = name.endswith("_32")
+    return Preprocessing(
+        input_size=(3, *row.img_size),
+        mean=IMAGENET_MEAN if is_ours else system.mean,
+        std=IMAGENET_STD if is_ours else system.std,
+        crop_pct=1.0 if is_ours or min(row.img_size) > 320 else system.crop_pct,
+    ).with_channels(row.in_chans)
+
+
 def _register(name: str, entrypoint: Callable[..., Any]) -> None:
-    """A name that timm itself has is left to timm; `cvt.create_model` has ours."""
+    """A name that timm itself has come to have is left to timm; `cvt.create_model` has ours."""
     if not is_model(name):
         register_model(entrypoint)
     elif model_entrypoint(name).__module__ != __name__:
@@ -135,4 +173,5 @@ ENTRYPOINTS: dict[str, Callable[..., Any]] = {
 }
 
 for _name, _build in ENTRYPOINTS.items():
-    _register(_name, _build)
+    if not isinstance(ROWS[_name], BaselineSpec):
+        _register(timm_name(_name), _build)

@@ -1,0 +1,52 @@
+"""From a run's folder to its line in the results."""
+
+import json
+import statistics
+from pathlib import Path
+
+from cvt.bench.results import Outcome
+from cvt.errors import UserError
+from cvt.train.run_folder import RESULT_FILE, read_metrics
+
+
+def read_outcome(
+    run: Path, *, label: str, seed: int, updates: int, batch_size: int, hardware: str
+) -> Outcome:
+    """Reads a finished run.
+
+    Args:
+        updates: That the run was given.
+        batch_size: Images of each.
+
+    Raises:
+        UserError: The run is not finished, or its files are damaged.
+    """
+    try:
+        result = json.loads((run / RESULT_FILE).read_text(encoding="utf-8"))
+        val_top1, bad = float(result["best_top1"]), len(result["bad"])
+    except OSError as error:
+        raise UserError(f"Cannot read the result of {run}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{run / RESULT_FILE} is not the result of a run; remove the run to have it made again."
+        ) from None
+    history = read_metrics(run)
+    return Outcome(
+        label=label,
+        seed=seed,
+        top1=result.get("test_top1", val_top1),
+        top5=result.get("test_top5"),
+        val_top1=val_top1,
+        updates=updates,
+        images=updates * batch_size,
+        train_images_per_s=statistics.median(row.images_per_s for row in history),
+        memory_mb=max(row.memory_mb for row in history),
+        seconds=sum(row.seconds for row in history),
+        hardware=hardware,
+        bad=bad,
+    )
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run was trained to its end."""
+    return (run / RESULT_FILE).exists()

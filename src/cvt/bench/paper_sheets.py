@@ -1,0 +1,193 @@
+"""The paper's Tables 1, 2 and 3 made again from the rows, beside what is printed there."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cvt.bench.axes import Axes, axes_of
+from cvt.bench.base import read_row
+from cvt.bench.block import Block, is_rounding, say_number
+from cvt.bench.paper_tables import PAPER, TABLE_1, TABLE_2, TABLE_3, Network, Result, System
+from cvt.parts.spec import BackboneSpec
+from cvt.parts.stage_spec import StageSpec
+from cvt.systems.catalog import ROWS, SYSTEMS
+from cvt.zoo.describe import Description, StageDescription, describe
+
+_AXES = ("position", "embedding", "projection", "hierarchical")
+
+
+def table_1(extra: Sequence[str] = ()) -> tuple[Block, list[dict[str, Any]]]:
+    """Derives the four axes from every row of each system, and says where they are not printed so.
+
+    Args:
+        extra: Bases, as `read_row` reads them, that get lines of their own.
+    """
+    plain, cells, notes = [], [], []
+    for line in TABLE_1:
+        found = _axes_of_system(line)
+        printed = Axes(**{name: getattr(line, name) for name in _AXES})
+        for axes, names in found.items():
+            plain.append(
+                {
+                    "method": line.label,
+                    "rows": names,
+                    "derived": asdict(axes),
+                    "printed": asdict(printed),
+                }
+            )
+            cells += [
+                (line.label, f"printed in {PAPER}", *asdict(printed).values()),
+                ("", f"derived from {len(names)} rows", *asdict(axes).values()),
+            ]
+            if axes != printed:
+                notes.append(f"{line.label}: {', '.join(names)} differ from the printed line.")
+    for name in extra:
+        axes = axes_of(read_row(name)[1])
+        if axes is not None:
+            plain.append({"method": name, "rows": [name], "derived": asdict(axes)})
+            cells.append((name, "derived", *asdict(axes).values()))
+    columns = ("Method", "Words", "Needs position encoding", "Token embedding", "Projection",
+               "Hierarchical")  # fmt: skip
+    block = Block(
+        title="Table 1: vision transformers on four axes",
+        columns=columns,
+        rows=tuple(cells),
+        notes=tuple(notes),
+    )
+    return block, plain
+
+
+def _axes_of_system(line: System) -> dict[Axes, list[str]]:
+    """The axes that a system's rows have, with the rows that have them: one entry, if all agree."""
+    found: dict[Axes, list[str]] = {}
+    for system in SYSTEMS:
+        if system.name.lower() in line.systems:
+            for name, spec in system.rows.items():
+                axes = axes_of(spec)
+                assert axes is not None
+                found.setdefault(axes, []).append(name)
+    return found
+
+
+def table_2() -> tuple[list[Block], list[dict[str, Any]]]:
+    """The three published networks stage by stage, counted at 224 pixels."""
+    blocks, plain = [], []
+    for network in TABLE_2:
+        counted = describe(network.row, 224)
+        blocks.append(_network_block(network, counted))
+        plain.append(
+            {
+                "model": network.row,
+                "num_params": counted.num_params,
+                "macs": counted.macs,
+                "published_params": network.params,
+                "published_gmacs": network.gmacs,
+                "stages": [asdict(stage) for stage in counted.stages],
+                "published_grids": list(network.grids),
+            }
+        )
+    return blocks, plain
+
+
+def _network_block(network: Network, counted: Description) -> Block:
+    spec = ROWS[network.row]
+    assert isinstance(spec, BackboneSpec)
+    rows = [
+        _stage_cells(number, stage, found, side)
+        for number, (stage, found, side) in enumerate(
+            zip(spec.stages, counted.stages, network.grids, strict=True), start=1
+        )
+    ]
+    rows.append(
+        ("head", "1x1", "1x1", f"norm, linear, {spec.num_classes}", "",
+         f"{counted.num_params_norm + counted.num_params_head:,}",
+         f"{(counted.macs - sum(stage.macs for stage in counted.stages)) / 1e9:.3f}")
+    )  # fmt: skip
+    rows.append(
+        ("all", "", "", "", "", f"{counted.num_params:,}", f"{counted.macs / 1e9:.3f}")
+    )  # fmt: skip
+    rows.append(("printed", "", "", "", "", f"{network.params:g} M", f"{network.gmacs:g}"))
+    return Block(
+        title=f"Table 2: {network.row} at 224 pixels",
+        columns=("Stage", "Output", "Printed", "Embedding", "Blocks", "Parameters", "GMACs"),
+        rows=tuple(rows),
+        notes=(_apart(network, counted),),
+    )
+
+
+def _stage_cells(
+    number: int, stage: StageSpec, found: StageDescription, side: int
+) -> tuple[str, ...]:
+    embedding = f"{stage.embed_kernel}x{stage.embed_kernel}, {stage.embed_dim}"
+    blocks = (
+        f"{stage.depth} x (conv {stage.conv_kernel}x{stage.conv_kernel}, H {stage.num_heads}, "
+        f"D {stage.embed_dim}, R {stage.mlp_ratio:g})"
+    )
+    return (
+        str(number),
+        f"{found.grid[0]}x{found.grid[1]}",
+        f"{side}x{side}",
+        f"{embedding}, stride {stage.embed_stride}",
+        blocks,
+        f"{found.num_params:,}",
+        f"{found.macs / 1e9:.3f}",
+    )
+
+
+def _apart(network: Network, counted: Description) -> str:
+    params = 100 * (network.params * 1e6 / counted.num_params - 1)
+    macs = 100 * (network.gmacs * 1e9 / counted.macs - 1)
+    return (
+        f"The printed figures are {params:+.1f} % (parameters) and {macs:+.1f} % (GFLOPs, which "
+        "are MACs) off the counted ones; the origin of the difference is not known. The authors' "
+        "code and Hugging Face's port have the counted number of parameters."
+    )
+
+
+def table_3() -> tuple[Block, list[dict[str, Any]]]:
+    """Every line of Table 3: counted where there is a row, with a reason where there is none."""
+    plain = [_result(line) for line in TABLE_3]
+    columns = ("Group", "Model", "Row", "Side", "Printed M", "Counted M", "Printed GFLOPs",
+               "Counted GMACs", "Top-1 %", "ReaL %", "V2 %", "Apart")  # fmt: skip
+    notes = [
+        f"Printed parameters, GFLOPs (which are MACs) and accuracies: {PAPER}, Table 3.",
+        "Counted for 1000 classes; the groups with 22k were trained on ImageNet-22k first.",
+    ]
+    notes += [f"{row['label']}: {row['note']}." for row in plain if row["note"] and row["row"]]
+    notes += [f"{row['label']} has no row: {row['note']}." for row in plain if not row["row"]]
+    block = Block(
+        title="Table 3: ImageNet",
+        columns=columns,
+        rows=tuple(_result_cells(row) for row in plain),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    return block, plain
+
+
+def _result(line: Result) -> dict[str, Any]:
+    row: dict[str, Any] = asdict(line)
+    if line.row is None:
+        return {**row, "apart": []}
+    counted = describe(line.row, line.size)
+    apart = []
+    if not is_rounding(line.params, counted.num_params / 1e6):
+        apart.append("parameters")
+    if line.gmacs is not None and not is_rounding(line.gmacs, counted.macs / 1e9):
+        apart.append("GMACs")
+    return {**row, "num_params": counted.num_params, "macs": counted.macs, "apart": apart}
+
+
+def _result_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    has = row["row"] is not None
+    return (
+        row["group"],
+        row["label"],
+        row["row"] or "no row",
+        str(row["size"]),
+        say_number(row["params"]),
+        f"{row['num_params'] / 1e6:.3f}" if has else "-",
+        say_number(row["gmacs"]),
+        f"{row['macs'] / 1e9:.3f}" if has else "-",
+        *(say_number(row[name], 1) for name in ("top1", "real", "v2")),
+        ", ".join(row["apart"]) or "-",
+    )

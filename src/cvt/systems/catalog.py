@@ -1,0 +1,109 @@
+"""All systems in one list: rows by name, networks from specs, specs from plain data."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from cvt.errors import UserError, did_you_mean
+from cvt.parts.contract_spec import Spec
+from cvt.parts.spec import BackboneSpec
+from cvt.parts.tnt_spec import TNTSpec
+from cvt.systems import baselines
+from cvt.systems.baselines import EFFICIENTNET, RESNET, BaselineSpec
+from cvt.systems.cpvt import CPVT
+from cvt.systems.cvt import CVT
+from cvt.systems.deit import DEIT
+from cvt.systems.pvt import PVT
+from cvt.systems.system import System
+from cvt.systems.t2t import T2T
+from cvt.systems.tnt import TNT
+from cvt.systems.twins import TWINS
+from cvt.systems.vit import VIT
+
+if TYPE_CHECKING:
+    from cvt.parts.contract import VisionModel
+
+SYSTEMS: tuple[System, ...] = (
+    CVT,
+    VIT,
+    DEIT,
+    CPVT,
+    TWINS,
+    TNT,
+    T2T,
+    PVT,
+    RESNET,
+    EFFICIENTNET,
+)
+
+ROWS: dict[str, Spec] = {name: row for system in SYSTEMS for name, row in system.rows.items()}
+
+
+def system_of(name: str) -> System:
+    """Returns the system that a row belongs to.
+
+    Raises:
+        UserError: There is no such row (the nearest is named).
+    """
+    for system in SYSTEMS:
+        if name in system.rows:
+            return system
+    raise UserError(f"Unknown model {name!r}.{did_you_mean(name, ROWS)} `cvt models` lists all.")
+
+
+def timm_name(name: str) -> str:
+    """Returns a row's name in timm's registry: `cvt_NAME` where timm has a NAME of its own."""
+    is_ours = name.endswith("_32")
+    return f"cvt_{name}" if system_of(name).is_in_timm and not is_ours else name
+
+
+def make_network(spec: Spec) -> "VisionModel":
+    """Builds the network of a spec, in training mode, with fresh weights."""
+    if isinstance(spec, BackboneSpec):
+        from cvt.parts.backbone import Backbone
+
+        return Backbone(spec)
+    if isinstance(spec, TNTSpec):
+        from cvt.parts.tnt import TNT as TNTNetwork
+
+        return TNTNetwork(spec)
+    assert isinstance(spec, BaselineSpec)
+    return _make_baseline(spec)
+
+
+def spec_from_dict(plain: Mapping[str, Any]) -> Spec:
+    """Rebuilds a spec of any kind from its `to_dict`'s data.
+
+    Raises:
+        UserError: A kind that there is not, an unknown key, a missing one, or a wrong value.
+    """
+    kinds: dict[str, Any] = {
+        "": BackboneSpec,
+        "tnt": TNTSpec,
+        baselines.KIND: BaselineSpec,
+    }
+    kind = plain.get("kind", "")
+    if kind not in kinds:
+        known = [each for each in kinds if each]
+        raise UserError(f"Got a spec of kind {kind!r}, expected {', '.join(known)} or none.")
+    return kinds[kind].from_dict(plain)
+
+
+def _make_baseline(spec: BaselineSpec) -> "VisionModel":
+    import timm
+
+    network = timm.create_model(
+        spec.architecture,
+        num_classes=spec.num_classes,
+        in_chans=spec.in_chans,
+        global_pool=spec.global_pool,
+        drop_rate=spec.drop_rate,
+        drop_path_rate=spec.drop_path_rate,
+    )
+    return as_vision_model(network, spec)
+
+
+def as_vision_model(network: Any, spec: BaselineSpec) -> "VisionModel":
+    """Gives a network of timm's what ours have besides: its spec, and no prefix tokens."""
+    network.spec, network.num_prefix_tokens = spec, 0
+    network.in_chans = spec.in_chans
+    return cast("VisionModel", network)

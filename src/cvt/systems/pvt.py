@@ -1,0 +1,104 @@
+"""PVT (Wang et al., ICCV 2021, arXiv 2102.12122), version 1, as rows of four stages."""
+
+from cvt.parts.spec import BackboneSpec
+from cvt.parts.stage_spec import StageSpec
+from cvt.systems.system import Facts, System
+
+DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)
+MLP_RATIOS, REDUCTIONS = (8.0, 8.0, 4.0, 4.0), (8, 4, 2, 1)
+
+
+def pyramid_row(
+    dims: tuple[int, ...],
+    heads: tuple[int, ...],
+    depths: tuple[int, ...],
+    mlp_ratios: tuple[float, ...],
+    reductions: tuple[int, ...],
+    *,
+    stem: int = 4,
+    size: int = 224,
+    is_twins: bool = False,
+    num_classes: int = 1000,
+) -> BackboneSpec:
+    """Returns PVT's pyramid: patches of `stem` pixels, then of 2, keys and values reduced.
+
+    With a table in every stage and a class token in the last; Twins-PCPVT instead has a position
+    encoding generator in every stage and takes the mean.
+    """
+    last = len(dims) - 1
+    columns = zip(dims, heads, depths, mlp_ratios, reductions, strict=True)
+    return BackboneSpec(
+        stages=tuple(
+            StageSpec(
+                embed_dim=dim,
+                num_heads=head,
+                depth=depth,
+                embed_kernel=2 if index else stem,
+                embed_stride=2 if index else stem,
+                embed_padding=0,
+                mlp_ratio=mlp_ratio,
+                projection="reduction",
+                kv_stride=reduction,
+                cls_token=index == last and not is_twins,
+                pos_embed="conditional" if is_twins else "table",
+            )
+            for index, (dim, head, depth, mlp_ratio, reduction) in enumerate(columns)
+        ),
+        img_size=(size, size),
+        num_classes=num_classes,
+        global_pool="avg" if is_twins else "token",
+        act_layer="gelu",
+        norm_eps=1e-6,
+        attn_scale="head_dim",
+        pos_interpolation="bilinear",
+        drop_path_schedule="network",
+    )
+
+
+def _facts(num_params: int, gmacs: float, *published: float) -> Facts:
+    params, flops, top1 = published
+    return Facts(
+        num_params=num_params,
+        gmacs=gmacs,
+        published_params=params,
+        published_gmacs=flops,
+        top1=top1,
+        source="whai362/PVT 57e2dfa, classification README",
+    )
+
+
+_DEPTHS = {
+    "tiny": (2, 2, 2, 2),
+    "small": (3, 4, 6, 3),
+    "medium": (3, 4, 18, 3),
+    "large": (3, 8, 27, 3),
+}
+
+PVT = System(
+    name="PVT",
+    paper="Wang et al., ICCV 2021, arXiv 2102.12122",
+    rows={
+        **{
+            f"pvt_{size}": pyramid_row(DIMS, HEADS, depths, MLP_RATIOS, REDUCTIONS)
+            for size, depths in _DEPTHS.items()
+        },
+        # Ours, not the paper's: the grids of cvt_nano_32 on a 32-pixel image.
+        "pvt_nano_32": pyramid_row(
+            (32, 64, 128),
+            (1, 2, 4),
+            (1, 1, 2),
+            (4.0, 4.0, 4.0),
+            (4, 2, 1),
+            stem=2,
+            size=32,
+            num_classes=10,
+        ),
+    },
+    facts={
+        "pvt_tiny": _facts(13_229_288, 1.933, 13.2, 1.9, 75.1),
+        "pvt_small": _facts(24_485_864, 3.816, 24.5, 3.8, 79.8),
+        "pvt_medium": _facts(44_208_104, 6.659, 44.2, 6.7, 81.2),
+        "pvt_large": _facts(61_369_320, 9.814, 61.4, 9.8, 81.7),
+    },
+    licence="Apache-2.0 (whai362/PVT)",
+)

@@ -1,0 +1,113 @@
+"""T2T-ViT (Yuan et al., ICCV 2021, arXiv 2101.11986) as rows of three stages, two of them empty.
+
+Stages 1 and 2 are the two soft splits with their token layers; the third split and its linear map
+are a convolution of kernel 3 and stride 2, behind which the plain blocks stand.
+"""
+
+from cvt.parts.spec import BackboneSpec
+from cvt.parts.stage_spec import Embed, StageSpec
+from cvt.systems.system import Facts, System
+
+_TOKEN_DIM = 64
+
+
+def _row(
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    mlp_ratio: float,
+    embed: Embed,
+    *,
+    token_dim: int = _TOKEN_DIM,
+    windows: tuple[tuple[int, int, int], ...] = ((7, 4, 2), (3, 2, 1), (3, 2, 1)),
+    size: int = 224,
+    num_classes: int = 1000,
+) -> BackboneSpec:
+    """`windows` are the kernel, stride and padding of the three splits."""
+    first, second, third = (
+        {"embed_kernel": kernel, "embed_stride": stride, "embed_padding": padding}
+        for kernel, stride, padding in windows
+    )
+    stem = {"embed_dim": token_dim, "depth": 0, "num_heads": 1, "embed": embed}
+    return BackboneSpec(
+        stages=(
+            StageSpec(**stem, **first, projection="linear"),
+            StageSpec(**stem, **second, projection="linear"),
+            StageSpec(
+                embed_dim=embed_dim,
+                depth=depth,
+                num_heads=num_heads,
+                **third,
+                embed_norm=False,
+                mlp_ratio=mlp_ratio,
+                projection="linear",
+                qkv_bias=False,
+                cls_token=True,
+                pos_embed="sinusoid",
+            ),
+        ),
+        img_size=(size, size),
+        num_classes=num_classes,
+        act_layer="gelu",
+        attn_scale="head_dim",
+        pos_interpolation="bilinear",
+        drop_path_schedule="network",
+    )
+
+
+# Width, depth, heads, MLP ratio (paper, Table 2; yitu-opensource/T2T-ViT 0f63dc9).
+_SIZES = {
+    7: (256, 7, 4, 2.0),
+    10: (256, 10, 4, 2.0),
+    12: (256, 12, 4, 2.0),
+    14: (384, 14, 6, 3.0),
+    19: (448, 19, 7, 3.0),
+    24: (512, 24, 8, 3.0),
+}
+
+
+def _facts(num_params: int, trainable: int, gmacs: float, *published: float) -> Facts:
+    params, flops, top1 = published
+    return Facts(
+        num_params=num_params,
+        num_frozen=num_params - trainable,
+        gmacs=gmacs,
+        published_params=params,
+        published_gmacs=flops,
+        top1=top1,
+        source="yitu-opensource/T2T-ViT 0f63dc9, README",
+    )
+
+
+T2T = System(
+    name="T2T",
+    paper="Yuan et al., ICCV 2021, arXiv 2101.11986",
+    rows={
+        **{f"t2t_vit_{depth}": _row(*size, "t2t_performer") for depth, size in _SIZES.items()},
+        **{f"t2t_vit_t_{depth}": _row(*_SIZES[depth], "t2t") for depth in (14, 19, 24)},
+        # Ours, not the paper's: 8x8 tokens of a 32-pixel image, half a million parameters.
+        "t2t_nano_32": _row(
+            96,
+            5,
+            3,
+            4.0,
+            "t2t_performer",
+            token_dim=32,
+            windows=((3, 2, 1), (3, 2, 1), (3, 1, 1)),
+            size=32,
+            num_classes=10,
+        ),
+    },
+    facts={
+        "t2t_vit_7": _facts(4_310_222, 4_255_694, 1.147, 4.3, 1.1, 71.7),
+        "t2t_vit_10": _facts(5_889_230, 5_834_702, 1.516, 5.9, 1.5, 75.2),
+        "t2t_vit_12": _facts(6_941_902, 6_887_374, 1.763, 6.9, 1.8, 76.5),
+        "t2t_vit_14": _facts(21_545_550, 21_465_806, 4.783, 21.5, 4.8, 81.5),
+        "t2t_vit_19": _facts(39_177_422, 39_085_070, 8.480, 39.2, 8.5, 81.9),
+        "t2t_vit_24": _facts(64_105_934, 64_000_974, 13.662, 64.1, 13.8, 82.3),
+        "t2t_vit_t_14": _facts(21_541_070, 21_465_422, 6.089, 21.5, 6.1, 81.7),
+        "t2t_vit_t_19": _facts(39_172_942, 39_084_686, 9.785, 39.2, 9.8, 82.4),
+        "t2t_vit_t_24": _facts(64_101_454, 64_000_590, 14.967, 64.1, 15.0, 82.6),
+    },
+    licence="Clear BSD (yitu-opensource/T2T-ViT)",
+)

@@ -1,0 +1,132 @@
+"""ViT (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929) as rows."""
+
+from cvt.parts.spec import BackboneSpec
+from cvt.parts.stage_spec import StageSpec
+from cvt.systems.system import HALF, Facts, System
+
+
+def patch_row(
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    *,
+    patch: int = 16,
+    size: int = 224,
+    **stage: object,
+) -> StageSpec:
+    """Returns ViT's one stage: patches, a class token, a position table, linear projections."""
+    fields: dict = {"cls_token": True, "pos_embed": "table", **stage}
+    return StageSpec(
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        embed_kernel=patch,
+        embed_stride=patch,
+        embed_padding=0,
+        embed_norm=False,
+        projection="linear",
+        **fields,
+    )
+
+
+def plain_row(stage: StageSpec, *, size: int = 224, **whole: object) -> BackboneSpec:
+    """Returns a network of one such stage with what ViT and its heirs have in common."""
+    fields: dict = {
+        "img_size": (size, size),
+        "act_layer": "gelu",
+        "norm_eps": 1e-6,
+        "attn_scale": "head_dim",
+        "drop_path_schedule": "network",
+        **whole,
+    }
+    return BackboneSpec(stages=(stage,), **fields)
+
+
+# Width, depth, heads (paper, Table 1; Ti and S: DeiT, arXiv 2012.12877, Table 1).
+SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+
+# Ours, not a paper's: 8x8 tokens of a 32-pixel image, half a million parameters.
+NANO = (96, 5, 3)
+
+_VARIANTS = (
+    ("tiny", 16, 224),
+    ("small", 16, 224),
+    ("small", 32, 224),
+    ("base", 8, 224),
+    ("base", 16, 224),
+    ("base", 32, 224),
+    ("base", 16, 384),
+    ("large", 16, 224),
+    ("large", 32, 224),
+    ("large", 16, 384),
+    ("huge", 14, 224),
+)
+
+_TORCHVISION = "torchvision's weight metadata (IMAGENET1K_V1, from scratch at 224)"
+_SCRATCH = "CvT, arXiv 2103.15808, Table 3 (from scratch on ImageNet-1k at 384)"
+_PAPER = "paper, Table 1 (parameters)"
+_TRUNCATED = "the paper cuts to whole millions instead of rounding"
+
+VIT = System(
+    name="ViT",
+    paper="Dosovitskiy et al., ICLR 2021, arXiv 2010.11929",
+    rows={
+        **{
+            f"vit_{size}_patch{patch}_{side}": plain_row(
+                patch_row(*SIZES[size], patch=patch), size=side
+            )
+            for size, patch, side in _VARIANTS
+        },
+        "vit_nano_32": plain_row(patch_row(*NANO, patch=4), size=32, num_classes=10),
+    },
+    facts={
+        "vit_tiny_patch16_224": Facts(num_params=5_717_416, gmacs=1.254),
+        "vit_small_patch16_224": Facts(num_params=22_050_664, gmacs=4.599),
+        "vit_small_patch32_224": Facts(num_params=22_878_952),
+        "vit_base_patch8_224": Facts(num_params=86_576_872),
+        "vit_base_patch16_224": Facts(
+            num_params=86_567_656,
+            gmacs=17.564,
+            published_params=86,
+            top1=81.07,
+            source=f"{_PAPER}; {_TORCHVISION}",
+            note=_TRUNCATED,
+        ),
+        "vit_base_patch32_224": Facts(num_params=88_224_232, top1=75.91, source=_TORCHVISION),
+        "vit_base_patch16_384": Facts(
+            num_params=86_859_496,
+            gmacs=55.484,
+            published_params=86,
+            published_gmacs=55.5,
+            top1=77.9,
+            source=_SCRATCH,
+            note=_TRUNCATED,
+        ),
+        "vit_large_patch16_224": Facts(
+            num_params=304_326_632,
+            gmacs=61.555,
+            published_params=307,
+            top1=79.66,
+            source=f"{_PAPER}; {_TORCHVISION}",
+        ),
+        "vit_large_patch32_224": Facts(num_params=306_535_400, top1=76.97, source=_TORCHVISION),
+        "vit_large_patch16_384": Facts(
+            num_params=304_715_752,
+            published_params=307,
+            published_gmacs=191.1,
+            top1=76.5,
+            source=_SCRATCH,
+        ),
+        "vit_huge_patch14_224": Facts(num_params=632_045_800, published_params=632, source=_PAPER),
+    },
+    licence="Apache-2.0 (google-research/vision_transformer, timm)",
+    mean=HALF,
+    std=HALF,
+    is_in_timm=True,
+)
