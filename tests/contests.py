@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvt.bench import Budget, Contender, ContestConfig, read_contender, run_contest
+from cvt.bench.budget import Budget
+from cvt.bench.contender import Contender, read_contender
+from cvt.bench.contest import ContestConfig, run_contest
 from cvt.bench.processes import Failed, Stopped
-from cvt.train.config import TrainConfig
+from cvt.train.config import TrainConfig, save_config
 from cvt.train.progress import EpochRow
 from cvt.train.report import TrainResult, save_result
-from cvt.train.run_folder import write_metrics
+from cvt.train.run_folder import CONFIG_FILE, write_metrics
 
 SMALL = TrainConfig(data="digits", device="cpu", image_size=8, batch_size=32)
 
@@ -42,6 +44,7 @@ class FakeWork:
             return {label: 1000.0 + i for i, label in enumerate(plain["models"])}
         config = TrainConfig.from_dict(plain)
         if config.model in self.broken:
+            save_config(Path(config.out) / CONFIG_FILE, config)
             raise Failed(self.broken[config.model])
         if task == "pace":
             return {"seconds_per_update": 0.5 if config.model_args.get("kv_stride") == 1 else 1.0}
@@ -73,12 +76,12 @@ def trained(config: TrainConfig) -> None:
     save_result(run, result)
 
 
-def contest(out: Path, names=("cvt_nano_32", "cvt_nano_32+depth=1"), do=None, **changes: Any):
+def contest(out: Path, names=("cvt_nano_32", "cvt_nano_32+depth=1"), do=None, progress=False, **changes: Any):
     """Runs a contest of two epochs and two seeds, unless something else is said."""
     contenders = [each if isinstance(each, Contender) else read_contender(each) for each in names]
     usual = {"recipe": SMALL, "budget": Budget(amount=2, unit="epochs"), "seeds": 2, "out": out}
     config = ContestConfig(**{**usual, **changes})
-    return run_contest(contenders, config, progress=False, do=FakeWork() if do is None else do)
+    return run_contest(contenders, config, progress=progress, do=do or FakeWork())
 
 
 def lines(out: Path) -> list[dict[str, str]]:

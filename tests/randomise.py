@@ -22,7 +22,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 def _values(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
     if name.endswith("running_var"):
         return torch.rand(tensor.shape, generator=generator) + 0.5
-    if name.endswith(("cls_token", "table")):
+    if name.endswith(("cls_token", "dist_token", "table")):
         return torch.randn(tensor.shape, generator=generator)
     if tensor.ndim > 1:
         return torch.randn(tensor.shape, generator=generator) * tensor[0].numel() ** -0.5

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -5,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from contests import SMALL, FakeWork, accuracy, contest, lines, trained
-from cvt.bench import Budget, Contender
+from cvt.bench.budget import Budget
+from cvt.bench.contender import Contender
 from cvt.bench.contest import ContestStopped
 from cvt.bench.ledger import read_outcomes
 from cvt.errors import UserError
@@ -39,9 +42,7 @@ def test_all_are_told_the_same_but_for_the_model(tmp_path):
     assert [each.seed for each in told] == [0, 0, 0, 1, 1, 1]
     assert [each.model_args.get("kv_stride") for each in told] == [None, None, 1] * 2
     assert {each.updates for each in told} == {2 * (1259 // 32)}
-    shared = [
-        replace(each, model=None, model_args={}, seed=0, out=None).to_dict() for each in told
-    ]
+    shared = [replace(each, model=None, model_args={}, seed=0, out=None).to_dict() for each in told]
     assert all(each == shared[0] for each in shared)
     assert shared[0]["optim"]["lr"] == pytest.approx(16e-3 * 32 / 512)
     assert shared[0]["epochs"] is None
@@ -210,8 +211,8 @@ def test_a_short_run_warms_up_shortly_unless_told_how_long(tmp_path):
 def test_run_folders_go_where_they_are_not_wanted(tmp_path):
     do = FakeWork(broken={"cvt_mini_32": "No."})
     results = contest(tmp_path / "out", ("cvt_nano_32", "cvt_mini_32"), do, keep_runs=False)
-    left = [Path(config.out) for config in do.configs if Path(config.out).exists()]
-    assert left == []
+    left = {config.model for config in do.configs if Path(config.out).exists()}
+    assert left == {"cvt_mini_32"}  # to go on with
     do = FakeWork()
     again = contest(tmp_path / "out", ("cvt_nano_32", "cvt_mini_32"), do, keep_runs=False)
     assert again.of("cvt_nano_32") == results.of("cvt_nano_32")
@@ -247,3 +248,37 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, changes, words)
         contest(tmp_path / "out", **{"do": do, **changes})
     assert do.asked == []
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_a_lost_comparison_still_holds_is_waited_for(tmp_path, monkeypatch):
+    held = [True, True, False]
+    monkeypatch.setattr("cvt.bench.outcome.is_held", lambda run: held.pop(0))
+    results = contest(tmp_path / "out", NAMES[:1], seeds=1)
+    assert held == []
+    assert not results.has_failures
+
+
+def test_two_at_once_are_refused(tmp_path):
+    code = (
+        "import sys, fcntl\nfile = open(sys.argv[1], 'ab')\nfcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another process"):
+            contest(tmp_path)
+        other.stdin.close()
+
+
+def test_each_run_has_its_line(tmp_path, capsys):
+    do = FakeWork(broken={"cvt_mini_32": "No memory."})
+    contest(tmp_path / "out", ("cvt_nano_32", "cvt_mini_32"), do, progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("[1/4] cvt_nano_32, seed 0: test top-1 ")
+    assert lines[0].endswith("400 images/s, 303 MB, 6 s of updates")
+    assert lines[1] == "[2/4] cvt_mini_32, seed 0: failed: No memory."
+    contest(tmp_path / "out", ("cvt_nano_32", "cvt_mini_32"), progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Going on with {tmp_path / 'out'}: 2 runs are left."
+    assert lines[1].startswith("[3/4] cvt_mini_32, seed 0: test top-1 ")

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cvt.bench import Contender, Outcome, Results, Standing
+from cvt.bench.contender import Contender
 from cvt.bench.labels import place_labels
 from cvt.bench.plot import pareto_front, save_plot
+from cvt.bench.results import Outcome, Results, Standing
 
 points = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=9)
 

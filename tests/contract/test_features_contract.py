@@ -5,17 +5,19 @@ import timm
 import torch
 
 import cvt
-from cvt.systems.cvt import PAPER_ROWS, ROWS
-from networks import NAMES, NARROW, image, small
+from cvt.systems.catalog import ROWS, timm_name
+from cvt.systems.cvt import PAPER_ROWS
+from networks import CVT_NAMES, FORMS, NAMES, STAGED, changes_of, image, meta, small, trainable
 from randomise import randomise
 
 
 def features(name: str, create=timm.create_model, **changes):
-    changes = {"depth": (1, 1, 2), **NARROW.get(name, {}), **changes}
+    changes = {**changes_of(name), **changes}
+    name = timm_name(name) if create is timm.create_model else name
     return create(name, features_only=True, **changes)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CVT_NAMES)
 def test_rows_declare_channels_strides_and_modules(name):
     with torch.device("meta"):
         model = cvt.create_model(name)
@@ -37,6 +39,7 @@ def test_features_only(name, create):
     images = image(name, 2, (64, 96))
     with torch.no_grad():
         maps = model(images)
+    assert len(maps) == len(meta(name, **changes_of(name)).feature_info)
     channels, strides = model.feature_info.channels(), model.feature_info.reduction()
     assert [tuple(fmap.shape) for fmap in maps] == [
         (2, width, 64 // stride, 96 // stride)
@@ -47,7 +50,7 @@ def test_features_only(name, create):
 
 
 @pytest.mark.parametrize("out_indices", [(0,), (1,), (0, 2), (-1,), (-2, -1), 2], ids=str)
-@pytest.mark.parametrize("name", NAMES[:1] + NAMES[-1:])
+@pytest.mark.parametrize("name", ["cvt_13", "pvt_nano_32", "t2t_nano_32"])
 def test_out_indices(name, out_indices):
     whole = features(name).eval()
     model = features(name, out_indices=out_indices).eval()
@@ -68,7 +71,7 @@ def test_out_indices(name, out_indices):
 def test_features_train_every_parameter_that_is_left(name):
     model = randomise(features(name, drop_path_rate=0)).train()
     sum(fmap.square().mean() for fmap in model(image(name))).backward()
-    missing = [key for key, p in model.named_parameters() if p.grad is None]
+    missing = [key for key, p in trainable(model).items() if p.grad is None]
     assert missing == []
 
 
@@ -79,11 +82,11 @@ def test_forward_intermediates_agrees_with_forward_features(name):
         tokens, maps = model.forward_intermediates(image(name))
         assert torch.equal(tokens, model.forward_features(image(name)))
         only = model.forward_intermediates(image(name), intermediates_only=True)
-    assert len(maps) == len(only) == len(model.stages)
+    assert len(maps) == len(only) == len(model.feature_info)
     assert all(torch.equal(a, b) for a, b in zip(maps, only, strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in STAGED if len(ROWS[n].stages) > 1])
 def test_intermediates_are_the_raw_stage_outputs(name):
     """The next stage reads the map un-normalised; `norm=True` normalises the last one alone."""
     model = small(name).eval()
@@ -137,14 +140,19 @@ def test_another_output_format_is_refused():
         small("cvt_13").forward_intermediates(image("cvt_13"), output_fmt="NHWC")
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("level", [0, 1, -1])
 @pytest.mark.parametrize("name", NAMES)
 def test_prune_intermediate_layers(name, level):
     model = small(name).eval()
     with torch.no_grad():
         whole = model.forward_intermediates(image(name), intermediates_only=True)
+        level %= len(whole)
         assert model.prune_intermediate_layers([level]) == [level]
-        assert len(model.stages) == level + 1
+        if len(getattr(model.spec, "stages", ())) > 1:
+            assert len(model.stages) == level + 1
+        else:
+            blocks = model.blocks if hasattr(model, "blocks") else model.stages[0].blocks
+            assert len(blocks) == level + 1
         assert model.num_classes == 0
         for only in (True, False):
             out = model.forward_intermediates(image(name), indices=[level], intermediates_only=only)
@@ -186,3 +194,33 @@ def test_extra_level_by_index_and_left_out():
     tokens, maps = small("cvt_13", extra_level=True).forward_intermediates(image("cvt_13"))
     assert len(maps) == 4
     assert tokens.shape == (2, 17, 384)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_declares_the_levels_that_it_gives(name):
+    """One a stage, or one a block where all blocks are in one stage; modules are where they say."""
+    model = meta(name).eval()
+    stages = getattr(ROWS[name], "stages", ())
+    by_block = stages[0].depth if len(stages) == 1 else len(getattr(model, "blocks", ()))
+    assert len(model.feature_info) == (by_block or len(stages))
+    modules = dict(model.named_modules())
+    assert all(level["module"] in modules for level in model.feature_info)
+    size = ROWS[name].img_size
+    maps = model.forward_intermediates(
+        torch.empty(1, 3, *size, device="meta"), intermediates_only=True
+    )
+    assert [fmap.shape[1] for fmap in maps] == [each["num_chs"] for each in model.feature_info]
+    assert [fmap.shape[2] for fmap in maps] == [
+        size[0] // each["reduction"] for each in model.feature_info
+    ]
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "cpvt_small", "tnt_nano_32"])
+def test_blocks_of_one_stage_are_levels(name):
+    model = small(name, depth=4).eval()
+    whole = model.forward_intermediates(image(name), intermediates_only=True)
+    _, some = model.forward_intermediates(image(name), indices=[0, 2], stop_early=True)
+    assert len(whole) == 4
+    assert all(torch.equal(a, b) for a, b in zip(some, [whole[0], whole[2]], strict=True))
+    assert not torch.equal(whole[0], whole[1])
+    assert len(features(name, depth=4)(image(name))) == 3

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from networks import NAMES, image, small
+from networks import NAMES, image, small, trainable
 
 
 def step(model, images):
+    torch.manual_seed(0)  # a performer's token layer has drop-out of its own
     logits = model(images)
     logits.square().mean().backward()
-    return logits, {key: p.grad for key, p in model.named_parameters()}
+    return logits, {key: p.grad for key, p in trainable(model).items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,9 +43,7 @@ def test_same_draws_of_stochastic_depth():
     plain = small("cvt_13", drop_path_rate=0.5, proj_drop_rate=0.2).train()
     saving = copy.deepcopy(plain)
     saving.set_grad_checkpointing()
-    torch.manual_seed(0)
     logits, gradients = step(plain, image("cvt_13"))
-    torch.manual_seed(0)
     saved_logits, saved_gradients = step(saving, image("cvt_13"))
     assert torch.equal(saved_logits, logits)
     assert all(torch.equal(saved_gradients[key], gradients[key]) for key in gradients)

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import cvt
-from networks import NAMES, image, small
+from networks import DISTILLED, FORMS, NAMES, classifiers, image, meta, small
+
+POOLED_FROM_ONE = [name for name in NAMES if name not in DISTILLED]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -23,10 +25,11 @@ def test_forward_is_features_then_head(name):
         )
         assert pooled.shape == (2, model.head_hidden_size) == (2, model.num_features)
         assert torch.equal(model.forward_head(tokens), model(images))
-        assert torch.equal(model.get_classifier()(pooled), model(images))
+        if len(classifiers(model)) == 1:
+            assert torch.equal(model.get_classifier()(pooled), model(images))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POOLED_FROM_ONE)
 def test_pooling_is_the_class_token_or_the_mean_of_the_grid(name):
     model = small(name).double().eval()
     prefix = model.num_prefix_tokens
@@ -52,19 +55,20 @@ def test_reset_classifier(name):
         model.reset_classifier(7)
         assert model(images).shape == (2, 7)
         assert (model.num_classes, model.global_pool) == (7, pool)
-        assert model.get_classifier().out_features == 7
+        assert all(each.out_features == 7 for each in classifiers(model))
         assert model.spec.num_classes == 7
 
         model.reset_classifier(0)
-        assert isinstance(model.get_classifier(), nn.Identity)
+        assert all(isinstance(each, nn.Identity) for each in classifiers(model))
         assert torch.equal(model(images), pooled)
 
         model.reset_classifier(0, "")
         assert (model.num_classes, model.global_pool) == (0, "")
         assert torch.equal(model(images), tokens)
 
-        model.reset_classifier(5, "avg")
-        assert model.global_pool == model.spec.global_pool == "avg"
+        pool = "token" if name in DISTILLED else "avg"
+        model.reset_classifier(5, pool)
+        assert model.global_pool == model.spec.global_pool == pool
         assert model(images).shape == (2, 5)
 
 
@@ -82,8 +86,8 @@ def test_reset_classifier_keeps_precision_and_the_other_weights(name):
 def test_built_without_a_classifier(name):
     pooled = small(name, num_classes=0).eval()
     tokens = small(name, num_classes=0, global_pool="").eval()
-    assert isinstance(pooled.get_classifier(), nn.Identity)
-    assert not [key for key in pooled.state_dict() if key.startswith("head.")]
+    assert all(isinstance(each, nn.Identity) for each in classifiers(pooled))
+    assert not [key for key in pooled.state_dict() if key.startswith("head")]
     with torch.no_grad():
         assert pooled(image(name)).shape == (2, pooled.num_features)
         out = tokens(image(name))
@@ -101,8 +105,19 @@ def test_token_pooling_without_a_class_token_is_refused():
         model.reset_classifier(5, "max")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POOLED_FROM_ONE)
 def test_classifier_drop_out_is_the_last_thing_before_the_classifier(name):
     model = small(name, drop_rate=0.5).train()
     pooled = model.forward_head(torch.ones(4, 17, model.num_features), pre_logits=True)
     assert set(pooled.unique().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_takes_another_classifier(name):
+    model = meta(name).eval()
+    heads = classifiers(model)
+    assert len(heads) == 1 + ("distilled" in name or name in DISTILLED)
+    assert all(head.out_features == model.num_classes for head in heads)
+    model.reset_classifier(7)
+    least = torch.empty(1, 3, model.spec.min_size, model.spec.min_size, device="meta")
+    assert model(least).shape == (1, 7)

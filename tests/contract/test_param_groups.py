@@ -7,13 +7,8 @@ import torch
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 
-import cvt
-from networks import NAMES, small
-
-
-def meta(name: str, **changes):
-    with torch.device("meta"):
-        return cvt.create_model(name, **changes)
+from cvt.systems.catalog import ROWS
+from networks import CVT_NAMES, NAMES, ROW_NAMES, image, meta, small
 
 
 def names_of(model, group) -> set[str]:
@@ -21,7 +16,7 @@ def names_of(model, group) -> set[str]:
     return {by_id[id(parameter)] for parameter in group["params"]}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CVT_NAMES)
 def test_no_weight_decay_is_the_class_token_and_the_tables(name):
     """Microsoft's `no_weight_decay`; the paper's rows have one class token and no table."""
     tokens = {"stages.2.cls_token"} if "32" not in name else set()
@@ -30,7 +25,7 @@ def test_no_weight_decay_is_the_class_token_and_the_tables(name):
     assert meta(name, pos_embed="table").no_weight_decay() == tokens | tables
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CVT_NAMES)
 def test_decay_is_for_matrices_and_kernels(name):
     """WITHOUT_WD_LIST is bn, bias, ln: depthwise kernels are decayed like any other."""
     model = meta(name, pos_embed="table")
@@ -64,7 +59,7 @@ def depth_key(key: str, depths: list[int], coarse: bool) -> int:
 
 
 @pytest.mark.parametrize("coarse", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CVT_NAMES)
 def test_layers_are_grouped_in_the_order_of_depth(name, coarse):
     model = meta(name, pos_embed="table")
     layers = group_parameters(model, model.group_matcher(coarse=coarse))
@@ -79,7 +74,7 @@ def test_layers_are_grouped_in_the_order_of_depth(name, coarse):
     assert got == [expected[index] for index in sorted(expected)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CVT_NAMES)
 def test_layer_decay_lowers_the_rate_towards_the_stem(name):
     model = meta(name)
     groups = param_groups_layer_decay(
@@ -110,6 +105,48 @@ def test_timms_optimiser_factory_takes_a_step(name):
     model = small(name)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, layer_decay=0.75)
     before = model.head.weight.detach().clone()
-    model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    model(image(name)).square().mean().backward()
     optimizer.step()
     assert not torch.equal(model.head.weight, before)
+
+
+@pytest.mark.parametrize("name", ROW_NAMES)
+def test_every_row_skips_the_decay_of_its_tokens_and_tables(name):
+    model = meta(name)
+    keys = {key for key, _ in model.named_parameters()}
+    special = {key for key in keys if key.endswith(("_token", ".table"))}
+    assert model.no_weight_decay() == special
+    stages = getattr(ROWS[name], "stages", None)
+    if stages:
+        tables = sum(stage.pos_embed in ("table", "sinusoid") for stage in stages)
+        assert len(special) == tables + sum(ROWS[name].num_prefix)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("name", ROW_NAMES)
+def test_every_parameter_of_every_row_is_in_one_group(name, coarse):
+    """Stem first, then block by block; the final norm with the last block, the head after all."""
+    model = meta(name)
+    layers = group_parameters(model, model.group_matcher(coarse=coarse))
+    keys = [key for group in layers.values() for key in group]
+    assert sorted(keys) == sorted(key for key, _ in model.named_parameters())
+    order = {key: index for index, number in enumerate(sorted(layers)) for key in layers[number]}
+    heads = {order[key] for key in keys if key.startswith("head")}
+    assert heads == {len(layers) - 1}
+    assert order["word_embed.proj.weight" if "tnt" in name else _first(keys)] == 0
+    blocks = [key for key in keys if key.endswith("mlp.fc1.weight") and ".embed." not in key]
+    depths = [order[key] for key in blocks]
+    assert depths == sorted(depths)
+    if not coarse:
+        assert len(layers) >= 2 + sum("inner" not in key for key in blocks)
+        assert order["norm.weight"] == depths[-1]
+        pegs = [key for key in keys if ".pegs." in key]
+        assert all(order[key] == order[_its_block(key)] for key in pegs)
+
+
+def _first(keys: list[str]) -> str:
+    return next(key for key in sorted(keys) if key.startswith("stages.0.embed."))
+
+
+def _its_block(peg: str) -> str:
+    return re.sub(r"pegs\.(\d+)\..*", r"blocks.\1.norm1.weight", peg)

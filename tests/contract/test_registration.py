@@ -34,7 +34,7 @@ def test_timm_first_and_nothing_heavy_is_added():
         import cvt
         answer = {
             "added": sorted({name.partition(".")[0] for name in set(sys.modules) - before}),
-            "models": timm.list_models("cvt_*"),
+            "models": [name for name in timm.list_models("cvt_*") if "patch" not in name],
             "published": len(timm.list_pretrained("cvt_*")),
             "home": type(timm.create_model("cvt_13", depth=1)).__module__,
         }
@@ -50,7 +50,7 @@ def test_cvt_first_and_registering_again_is_quiet():
     answer = run("""
         import cvt
         import timm
-        answer = {"models": len(timm.list_models("cvt_*"))}
+        answer = {"models": len(timm.list_models("cvt_[0-9mnw]*"))}
         import importlib
         import cvt.zoo.timm_models
         importlib.reload(cvt.zoo.timm_models)
@@ -66,7 +66,8 @@ def test_any_submodule_may_come_first(first):
         import {first}
         import cvt
         import timm
-        answer = [len(timm.list_models("cvt_*")), timm.create_model("cvt_nano_32").num_classes]
+        number = len(timm.list_models("cvt_[0-9mnw]*"))
+        answer = [number, timm.create_model("cvt_nano_32").num_classes]
     """)
     assert answer == [5, 10]
 

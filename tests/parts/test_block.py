@@ -34,7 +34,7 @@ def test_stochastic_depth_drops_branches_never_the_residual():
 @pytest.mark.parametrize("grid", [(4, 6), (5, 7), (1, 1)])
 @pytest.mark.parametrize("num_prefix", [0, 1])
 def test_strided_queries_shrink_the_grid_once_and_keep_the_prefix(randomise, grid, num_prefix):
-    whole = ROWS["cvt_nano_32"].change(q_stride=2)
+    whole = ROWS["cvt_nano_32"].change(q_stride=2, depth=2)
     first, second = (make_block(whole, 0, index).eval() for index in (0, 1))
     assert second.skip is None
     randomise(first)

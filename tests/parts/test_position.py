@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import resample_abs_pos_embed
 
-from cvt.parts.position import PositionTable, resize_table
+from cvt.parts.position import ConditionalPosition, PositionTable, SinusoidTable, resize_table
 
 
 def test_adds_the_table_at_its_own_grid():
@@ -56,3 +59,64 @@ def test_set_grid_keeps_what_is_added_there():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_keeps_the_table_dtype(dtype):
     assert resize_table(torch.randn(1, 4, 2, dtype=dtype), (2, 2), (3, 3), 0).dtype == dtype
+
+
+def test_sinusoid_is_its_formula_and_never_trained():
+    table = SinusoidTable(6, (2, 3), num_prefix=1)
+    assert not table.table.requires_grad
+    for position in range(7):
+        for channel in range(6):
+            angle = position / 10000 ** ((channel - channel % 2) / 6)
+            value = math.cos(angle) if channel % 2 else math.sin(angle)
+            # A value of size 1, rounded to float32 once.
+            assert table.table[0, position, channel].item() == pytest.approx(value, abs=1e-7)
+    table.set_grid((4, 4), 1)
+    assert not table.table.requires_grad
+    assert table.table.shape == (1, 17, 6)
+
+
+def linear_resize(values, length):
+    """Bilinear in one direction, with half-pixel centres and the border repeated."""
+    out = []
+    for index in range(length):
+        at = min(max((index + 0.5) * len(values) / length - 0.5, 0), len(values) - 1)
+        low = min(int(at), len(values) - 2)
+        out.append(values[low] * (1 - (at - low)) + values[low + 1] * (at - low))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("grid", [(6, 9), (2, 3), (5, 4)], ids=str)
+def test_bilinear_weighs_the_two_nearest_without_antialiasing(grid):
+    table = torch.randn(1, 1 + 4 * 5, 3)
+    resized = resize_table(table, (4, 5), grid, 1, "bilinear")
+    rows = linear_resize(table[0, 1:].view(4, 5, 3), grid[0])
+    expected = linear_resize(rows.transpose(0, 1), grid[1]).transpose(0, 1)
+    torch.testing.assert_close(resized[0, 1:].view(*grid, 3), expected, rtol=0, atol=1e-5)
+    assert torch.equal(resized[:, :1], table[:, :1])
+
+
+@pytest.mark.parametrize("grid", [(8, 10), (2, 3)], ids=str)
+def test_bicubic_is_timms(grid):
+    table = torch.randn(1, 1 + 4 * 5, 3)
+    theirs = resample_abs_pos_embed(table, list(grid), [4, 5], num_prefix_tokens=1)
+    ours = resize_table(table, (4, 5), grid, 1)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    other = resize_table(table, (4, 5), grid, 1, "bilinear")
+    assert not torch.allclose(ours, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1, 2])
+def test_generator_adds_what_each_token_sees_around_it(randomise, num_prefix):
+    generator = randomise(ConditionalPosition(3)).double()
+    tokens = torch.randn(2, num_prefix + 4 * 5, 3, dtype=torch.float64)
+    got = generator(tokens, (4, 5), num_prefix)
+    assert torch.equal(got[:, :num_prefix], tokens[:, :num_prefix])
+    fmap = tokens[:, num_prefix:].view(2, 4, 5, 3)
+    expected = fmap + generator.conv.bias
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            for y in range(max(0, -dy), min(4, 4 - dy)):
+                for x in range(max(0, -dx), min(5, 5 - dx)):
+                    kernel = generator.conv.weight[:, 0, dy + 1, dx + 1]
+                    expected[:, y, x] += fmap[:, y + dy, x + dx] * kernel
+    torch.testing.assert_close(got[:, num_prefix:], expected.flatten(1, 2), rtol=0, atol=1e-12)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection
+from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection, SpatialReduction
 
 
 def by_hand(projection: ConvProjection, fmap, kernel, stride):
@@ -67,3 +67,25 @@ def test_tokens_reach_the_convolution_without_a_copy():
     projection(tokens, (5, 6), 0)
     assert seen[0].data_ptr() == tokens.data_ptr()
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1])
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_reduction_is_a_map_of_whole_windows_then_layernorm(randomise, ratio, num_prefix):
+    """A rest narrower than a window is not read; prefix tokens skip to the LayerNorm."""
+    reduction = randomise(SpatialReduction(4, ratio=ratio, norm_eps=1e-6)).double()
+    tokens = torch.randn(2, num_prefix + 5 * 7, 4, dtype=torch.float64)
+    fmap = tokens[:, num_prefix:].view(2, 5, 7, 4)
+    read = [tokens[:, index] for index in range(num_prefix)]
+    for y in range(0, 5 - ratio + 1, ratio):
+        for x in range(0, 7 - ratio + 1, ratio):
+            window = fmap[:, y : y + ratio, x : x + ratio]
+            read.append(
+                torch.einsum("byxc,ocyx->bo", window, reduction.conv.weight) + reduction.conv.bias
+            )
+    read = torch.stack(read, dim=1)
+    centred = read - read.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    expected = scaled * reduction.norm.weight + reduction.norm.bias
+    got = reduction(tokens, (5, 7), num_prefix)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-11)

@@ -10,6 +10,8 @@ from cvt.errors import UserError
 from cvt.parts.embed import ConvEmbed
 from cvt.parts.projection import AvgProjection, ConvProjection
 from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.systems.catalog import ROWS as ALL_ROWS
+from cvt.systems.catalog import spec_from_dict
 from cvt.systems.cvt import ROWS
 
 TINY = StageSpec(embed_dim=8, depth=1, num_heads=2)
@@ -50,6 +52,10 @@ def test_from_dict_needs_stages(stages):
         ("pos_embed", "learned"),
         ("cls_token", 1),
         ("mlp_ratio", 0),
+        ("embed", "t2t_perform"),
+        ("embed_norm", 1),
+        ("peg_depth", 0),
+        ("depth", -1),
     ],
 )
 def test_wrong_value_of_a_stage_is_refused_by_name(field, value):
@@ -67,6 +73,10 @@ def test_wrong_value_of_a_stage_is_refused_by_name(field, value):
         ("global_pool", "token"),
         ("img_size", (0, 8)),
         ("extra_level", 1),
+        ("pos_interpolation", "cubic"),
+        ("drop_path_schedule", "block"),
+        ("distilled", 1),
+        ("distilled", True),
     ],
 )
 def test_wrong_value_of_the_whole_is_refused(field, value):
@@ -146,3 +156,67 @@ def test_min_size_is_the_smallest_that_has_a_grid(name):
     assert min(spec.grids((side, 3 * side))[-1]) == 1
     with pytest.raises(UserError, match=f"smallest side is {side} pixels"):
         spec.grids((side - 1, 3 * side))
+
+
+@pytest.mark.parametrize("name", ALL_ROWS)
+def test_every_row_goes_to_json_and_back(name):
+    spec = ALL_ROWS[name]
+    assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    least = spec.min_size
+    assert min(spec.grids((least, least + 1))[-1]) == 1
+    if least > 1:
+        with pytest.raises(UserError, match=f"smallest side is {least} pixels"):
+            spec.grids((3 * least, least - 1))
+
+
+def test_a_kind_that_there_is_not_is_refused():
+    with pytest.raises(UserError, match="kind 'tntt', expected tnt, baseline or none"):
+        spec_from_dict({"kind": "tntt"})
+
+
+def test_asking_for_distillation_puts_a_class_token_beside_it():
+    spec = ROWS["cvt_nano_32"].change(distilled=True)
+    assert (spec.global_pool, spec.num_prefix) == ("token", (0, 0, 2))
+    assert [stage.cls_token for stage in spec.stages] == [False, False, True]
+    assert ROWS["cvt_13"].change(distilled=True).num_prefix == (0, 0, 2)
+    assert ROWS["cvt_nano_32"].change(distilled=True, global_pool="").global_pool == ""
+    with pytest.raises(UserError, match="needs a class token"):
+        ROWS["cvt_nano_32"].change(distilled=True, cls_token=False)
+
+
+def test_reduction_needs_no_odd_kernel_and_sets_the_smallest_grid():
+    stage = StageSpec(embed_dim=8, depth=1, num_heads=2, projection="reduction", kv_stride=4)
+    assert stage.kv_grid((9, 4)) == (2, 1)
+    spec = BackboneSpec(stages=(stage,), global_pool="avg")
+    assert min(spec.grids((spec.min_size, 40))[0]) == 4
+    with pytest.raises(UserError, match="smallest side"):
+        spec.grids((spec.min_size - 1, 40))
+    assert spec.change(depth=0, global_pool="avg").min_size == 1  # nothing reads keys there
+
+
+@given(depths=st.lists(st.integers(0, 4), min_size=1, max_size=4), rate=st.floats(0, 1))
+def test_stochastic_depth_grows_within_stages_or_over_all_blocks(depths, rate):
+    stages = tuple(
+        StageSpec(embed_dim=8, depth=depth, num_heads=1, drop_path_rate=rate) for depth in depths
+    )
+    within = BackboneSpec(stages=stages, global_pool="avg").drop_path_rates()
+    over_all = BackboneSpec(stages=stages, global_pool="avg", drop_path_schedule="network")
+    for depth, rates in zip(depths, within, strict=True):
+        assert rates == pytest.approx([rate * n / max(depth - 1, 1) for n in range(depth)])
+    flat = [each for rates in over_all.drop_path_rates() for each in rates]
+    total = sum(depths)
+    assert flat == pytest.approx([rate * n / max(total - 1, 1) for n in range(total)])
+    assert [len(rates) for rates in over_all.drop_path_rates()] == depths
+
+
+def test_levels_are_stages_or_the_blocks_of_the_only_one():
+    def levels(*depths):
+        stages = tuple(StageSpec(embed_dim=8, depth=depth, num_heads=1) for depth in depths)
+        return BackboneSpec(stages=stages, global_pool="avg").levels
+
+    assert levels(3) == ((0, 0), (0, 1), (0, 2))
+    assert levels(0, 0, 7) == ((0, -1), (1, -1), (2, 6))
+    assert levels(1, 2) == ((0, 0), (1, 1))
+    assert levels(0) == ((0, -1),)
+    assert ALL_ROWS["vit_tiny_patch16_224"].out_indices == 3
+    assert ALL_ROWS["pvt_tiny"].out_indices == (0, 1, 2, 3)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from cvt.cli.main import make_app
+from cvt.systems.catalog import ROWS as ROWS_OF_ALL
+from cvt.systems.catalog import system_of
 from cvt.systems.cvt import ROWS
-from cvt.train.config import TrainConfig, load_config, read_config
+from cvt.train.config import DistillConfig, TrainConfig, load_config, read_config
 from cvt.train.defaults import DataFacts, derive, preprocessing_for
 from cvt.train.recipes import shipped_recipes
 from cvt.weights.published import PUBLISHED
@@ -19,6 +21,7 @@ from cvt.weights.record import Preprocessing, Record
 ROOT = Path(__file__).parents[2]
 RECIPES = shipped_recipes()
 NAMES = list(RECIPES)
+DEIT = ["deit_tiny_in1k", "deit_small_distilled_in1k"]
 CPU, GPU = torch.device("cpu"), torch.device("meta")  # meta stands for any accelerator
 LINES = ("What", "Command", "Many GPUs", "Hardware", "Time", "Expect", "Source", "Differs", "Run")
 
@@ -77,7 +80,9 @@ def test_it_leaves_nothing_open(name):
     config = derived(name)
     plain = {**asdict(config), **asdict(config.optim), **asdict(config.augment)}
     gaps = {key for key, value in {**plain, **asdict(config.mix)}.items() if value is None}
-    assert gaps <= {"data_dir", "drop_path_rate", "weights", "out", "resume", "updates"}
+    unused = {"data_dir", "drop_path_rate", "weights", "teacher", "out", "resume", "updates"}
+    assert gaps <= unused
+    assert None not in asdict(config.distill).values() or not config.is_taught
     assert derived(name, **config.to_dict()) == config
 
 
@@ -177,8 +182,9 @@ def test_the_papers_imagenet_recipe(name):
     assert config.image_size == (384 if name == "cvt_w24_in1k" else 224)
 
 
-def test_deits_recipe():
-    config = derived("cvt_13_deit_in1k")  # facebookresearch/deit 0282d2a, main.py
+@pytest.mark.parametrize("name", ["cvt_13_deit_in1k", *DEIT])
+def test_deits_recipe(name):
+    config = derived(name)  # facebookresearch/deit 0282d2a, main.py
     assert (config.batch_size, config.epochs) == (1024, 300)
     assert config.optim.lr == pytest.approx(5e-4 * 1024 / 512)
     assert (config.optim.weight_decay, config.optim.min_lr) == (0.05, 1e-5)
@@ -186,6 +192,20 @@ def test_deits_recipe():
     assert config.augment.auto_augment == "rand-m9-mstd0.5-inc1"
     assert (config.augment.re_prob, config.mix.mixup, config.mix.cutmix) == (0.25, 0.8, 1.0)
     assert config.mix.smoothing == 0.1
+
+
+@pytest.mark.parametrize("name", DEIT)
+def test_deits_own_networks_under_it(name):
+    """Stochastic depth is main.py's default; the figures are those that the rows' facts have."""
+    config = derived(name)
+    assert config.drop_path_rate == 0.1
+    facts = system_of(config.model).facts[config.model]
+    assert header(name)["Expect"].startswith(f"{facts.top1} % was published")
+    distilled = ROWS_OF_ALL[config.model].distilled
+    assert config.is_taught is distilled
+    if distilled:
+        assert config.teacher == "timm/regnety_160.deit_in1k"
+        assert config.distill == DistillConfig(kind="hard", alpha=0.5, tau=1.0)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +248,8 @@ def test_pre_training_is_marked_as_unpublished_and_leads_to_fine_tuning(model):
 # GMAC of an image by model and side, as tests/zoo counts them.
 GMACS = {
     ("cvt_13", 224): 4.566,
+    ("deit_tiny_patch16_224", 224): 1.254,
+    ("deit_small_distilled_patch16_224", 224): 4.624,
     ("cvt_21", 224): 7.178,
     ("cvt_w24", 224): 60.917,
     ("cvt_13", 384): 16.269,

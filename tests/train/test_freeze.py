@@ -103,3 +103,16 @@ def test_what_wraps_a_model_is_looked_through(model):
     freeze(model, "backbone")
     set_train_mode(nn.Sequential(model), "backbone")
     assert [name for name, each in model.named_modules() if each.training] == ["head"]
+
+
+def test_a_frozen_backbone_still_returns_both_classifiers_logits():
+    model = create_model("cvt_nano_32", num_classes=4, depth=1, distilled=True)
+    model.set_distilled_training()
+    freeze(model, "backbone")
+    set_train_mode(model, "backbone")
+    logits, dist_logits = model(torch.randn(2, 3, 16, 16))
+    assert logits.shape == dist_logits.shape == (2, 4)
+    assert not any(each.training for each in model.stages.modules())
+    assert {name for name, each in model.named_parameters() if each.requires_grad} == {
+        "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"
+    }  # fmt: skip

@@ -115,7 +115,9 @@ def test_a_name_without_counterpart_is_named(name):
 
 
 def test_another_network_s_state_dict_is_refused():
-    with pytest.raises(UserError, match=r"x\.pth is no CvT checkpoint: got 'conv1\.weight'"):
+    with pytest.raises(
+        UserError, match=r"x\.pth is no checkpoint of a known network: got 'conv1\.weight'"
+    ):
         to_ours({"conv1.weight": torch.zeros(1)}, source="x.pth")
     with pytest.raises(UserError, match="no tensor at all"):
         to_ours({}, source="x.pth")

@@ -113,7 +113,7 @@ def test_nothing_there_is_a_sentence_without_asking_the_hub(
 
 def test_another_network_is_refused(tmp_path):
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
-    with pytest.raises(UserError, match="is no CvT checkpoint"):
+    with pytest.raises(UserError, match="is no checkpoint of a known network"):
         open_weights(tmp_path / "resnet.pth")
 
 

@@ -11,7 +11,7 @@ from cvt.bench.budget import Budget
 from cvt.bench.contender import Contender, check_labels
 from cvt.bench.ledger import PLOT_FILE, TABLE_FILE, Ledger, open_folder, row_of
 from cvt.bench.notes import notes_of
-from cvt.bench.outcome import is_finished, read_outcome
+from cvt.bench.outcome import is_finished, read_outcome, wait_until_free
 from cvt.bench.plot import save_plot
 from cvt.bench.processes import Failed, Stopped, Watch, work
 from cvt.bench.recipe import Counts, SharedRecipe, share
@@ -62,7 +62,7 @@ def run_contest(
     config: ContestConfig,
     *,
     progress: bool = True,
-    do: Work = work,
+    do: Work | None = None,
 ) -> Results:
     """Trains every contender with every seed and writes a results folder.
 
@@ -71,7 +71,7 @@ def run_contest(
 
     Args:
         progress: Print what happens.
-        do: What does the work: `cvt.bench.processes.work`, or for tests something quicker.
+        do: What does the work instead of `cvt.bench.processes.work`.
 
     Raises:
         UserError: A model, the data or the folder cannot be used. A run that fails is no error,
@@ -95,7 +95,15 @@ def run_contest(
         left = [each for each in todo if not _is_done(ledger, *each)]
         with ContestScreen(len(todo), len(todo) - len(left), progress) as screen:
             contest = _Contest(
-                contenders, config, shared, counts, ledger, screen, stop, do, _hardware(shared)
+                contenders,
+                config,
+                shared,
+                counts,
+                ledger,
+                screen,
+                stop,
+                do or work,
+                _hardware(shared),
             )
             return contest.run(left)
 
@@ -144,6 +152,7 @@ class _Contest:
         words = f"{contender.label}, seed {seed}"
         try:
             updates = self._updates(contender)
+            wait_until_free(run, lambda: self.stop.is_set)
             if not is_finished(run):
                 self.screen.now(words)
                 told = self.shared.run_config(contender, seed, run, updates)

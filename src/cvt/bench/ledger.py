@@ -99,15 +99,16 @@ def read_outcomes(path: Path) -> list[Outcome]:
     hints = get_type_hints(Outcome)
     try:
         with open(path, newline="", encoding="utf-8") as file:
+            lines = csv.DictReader(file)
+            if missing := set(hints) - set(lines.fieldnames or ()):
+                raise ValueError(f"it has no column {min(missing)}")
             return [
-                Outcome(
-                    **{name: _value(line[name], hint) for name, hint in hints.items()}
-                )
-                for line in csv.DictReader(file)
-            ]  # fmt: skip
+                Outcome(**{name: _value(line[name], hint) for name, hint in hints.items()})
+                for line in lines
+            ]
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise UserError(
             f"{path} is not a table of a comparison's runs ({error}); mend it, or remove it to "
             "have it made anew from the run folders."

@@ -2,11 +2,16 @@
 
 import json
 import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cvt.bench.results import Outcome
 from cvt.errors import UserError
-from cvt.train.run_folder import RESULT_FILE, read_metrics
+from cvt.train.run_folder import RESULT_FILE, is_held, read_metrics
+
+_LOOK_EVERY_S = 0.2
+_LONGEST_S = 60.0
 
 
 def read_outcome(
@@ -50,3 +55,10 @@ def read_outcome(
 def is_finished(run: Path) -> bool:
     """Whether a run was trained to its end."""
     return (run / RESULT_FILE).exists()
+
+
+def wait_until_free(run: Path, must_stop: Callable[[], bool]) -> None:
+    """Waits, a minute at most, for a process that was left alone and is about to end itself."""
+    until = time.monotonic() + _LONGEST_S
+    while is_held(run) and not must_stop() and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY_S)

@@ -20,7 +20,7 @@ def show(
     size: Annotated[str | None, Parameter(help="Image size: a side, or HxW as in 224x160.")] = None,
     json: Json = False,
 ) -> None:
-    """Show a model's stages: grids, tokens, parameters, multiply-accumulates.
+    """Show what a model is made of: grids, tokens, parameters, multiply-accumulates.
 
     Parameters
     ----------
@@ -49,8 +49,36 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _print(sheet: "Description") -> None:
-    origin = "from the paper" if sheet.from_paper else "of this library, not from the paper"
-    print(f"{sheet.name}, {origin}, at {_grid(sheet.size)} pixels\n")
+    print(f"{sheet.name}, {_origin(sheet)}, at {_grid(sheet.size)} pixels\n")
+    if sheet.stages:
+        _print_stages(sheet)
+    else:
+        print_table(("Map", "Grid"), [(n, _grid(g)) for n, g in enumerate(sheet.grids, start=1)])
+    print()
+    print_table(
+        ("Part", "MMACs", "Share %"),
+        [
+            (part, f"{macs / 1e6:,.1f}", f"{100 * macs / sheet.macs:.1f}")
+            for part, macs in sheet.macs_by_part.items()
+        ],
+    )
+    norm = f"final norm {sheet.num_params_norm:,}, " if sheet.num_params_norm else ""
+    print(
+        f"\nParameters: {sheet.num_params:,} ({norm}classifier {sheet.num_params_head:,})"
+        f"\nMACs: {sheet.macs / 1e9:.3f} G for one image"
+    )
+
+
+def _origin(sheet: "Description") -> str:
+    """Whose network it is: the system and its paper, or ours after it."""
+    from cvt.systems.catalog import system_of
+
+    system = system_of(sheet.name)
+    paper = f"{system.name} ({system.paper})"
+    return paper if sheet.from_paper else f"of this library, not from the paper of {paper}"
+
+
+def _print_stages(sheet: "Description") -> None:
     print_table(
         (
             *("Stage", "Grid", "Tokens", "KV grid", "KV tokens"),
@@ -71,19 +99,6 @@ def _print(sheet: "Description") -> None:
             )
             for number, stage in enumerate(sheet.stages, start=1)
         ],
-    )
-    print()
-    print_table(
-        ("Part", "MMACs", "Share %"),
-        [
-            (part, f"{macs / 1e6:,.1f}", f"{100 * macs / sheet.macs:.1f}")
-            for part, macs in sheet.macs_by_part.items()
-        ],
-    )
-    print(
-        f"\nParameters: {sheet.num_params:,} "
-        f"(final norm {sheet.num_params_norm:,}, classifier {sheet.num_params_head:,})"
-        f"\nMACs: {sheet.macs / 1e9:.3f} G for one image"
     )
 
 

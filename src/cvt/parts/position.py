@@ -89,5 +89,7 @@ def resize_table(
     if all(isinstance(side, int) for side in new_grid) and tuple(new_grid) == tuple(grid):
         return table
     fmap = tokens_to_map(table, grid, num_prefix)
-    resized = F.interpolate(fmap.float(), size=new_grid, mode=mode, antialias=mode == "bicubic")
+    # Half precision is too coarse to interpolate in.
+    fmap = fmap if fmap.dtype == torch.float64 else fmap.float()
+    resized = F.interpolate(fmap, size=new_grid, mode=mode, antialias=mode == "bicubic")
     return map_to_tokens(resized.to(table.dtype), prefix_of(table, num_prefix))

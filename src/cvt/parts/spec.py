@@ -185,7 +185,7 @@ class BackboneSpec:
     def out_indices(self) -> int | tuple[int, ...]:
         """Levels that `features_only` gives by default: all stages, or the last three blocks."""
         if len(self.levels) != len(self.stages):
-            return 3
+            return min(3, len(self.levels))
         return tuple(range(len(self.levels) + self.extra_level))
 
     def drop_path_rates(self) -> tuple[tuple[float, ...], ...]:

@@ -29,11 +29,9 @@ class WordEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         side = self.patch_size
-        grid = image.shape[2] // side, image.shape[3] // side
-        whole = image[:, :, : grid[0] * side, : grid[1] * side]
-        cut = whole.unflatten(3, (grid[1], side)).unflatten(2, (grid[0], side))
-        patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-        return map_to_tokens(self.proj(patches)), grid
+        cut = image.unfold(2, side, side).unfold(3, side, side)
+        patches = cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        return map_to_tokens(self.proj(patches)), (cut.shape[2], cut.shape[3])
 
 
 class WordsToPatches(nn.Module):

@@ -130,7 +130,7 @@ class TNTSpec:
     @property
     def out_indices(self) -> int:
         """Levels that `features_only` gives by default: the last three blocks."""
-        return 3
+        return min(3, self.depth)
 
     @property
     def word_grid(self) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from cvt.parts.mlp import make_mlp
 
-_NUM_FEATURES = 32
 _PERFORMER_DROP_RATE = 0.1
 
 
@@ -72,8 +71,9 @@ class AttentionTokens(TokensToToken):
 class PerformerTokens(TokensToToken):
     """With a performer's linear attention over frozen random features (arXiv 2009.14794).
 
-    As the authors compute it: queries and keys are not scaled, and the features' rows have the
-    norm sqrt(32) whatever the width, so that softmax attention is not what it estimates.
+    As the authors compute it: queries and keys are not scaled, and there are half as many features
+    as channels, rows of the norm sqrt(embed_dim / 2), so that softmax attention is not what it
+    estimates.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class PerformerTokens(TokensToToken):
         super().__init__(
             in_chans, embed_dim, kernel=kernel, stride=stride, padding=padding, bias=True
         )
-        self.mlp = make_mlp(embed_dim, 1.0, "gelu", 0.0)
         self.mlp.drop2 = nn.Dropout(_PERFORMER_DROP_RATE)
         self.proj_drop = nn.Dropout(_PERFORMER_DROP_RATE)
-        self.w = nn.Parameter(torch.empty(_NUM_FEATURES, embed_dim), requires_grad=False)
+        num_features = embed_dim // 2
+        self.w = nn.Parameter(torch.empty(num_features, embed_dim), requires_grad=False)
         if not self.w.is_meta:
             nn.init.orthogonal_(self.w)
-            self.w.mul_(_NUM_FEATURES**0.5)
+            self.w.mul_(num_features**0.5)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Values weighted by products of random features, which costs N, not N**2."""
@@ -98,4 +98,4 @@ class PerformerTokens(TokensToToken):
 
     def _features(self, tokens: Tensor) -> Tensor:
         half_norm = tokens.square().sum(dim=2, keepdim=True) / 2
-        return (tokens @ self.w.t() - half_norm).exp() / _NUM_FEATURES**0.5
+        return (tokens @ self.w.t() - half_norm).exp() / self.w.shape[0] ** 0.5

@@ -1,7 +1,7 @@
 """DeiT (Touvron et al., ICML 2021, arXiv 2012.12877) as rows: ViT's, and a distillation token."""
 
 from cvt.systems.system import Facts, System
-from cvt.systems.vit import NANO, SIZES, patch_row, plain_row
+from cvt.systems.vit import LAYOUT, NANO, SIZES, patch_row, plain_row
 
 _README = "facebookresearch/deit 7e160fe, README_deit.md"
 _TRUNCATED = "the README cuts to whole millions instead of rounding"
@@ -69,6 +69,7 @@ DEIT = System(
             num_params=87_630_032, published_params=88, top1=85.2, source=_README + " (1000 epochs)"
         ),
     },
+    layouts=(LAYOUT,),
     licence="Apache-2.0 (facebookresearch/deit)",
     is_in_timm=True,
 )

@@ -1,8 +1,15 @@
 """PVT (Wang et al., ICCV 2021, arXiv 2102.12122), version 1, as rows of four stages."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from cvt.parts.spec import BackboneSpec
 from cvt.parts.stage_spec import StageSpec
-from cvt.systems.system import Facts, System
+from cvt.systems.renaming import Rule, linear, reduced_block_rules, rename
+from cvt.systems.system import Facts, Layout, System
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)
 MLP_RATIOS, REDUCTIONS = (8.0, 8.0, 4.0, 4.0), (8, 4, 2, 1)
@@ -74,6 +81,54 @@ _DEPTHS = {
     "large": (3, 8, 27, 3),
 }
 
+
+def _stage_rules(number: int) -> tuple[Rule, ...]:
+    """The authors count stages from 1."""
+    ours = f"stages.{number - 1}."
+    return (
+        linear(rf"patch_embed{number}\.(proj|norm)", rf"{ours}embed.\1"),
+        Rule(f"pos_embed{number}", (f"{ours}pos_embed.table",)),
+        *reduced_block_rules(rf"block{number}\.(\d+)\.", rf"{ours}blocks.\1."),
+    )
+
+
+_AUTHORS = (
+    *(rule for number in (1, 2, 3, 4) for rule in _stage_rules(number)),
+    Rule("cls_token", ("stages.3.cls_token",)),
+    linear("(norm|head)", r"\1"),
+)
+
+_ENTRY = r"(?:pvt\.)?encoder\.patch_embeddings\.(\d+)\."
+_BLOCK = r"(?:pvt\.)?encoder\.block\.(\d+)\.(\d+)\."
+_OURS = r"stages.\1.blocks.\2."
+_TRANSFORMERS = (
+    Rule(_ENTRY + "position_embeddings", (r"stages.\1.pos_embed.table",)),
+    Rule(_ENTRY + "cls_token", (r"stages.\1.cls_token",)),
+    linear(_ENTRY + "projection", r"stages.\1.embed.proj"),
+    linear(_ENTRY + "layer_norm", r"stages.\1.embed.norm"),
+    linear(_BLOCK + "layer_norm_([12])", _OURS + r"norm\3"),
+    linear(_BLOCK + r"attention\.self\.query", _OURS + "attn.q.linear"),
+    linear(_BLOCK + r"attention\.self\.key", _OURS + "attn.k.linear"),
+    linear(_BLOCK + r"attention\.self\.value", _OURS + "attn.v.linear"),
+    linear(_BLOCK + r"attention\.self\.sequence_reduction", _OURS + "attn.reduce.conv"),
+    linear(_BLOCK + r"attention\.self\.layer_norm", _OURS + "attn.reduce.norm"),
+    linear(_BLOCK + r"attention\.output\.dense", _OURS + "attn.proj"),
+    linear(_BLOCK + r"mlp\.dense([12])", _OURS + r"mlp.fc\3"),
+    linear(r"(?:pvt\.)?encoder\.layer_norm", "norm"),
+    linear("classifier", "head"),
+)
+
+
+def _from_authors(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    return rename(state_dict, _AUTHORS, "the authors' PVT")
+
+
+def _from_transformers(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    return rename(state_dict, _TRANSFORMERS, "transformers' PVT")
+
+
+_FIRST_TABLE = "encoder.patch_embeddings.0.position_embeddings"
+
 PVT = System(
     name="PVT",
     paper="Wang et al., ICCV 2021, arXiv 2102.12122",
@@ -100,5 +155,19 @@ PVT = System(
         "pvt_medium": _facts(44_208_104, 6.659, 44.2, 6.7, 81.2),
         "pvt_large": _facts(61_369_320, 9.814, 61.4, 9.8, 81.7),
     },
+    layouts=(
+        Layout(
+            name="authors",
+            fingerprint=("pos_embed1", "block1.0.attn.kv.weight"),
+            to_ours=_from_authors,
+        ),
+        Layout(
+            name="transformers",
+            fingerprint=(f"pvt.{_FIRST_TABLE}",),
+            to_ours=_from_transformers,
+        ),
+        # A bare `PvtModel`, which has no classifier.
+        Layout(name="transformers", fingerprint=(_FIRST_TABLE,), to_ours=_from_transformers),
+    ),
     licence="Apache-2.0 (whai362/PVT)",
 )

@@ -4,9 +4,16 @@ Stages 1 and 2 are the two soft splits with their token layers; the third split 
 are a convolution of kernel 3 and stride 2, behind which the plain blocks stand.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from cvt.parts.spec import BackboneSpec
 from cvt.parts.stage_spec import Embed, StageSpec
-from cvt.systems.system import Facts, System
+from cvt.systems.renaming import Rule, block_rules, fused, linear, rename, to_convolution
+from cvt.systems.system import Facts, Layout, System
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TOKEN_DIM = 64
 
@@ -79,6 +86,39 @@ def _facts(num_params: int, trainable: int, gmacs: float, *published: float) -> 
     )
 
 
+
+def _token_layer_rules(number: int) -> tuple[Rule, ...]:
+    """Either form; the performer's fused map has keys first, and its MLP is numbered."""
+    theirs, ours = rf"tokens_to_token\.attention{number}\.", f"stages.{number - 1}.embed."
+    return (
+        Rule(rf"{theirs}w", (f"{ours}w",)),
+        fused(rf"{theirs}kqv", *(ours + each for each in "kqv")),
+        fused(rf"{theirs}attn\.qkv", *(ours + each for each in "qkv")),
+        linear(rf"{theirs}(?:attn\.)?proj", f"{ours}proj"),
+        linear(rf"{theirs}(norm[12]|mlp\.fc[12])", rf"{ours}\1"),
+        linear(rf"{theirs}mlp\.0", f"{ours}mlp.fc1"),
+        linear(rf"{theirs}mlp\.2", f"{ours}mlp.fc2"),
+    )
+
+
+_RULES = (
+    *_token_layer_rules(1),
+    *_token_layer_rules(2),
+    Rule(
+        r"tokens_to_token\.project\.weight", ("stages.2.embed.proj.weight",), to_convolution(3)
+    ),
+    Rule(r"tokens_to_token\.project\.bias", ("stages.2.embed.proj.bias",)),
+    Rule("cls_token", ("stages.2.cls_token",)),
+    Rule("pos_embed", ("stages.2.pos_embed.table",)),
+    *block_rules(r"blocks\.(\d+)\.", r"stages.2.blocks.\1."),
+    linear("(norm|head)", r"\1"),
+)
+
+
+def _to_ours(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    return rename(state_dict, _RULES, "the authors' T2T-ViT")
+
+
 T2T = System(
     name="T2T",
     paper="Yuan et al., ICCV 2021, arXiv 2101.11986",
@@ -109,5 +149,12 @@ T2T = System(
         "t2t_vit_t_19": _facts(39_172_942, 39_084_686, 9.785, 39.2, 9.8, 82.4),
         "t2t_vit_t_24": _facts(64_101_454, 64_000_590, 14.967, 64.1, 15.0, 82.6),
     },
+    layouts=(
+        Layout(
+            name="authors",
+            fingerprint=("tokens_to_token.project.weight", "pos_embed"),
+            to_ours=_to_ours,
+        ),
+    ),
     licence="Clear BSD (yitu-opensource/T2T-ViT)",
 )

@@ -1,11 +1,88 @@
 """TNT (Han et al., NeurIPS 2021, arXiv 2103.00112) as rows."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cvt.errors import UserError
 from cvt.parts.tnt_spec import TNTSpec
-from cvt.systems.system import HALF, Facts, System
+from cvt.systems.renaming import Rule, fused, linear, rename
+from cvt.systems.system import HALF, Facts, Layout, System
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _UNUSED = (
     "the authors' code also carries a frozen tensor that nothing reads (outer_tokens, {} numbers)"
 )
+
+
+def _attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Queries and keys come from one linear map, values from another."""
+    return (
+        fused(rf"{theirs}\.qk", f"{ours}.q.linear", f"{ours}.k.linear"),
+        linear(rf"{theirs}\.v", f"{ours}.v.linear"),
+        linear(rf"{theirs}\.proj", f"{ours}.proj"),
+    )
+
+
+_BLOCK = r"blocks\.(\d+)\."
+_SHARED = (
+    Rule("cls_token", ("cls_token",)),
+    linear("proj", "patch_embed.proj"),
+    linear(_BLOCK + "proj", r"blocks.\1.fold.proj"),
+    linear("(norm|head)", r"\1"),
+)
+
+_TIMM = (
+    *_SHARED,
+    Rule("patch_pos", ("pos_embed.table",)),
+    # (1, c, H, W) there, (1, H*W, c) here.
+    Rule("pixel_pos", ("word_pos.table",), lambda table: table.flatten(2).transpose(1, 2)),
+    linear(r"pixel_embed\.proj", "word_embed.proj"),
+    linear(r"norm([12])_proj", r"patch_embed.norm\1"),
+    linear(_BLOCK + "norm_in", r"blocks.\1.inner.norm1"),
+    linear(_BLOCK + "norm_mlp_in", r"blocks.\1.inner.norm2"),
+    linear(_BLOCK + r"mlp_in\.(fc[12])", r"blocks.\1.inner.mlp.\2"),
+    linear(_BLOCK + r"norm([12])_proj", r"blocks.\1.fold.norm\2"),
+    linear(_BLOCK + "norm_out", r"blocks.\1.outer.norm1"),
+    linear(_BLOCK + "norm_mlp", r"blocks.\1.outer.norm2"),
+    linear(_BLOCK + r"mlp\.(fc[12])", r"blocks.\1.outer.mlp.\2"),
+    *_attention_rules(_BLOCK + "attn_in", r"blocks.\1.inner.attn"),
+    *_attention_rules(_BLOCK + "attn_out", r"blocks.\1.outer.attn"),
+)
+
+_AUTHORS = (
+    *_SHARED,
+    Rule("outer_tokens"),  # frozen, and nothing reads it
+    Rule("outer_pos", ("pos_embed.table",)),
+    Rule("inner_pos", ("word_pos.table",)),
+    linear(r"patch_embed\.proj", "word_embed.proj"),
+    linear(r"proj_norm([12])", r"patch_embed.norm\1"),
+    linear(_BLOCK + r"proj_norm([12])", r"blocks.\1.fold.norm\2"),
+    linear(_BLOCK + r"(inner|outer)_norm([12])", r"blocks.\1.\2.norm\3"),
+    linear(_BLOCK + r"(inner|outer)_mlp\.(fc[12])", r"blocks.\1.\2.mlp.\3"),
+    *_attention_rules(_BLOCK + r"(inner|outer)_attn", r"blocks.\1.\2.attn"),
+)
+
+
+def _from_timm(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    _check_version(state_dict)
+    return rename(state_dict, _TIMM, "timm's TNT")
+
+
+def _from_authors(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    _check_version(state_dict)
+    return rename(state_dict, _AUTHORS, "the authors' TNT")
+
+
+def _check_version(state_dict: "Mapping[str, Tensor]") -> None:
+    if "blocks.0.proj.bias" in state_dict:
+        raise UserError(
+            "Got the TNT of the first arXiv version (timm's tnt_s_legacy), whose map from words "
+            "to patches is another one, expected the published TNT; take timm's "
+            "tnt_s_patch16_224 or tnt_b_patch16_224."
+        )
+
 
 TNT = System(
     name="TNT",
@@ -50,6 +127,10 @@ TNT = System(
             note=_UNUSED.format("125,440"),
         ),
     },
+    layouts=(
+        Layout(name="timm", fingerprint=("patch_pos", "pixel_pos"), to_ours=_from_timm),
+        Layout(name="authors", fingerprint=("outer_pos", "inner_pos"), to_ours=_from_authors),
+    ),
     licence="Apache-2.0 (huawei-noah/CV-Backbones)",
     mean=HALF,
     std=HALF,

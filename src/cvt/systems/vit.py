@@ -1,8 +1,15 @@
 """ViT (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929) as rows."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from cvt.parts.spec import BackboneSpec
 from cvt.parts.stage_spec import StageSpec
-from cvt.systems.system import HALF, Facts, System
+from cvt.systems.renaming import Rule, block_rules, linear, rename
+from cvt.systems.system import HALF, Facts, Layout, System
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def patch_row(
@@ -73,6 +80,26 @@ _SCRATCH = "CvT, arXiv 2103.15808, Table 3 (from scratch on ImageNet-1k at 384)"
 _PAPER = "paper, Table 1 (parameters)"
 _TRUNCATED = "the paper cuts to whole millions instead of rounding"
 
+_RULES = (
+    Rule(r"(cls_token|dist_token)", (r"stages.0.\1",)),
+    Rule("pos_embed", ("stages.0.pos_embed.table",)),
+    linear(r"patch_embed\.proj", "stages.0.embed.proj"),
+    *block_rules(r"blocks\.(\d+)\.", r"stages.0.blocks.\1."),
+    linear("(norm|head|head_dist)", r"\1"),
+)
+
+
+def _to_ours(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    return rename(state_dict, _RULES, "timm's ViT or DeiT")
+
+
+# timm's and facebookresearch/deit's names, for a table with one prefix row or with two.
+LAYOUT = Layout(
+    name="timm",
+    fingerprint=("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+    to_ours=_to_ours,
+)
+
 VIT = System(
     name="ViT",
     paper="Dosovitskiy et al., ICLR 2021, arXiv 2010.11929",
@@ -125,6 +152,7 @@ VIT = System(
         ),
         "vit_huge_patch14_224": Facts(num_params=632_045_800, published_params=632, source=_PAPER),
     },
+    layouts=(LAYOUT,),
     licence="Apache-2.0 (google-research/vision_transformer, timm)",
     mean=HALF,
     std=HALF,

@@ -104,9 +104,12 @@ def interval(top1: float, num_images: int) -> tuple[float, float]:
 def _what(config: TrainConfig, record: Record, facts: CardFacts) -> list[str]:
     start = f"from the weights {code(config.weights)}" if config.weights else "from scratch"
     side = " x ".join(map(str, record.preprocessing.size))
+    taught = ""
+    if config.is_taught:
+        taught = f", taught by {code(config.teacher)} ({config.distill.kind} distillation)"
     lines = [
         f"An image classifier: {code(record.model)} with {facts.num_params:,} parameters, for "
-        f"images of {side} pixels, trained {start} on {code(config.data)}.",
+        f"images of {side} pixels, trained {start} on {code(config.data)}{taught}.",
     ]
     if record.model.startswith("cvt_"):
         lines += [

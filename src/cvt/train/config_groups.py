@@ -87,20 +87,16 @@ class MixConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """How a student learns from `teacher`; nothing reads it where there is none.
+    """How a student learns from `teacher`; nothing reads it where there is none."""
 
-    The defaults are those of DeiT's code. Its paper (arXiv 2012.12877, section 5.2) has alpha 0.1
-    and tau 3 for the soft kind.
-    """
+    kind: Literal["hard", "soft", "none"] | None = None
+    """Learn the teacher's first choice (hard, the default), its probabilities (soft) or nothing."""
 
-    kind: Literal["hard", "soft", "none"] = "hard"
-    """Learn the teacher's first choice (hard), its probabilities (soft), or nothing (none)."""
+    alpha: float | None = None
+    """Share of the loss that the teacher decides, by default 0.5; the labels decide the rest."""
 
-    alpha: float = 0.5
-    """Share of the loss that the teacher decides; the labels decide the rest."""
-
-    tau: float = 1.0
-    """Temperature by which soft divides both networks' logits."""
+    tau: float | None = None
+    """Temperature by which soft divides both networks' logits, by default 1."""
 
 
 GROUPS = ("optim", "augment", "mix", "distill")

@@ -59,12 +59,14 @@ def derive(
 
     Raises:
         UserError: The config names another model than the weights are of, freezes a network that
-            starts from nothing, or gives epochs and updates that contradict each other.
+            starts from nothing, gives epochs and updates that contradict each other, or says how
+            to distil without a teacher.
     """
     if start is not None:
         config = _start_from(config, start)
     elif config.freeze == "backbone":
         raise UserError("Got freeze backbone without weights to keep; give some by --weights.")
+    _check_distillation(config)
     given_epochs = config.epochs
     for preset in _presets(config, facts, device):
         config = _fill(config, preset)
@@ -115,6 +117,19 @@ def _start_from(config: TrainConfig, start: Record) -> TrainConfig:
     return replace(config, model=start.model, image_size=size)
 
 
+def _check_distillation(config: TrainConfig) -> None:
+    given = [
+        f"distill.{each.name} {value}"
+        for each in fields(config.distill)
+        if (value := getattr(config.distill, each.name)) not in (None, "none")
+    ]
+    if given and config.teacher is None:
+        raise UserError(
+            f"Got {' and '.join(given)} without a teacher to learn from; name one by --teacher, "
+            "or leave it out."
+        )
+
+
 def _epochs(config: TrainConfig, given: int | None, facts: DataFacts) -> int:
     """The epochs that the run's updates reach into, or the epochs themselves."""
     if config.updates is None:
@@ -146,7 +161,8 @@ def _presets(config: TrainConfig, facts: DataFacts, device: torch.device) -> lis
         chosen += [presets.SMALL_ON_CPU] * on_cpu + [presets.SMALL]
     else:
         chosen += [presets.PHOTOGRAPHS_ON_CPU] * on_cpu + [presets.PHOTOGRAPHS]
-    return [*(_within(preset, facts) for preset in chosen), presets.ALWAYS]
+    chosen = [_within(preset, facts) for preset in chosen]
+    return [*chosen, *[presets.TAUGHT] * config.is_taught, presets.ALWAYS]
 
 
 def _within(preset: TrainConfig, facts: DataFacts) -> TrainConfig:

@@ -45,6 +45,8 @@ def set_train_mode(network: nn.Module, mode: Mode) -> None:
         for module in network.modules():
             if any(each.requires_grad for each in module.parameters(recurse=False)):
                 module.train()
+            elif getattr(module, "distilled_training", False):
+                module.training = True  # the flag alone: that both classifiers' logits come out
 
 
 def _batch_norms(network: nn.Module) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """Whether a run that goes on is still the same run: its config, its data, its software."""
 
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from cvt.data import DataSplits
@@ -30,20 +31,23 @@ class Identity:
         data: For each split its number of pictures and a digest of their names and labels.
         software: Versions of this library and of those that it computes with.
         chunks: How many chunks a batch is dealt out to: processes times accumulation steps.
+        teacher: Name and a digest of the network that is learned from; empty where there is none.
     """
 
     data: dict[str, list[Any]]
     software: dict[str, str]
     chunks: int
+    teacher: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, splits: DataSplits, chunks: int) -> "Identity":
+    def of(cls, splits: DataSplits, chunks: int, teacher: Sequence[str] = ()) -> "Identity":
         """Looks at the data and the software at hand."""
         named = {"training": splits.train, "validation": splits.val, "test": splits.test}
         return cls(
             data={name: [len(each), each.fingerprint()] for name, each in named.items() if each},
             software={name: found for name, found in software().items() if name != "Python"},
             chunks=chunks,
+            teacher=list(teacher),
         )
 
     @classmethod
@@ -56,7 +60,7 @@ class Identity:
         return asdict(self)
 
     def check(self, now: "Identity") -> None:
-        """Makes sure that data and software are those that this run was started with.
+        """Makes sure that data, teacher and software are those that this run was started with.
 
         Raises:
             UserError: They are not; the message says what changed.
@@ -68,6 +72,10 @@ class Identity:
                 changes.append(f"the {name} split has {new_count} images instead of {count}")
             elif digest != new_digest:
                 changes.append(f"names or labels of the {name} images differ")
+        if self.teacher != now.teacher:
+            old, new = (each.teacher[0] if each.teacher else "none" for each in (self, now))
+            other = f"{new} instead of {old}" if new != old else f"{old} with other weights"
+            changes.append(f"the teacher is {other}")
         for name, old in self.software.items():
             if now.software.get(name) != old:
                 changes.append(f"{name} is {now.software.get(name)} instead of {old}")

@@ -135,7 +135,7 @@ class Job:
         )
 
     def describe(self) -> str:
-        """Returns a sentence about data, model, device and processes."""
+        """Returns sentences about data, model, device, processes and teacher."""
         splits, world = self.splits, self.world
         num_params = sum(each.numel() for each in self.network.model.parameters())
         sizes = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
@@ -146,5 +146,16 @@ class Job:
         return (
             f"{splits.name}: {sizes}{cut}, {len(splits.classes)} classes. "
             f"{self.record.model}: {num_params:,} parameters, {processes}on {self.device} in "
-            f"{self.config.precision}. Run folder: {self.run}"
+            f"{self.config.precision}. {self._taught()}Run folder: {self.run}"
+        )
+
+    def _taught(self) -> str:
+        teacher, kind = self.step.teacher, self.config.distill.kind
+        if teacher is None:
+            return ""
+        own = getattr(self.record.spec, "distilled", False)
+        where = "a classifier of its own" if own else "the only classifier"
+        return (
+            f"Taught by {teacher.name} ({teacher.num_params:,} parameters): {kind} distillation "
+            f"into {where}. "
         )

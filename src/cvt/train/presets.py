@@ -3,7 +3,7 @@
 A preset is a `TrainConfig` whose values fill the gaps of the caller's.
 """
 
-from cvt.train.config import AugmentConfig, MixConfig, OptimConfig, TrainConfig
+from cvt.train.config import AugmentConfig, DistillConfig, MixConfig, OptimConfig, TrainConfig
 
 # Scans of 8x8 pixels, enlarged twofold so that a crop can shift and stretch them by parts of a
 # pixel; a stem of stride 2 then gives every pixel a token. Mirroring would make other shapes of
@@ -98,3 +98,8 @@ ALWAYS = TrainConfig(
     augment=AugmentConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), re_mode="pixel", repeats=1),
     mix=MixConfig(loss="ce"),
 )
+
+# Where there is a teacher: the defaults of DeiT's code (facts: facebookresearch/deit 7e160fe,
+# main.py), of the kind that its paper finds best. For the soft kind the paper (arXiv 2012.12877,
+# section 6.1) has alpha 0.1 and tau 3.
+TAUGHT = TrainConfig(distill=DistillConfig(kind="hard", alpha=0.5, tau=1.0))

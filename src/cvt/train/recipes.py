@@ -61,13 +61,15 @@ def overlay(lower: Layer, upper: Layer) -> dict[str, Any]:
 
     What the lower one merely derived from other values goes, so that it is derived again. So does
     what the upper one says in another way (`updates` instead of `epochs`, `optim.base_lr` instead
-    of `optim.lr`), and what was changed in the row of a model that the upper one replaces.
+    of `optim.lr`), and what was changed in a row (`model_args`) that the upper one replaces.
     """
     if not upper:
         return dict(lower)
     lower = _without_derived(lower)
-    if None not in (lower.get("model"), upper.get("model")) and lower["model"] != upper["model"]:
-        lower.pop("model_args", None)
+    for network in ("model", "teacher"):
+        old, new = lower.get(network), upper.get(network)
+        if None not in (old, new) and old != new:
+            lower.pop(f"{network}_args", None)
     lower = _without_rivals(lower, upper, ("epochs", "updates"))
     lower_optim, upper_optim = lower.get("optim", {}), upper.get("optim", {})
     lower["optim"] = _without_rivals(lower_optim, upper_optim, ("base_lr", "lr"))

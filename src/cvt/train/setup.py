@@ -15,6 +15,7 @@ from cvt.data import (
     train_transform,
 )
 from cvt.errors import UserError
+from cvt.parts.backbone import Backbone
 from cvt.parts.contract import VisionModel
 from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, passed_over, read_facts
 from cvt.train.config import AugmentConfig, TrainConfig, known, load_config
@@ -29,6 +30,7 @@ from cvt.train.progress import Progress
 from cvt.train.run_folder import CONFIG_FILE, make_run_folder
 from cvt.train.seeding import seed_position
 from cvt.train.step import StepOptions, make_mixer
+from cvt.train.teacher import Teacher, check_teacher, find_teacher
 from cvt.train.world import World
 from cvt.weights.record import Record
 from cvt.zoo.create import create_model, load
@@ -60,9 +62,12 @@ def _prepare(config: TrainConfig, world: World) -> Job:
     seed_position(config.seed)
     config, model, record = _new_model(config, splits, device)
     check_batch(config, len(splits.train), world.size)
+    teacher, notes = _teacher(config, record, splits, device, world)
     run = run or world.on_main(lambda: _run_folder(config, world))
     config = replace(config, out=str(run), resume=None)
-    return _assemble(config, run, splits, device, model, record, world)
+    job = _assemble(config, run, splits, device, model, record, world, teacher)
+    job.notes += notes
+    return job
 
 
 def _is_only_begun(run: Path) -> bool:
@@ -85,14 +90,16 @@ def _resume(given: TrainConfig, run: Path, world: World) -> Job:
         num_classes=record.spec.num_classes,
         in_chans=record.spec.in_chans,
     )
+    teacher, notes = _teacher(config, record, splits, device, world)
     config = replace(config, out=str(run), resume=None, force=False)
-    job = _assemble(config, run, splits, device, model, record, world)
+    job = _assemble(config, run, splits, device, model, record, world, teacher)
     if not given.force:
         stored.check(job.identity)
     check_batch(config, len(splits.train), world.size)
     load_tensors(checkpoint, job.tensors)
     job.progress = Progress.from_dict(facts["progress"])
     job.set_lr(job.done_updates - 1)
+    job.notes += notes
     job.notes += [
         f"The checkpoint {each} is half written or was changed; going on from {checkpoint.name}."
         for each in passed_over(run, checkpoint)
@@ -153,9 +160,8 @@ def _new_model(
         if start is not None:
             start.set_input_size(side)
         elif "img_size" not in config.model_args:  # a table drawn for it, not one interpolated
-            model = create_model(
-                name, num_classes=num_classes, **{**_changes(config), "img_size": side}
-            )
+            changes: dict[str, Any] = {**_changes(config), "img_size": side}
+            model = create_model(name, num_classes=num_classes, **changes)
     model = cast("VisionModel", model)
     record = Record(
         model=name.partition(".")[0],
@@ -166,6 +172,17 @@ def _new_model(
         source=f"trained on {splits.name}",
     )
     return config, model, record
+
+
+def _teacher(
+    config: TrainConfig, record: Record, splits: DataSplits, device: torch.device, world: World
+) -> tuple[Teacher | None, list[str]]:
+    """Finds and checks the network to learn from, and what the user should know about it."""
+    if not config.is_taught:
+        return None, []
+    source = world.in_turn(lambda: find_teacher(known(config.teacher), config.teacher_args))
+    notes = check_teacher(source, record.preprocessing, tuple(splits.classes))
+    return Teacher(source, record.preprocessing, device), notes
 
 
 def _record_of(model: nn.Module) -> Record:
@@ -188,9 +205,12 @@ def _assemble(
     model: VisionModel,
     record: Record,
     world: World,
+    teacher: Teacher | None,
 ) -> Job:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
+    if teacher is not None and getattr(model.spec, "distilled", False):
+        cast("Backbone", model).set_distilled_training()
     network = make_network(model, config, device, world)
     optimizer = make_optimizer(network.model, config.optim)
     return Job(
@@ -198,12 +218,16 @@ def _assemble(
         run=run,
         world=world,
         splits=splits,
-        identity=Identity.of(splits, world.size * config.accum_steps),
+        identity=Identity.of(
+            splits,
+            world.size * config.accum_steps,
+            (teacher.name, teacher.digest) if teacher else (),
+        ),
         device=device,
         network=network,
         record=record,
         optimizer=optimizer,
-        loss_fn=make_loss(config.mix),
+        loss_fn=make_loss(config.mix, config.distill if teacher else None),
         step=StepOptions(
             batch_size=known(config.batch_size),
             num_chunks=config.accum_steps,
@@ -213,6 +237,7 @@ def _assemble(
             clip_grad=known(config.optim.clip_grad),
             precision=config.precision,
             scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
+            teacher=teacher,
         ),
         augmented=train_transform(record.preprocessing, _augment(config.augment)),
         plain=eval_transform(record.preprocessing),

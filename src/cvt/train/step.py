@@ -17,6 +17,7 @@ from cvt.errors import UserError
 from cvt.train.chunk_norms import ChunkNorms
 from cvt.train.config import MixConfig, known
 from cvt.train.device import autocast
+from cvt.train.teacher import Teacher
 from cvt.train.world import ALONE, World
 
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -66,6 +67,7 @@ class StepOptions:
         clip_grad: Largest norm that the gradient may keep; 0 leaves it alone.
         precision: `float32`, `bf16` or `fp16`.
         scaler: The loss scaling that fp16 needs.
+        teacher: Answers the mixed pictures of a chunk; the loss gets its logits as a third thing.
     """
 
     batch_size: int
@@ -76,6 +78,7 @@ class StepOptions:
     clip_grad: float = 0.0
     precision: str = "float32"
     scaler: torch.amp.GradScaler | None = None
+    teacher: Teacher | None = None
 
 
 def train_step(
@@ -170,8 +173,16 @@ def _forward(
         images, labels = options.mixer(images, labels)
         count = len(images)
     with autocast(images.device, options.precision):
+        # First, while no activations of the student's are kept.
+        taught = () if options.teacher is None else (options.teacher(images),)
         out = network(images)
-        return (loss_fn(out, labels) if count else 0.0 * out.sum()), count
+        return (loss_fn(out, labels, *taught) if count else _nothing(out)), count
+
+
+def _nothing(out: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A loss of 0 that reaches all parameters, those behind a second classifier too."""
+    logits = (out,) if isinstance(out, Tensor) else out
+    return 0.0 * torch.stack([each.sum() for each in logits]).sum()
 
 
 def _gradients_shared(network: nn.Module, is_last: bool) -> AbstractContextManager:

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from typing import Literal
 
 from cvt.errors import UserError
+from cvt.parts.contract_spec import Spec
 from cvt.parts.spec import BackboneSpec
 
 # A field, what the other side computes there, and whether that is what this spec asks for.
 _Check = tuple[str, object, str, bool]
 
 
-def check_expressible(spec: BackboneSpec, layout: Literal["microsoft", "hugging_face"]) -> None:
+def check_expressible(spec: Spec, layout: Literal["microsoft", "hugging_face"]) -> None:
     """Refuses a spec that the other implementation would compute differently, or not at all.
 
     Rates of dropout and stochastic depth are not looked at: they change training only. Neither is
@@ -19,9 +20,14 @@ def check_expressible(spec: BackboneSpec, layout: Literal["microsoft", "hugging_
     Raises:
         UserError: The message names the first field that stands in the way.
     """
+    whose = "microsoft/CvT" if layout == "microsoft" else "Hugging Face's CvT"
+    if not isinstance(spec, BackboneSpec):
+        raise UserError(
+            f"{whose} cannot express this model: it is not made of CvT's stages; keep it as "
+            ".safetensors or a timm folder."
+        )
     both = [*_whole(spec), *_stages(spec)]
     theirs = _microsoft(spec) if layout == "microsoft" else _hugging_face(spec)
-    whose = "microsoft/CvT" if layout == "microsoft" else "Hugging Face's CvT"
     for field, got, expected, holds in [*both, *theirs]:
         if not holds:
             raise UserError(
@@ -32,11 +38,15 @@ def check_expressible(spec: BackboneSpec, layout: Literal["microsoft", "hugging_
 
 def _whole(spec: BackboneSpec) -> Iterator[_Check]:
     yield "attn_scale", spec.attn_scale, "'dim'", spec.attn_scale == "dim"
-    yield "norm_eps", spec.norm_eps, "1e-05", spec.norm_eps == 1e-5
+    for name in ("norm_eps", "embed_norm_eps"):
+        yield name, getattr(spec, name), "1e-05", getattr(spec, name) == 1e-5
+    yield "distilled", spec.distilled, "False", not spec.distilled
 
 
 def _stages(spec: BackboneSpec) -> Iterator[_Check]:
     for stage in spec.stages:
+        yield "embed", stage.embed, "'conv'", stage.embed == "conv"
+        yield "embed_norm", stage.embed_norm, "True", stage.embed_norm
         yield "pos_embed", stage.pos_embed, "'none'", stage.pos_embed == "none"
         yield "q_stride", stage.q_stride, "1", stage.q_stride == 1
 
@@ -46,7 +56,7 @@ def _microsoft(spec: BackboneSpec) -> Iterator[_Check]:
     pool = "token" if spec.stages[-1].cls_token else "avg"
     yield "global_pool", spec.global_pool, repr(pool), spec.global_pool == pool
     for stage in spec.stages:
-        conv = stage.projection != "linear"
+        conv = stage.projection in ("conv", "avg")
         yield "projection", stage.projection, "'conv' or 'avg' (it crashes on others)", conv
 
 

@@ -30,6 +30,11 @@ def fetch(repo_id: str) -> Path:
     raise _out_of_reach(repo_id)
 
 
+def is_out_of_reach(repo_id: str) -> bool:
+    """Whether the hub cannot be reached and its cache has no weights of a repository."""
+    return not _reachable() and not any(_file(repo_id, name, False) for name in WEIGHT_FILES)
+
+
 def _reachable() -> bool:
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import HTTPError

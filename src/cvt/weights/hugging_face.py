@@ -1,4 +1,4 @@
-"""Folders of transformers' CvT, read and written without importing transformers.
+"""Folders of transformers' CvT (and PVT, to read), without importing transformers.
 
 transformers computes GELU where the reference computes QuickGELU, so the same tensors give it
 other logits than they give us. The published weights were trained with QuickGELU, and that is what
@@ -8,6 +8,7 @@ for the activation, and its `layer_norm_eps` is never read: the norms have 1e-5.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from cvt.systems.cvt import ROWS
 from cvt.weights import image_processor
 from cvt.weights.checkpoint import read_safetensors, write_safetensors
 from cvt.weights.expressible import check_expressible
+from cvt.weights.hugging_face_pvt import read_pvt
 from cvt.weights.layouts import StateDict, from_hugging_face, to_hugging_face
 from cvt.weights.pickles import read_pickle
 from cvt.weights.record import Preprocessing, Record
-from cvt.weights.variant import check_whole, num_classes
+from cvt.weights.variant import check_whole
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -55,13 +57,23 @@ def read_hugging_face(folder: str | Path) -> tuple[StateDict, Record]:
 
     Raises:
         UserError: A file is missing or unreadable, or the config is not one of a CvT that
-            transformers can build.
+            transformers can build, or a PVT.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
+    if config.get("model_type") == "pvt":
+        has_processor = (folder / PREPROCESSOR_FILE).is_file()
+        return read_pvt(
+            read_weights(folder),
+            config,
+            source=str(folder),
+            processor=read_json(folder / PREPROCESSOR_FILE) if has_processor else None,
+            class_names=partial(_class_names, config),
+        )
+    _check_type(config)
     state_dict = from_hugging_face(read_weights(folder))
     check_whole(state_dict, source=str(folder))
-    spec = spec_of_config(config).change(num_classes=num_classes(state_dict))
+    spec = spec_of_config(config).change(num_classes=_num_classes(state_dict))
     preprocessing = Preprocessing.default(spec)
     if (folder / PREPROCESSOR_FILE).is_file():
         preprocessing = image_processor.read(read_json(folder / PREPROCESSOR_FILE))
@@ -119,10 +131,7 @@ def spec_of_config(config: Mapping[str, Any]) -> BackboneSpec:
     Raises:
         UserError: It is no CvT's, or asks for what transformers' CvT does not compute.
     """
-    if config.get("model_type") != "cvt":
-        raise UserError(
-            f"Got model_type {config.get('model_type')!r} in config.json, expected 'cvt'."
-        )
+    _check_type(config)
     stages = len(config.get("embed_dim", ROWS["cvt_13"].stages))
     columns = {field: _column(config, key, field, stages) for field, key in _COLUMNS.items()}
     rows = [{field: column[i] for field, column in columns.items()} for i in range(stages)]
@@ -196,6 +205,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes an object as JSON, all or nothing."""
     with atomic_write(path, "w") as file:
         file.write(json.dumps(content, indent=2) + "\n")
+
+
+def _check_type(config: Mapping[str, Any]) -> None:
+    if config.get("model_type") != "cvt":
+        raise UserError(
+            f"Got model_type {config.get('model_type')!r} in config.json, expected 'cvt' or 'pvt'; "
+            "take a timm folder of the model, or its authors' checkpoint."
+        )
+
+
+def _num_classes(state_dict: Mapping[str, Tensor]) -> int:
+    return state_dict["head.weight"].shape[0] if "head.weight" in state_dict else 0
 
 
 def _column(config: Mapping[str, Any], key: str, field: str, stages: int) -> list[Any]:

@@ -1,15 +1,19 @@
-"""State-dict names: ours, Microsoft's and Hugging Face's, one to one, no tensor is reshaped.
+"""State-dict names: CvT's three layouts, one to one, and whatever layouts the systems have.
 
-Source: microsoft/CvT f851e68, lib/models/cls_cvt.py, and transformers' models/cvt.
+Source of CvT's: microsoft/CvT f851e68, lib/models/cls_cvt.py, and transformers' models/cvt.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor
 
 from cvt.errors import UserError
+from cvt.systems.catalog import SYSTEMS
+from cvt.systems.cvt import CVT
+from cvt.systems.system import Layout as SystemLayout
+from cvt.systems.system import System
 
 Layout = Literal["cvt", "microsoft", "hugging_face"]
 StateDict = dict[str, Tensor]
@@ -50,6 +54,9 @@ _INDEX = re.compile(r"(?<=^stage)\d+|(?<=\.)\d+(?=\.)")
 _WRAPPERS = ("module.", "_orig_mod.", "timm_model.")
 _FIRST: dict[str, Layout] = {
     "stages.0.embed.proj.weight": "cvt",
+    "word_embed.proj.weight": "cvt",  # TNT
+    "layer1.0.conv1.weight": "cvt",  # ResNet and EfficientNet, whose names are timm's
+    "conv_stem.weight": "cvt",
     "stage0.patch_embed.proj.weight": "microsoft",
     "cvt.encoder.stages.0.embedding.convolution_embeddings.projection.weight": "hugging_face",
     "encoder.stages.0.embedding.convolution_embeddings.projection.weight": "hugging_face",
@@ -68,10 +75,14 @@ def name_table() -> list[tuple[str, str, str]]:
 
 
 def recognise(state_dict: Iterable[str]) -> Layout | None:
-    """Returns whose names these are, judged by the first embedding's weight; None if nobody's."""
-    for name in state_dict:
-        if name in _FIRST:
-            return _FIRST[name]
+    """Returns which of CvT's layouts these names are in, judged by the first embedding's weight.
+
+    `cvt` is the layout of this library, whatever the system; None: it is none of the three.
+    """
+    names = set(state_dict)
+    for name, layout in _FIRST.items():
+        if name in names:
+            return layout
     return None
 
 
@@ -128,27 +139,60 @@ def to_hugging_face(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def to_ours(state_dict: Mapping[str, Tensor], *, source: str = "The state dict") -> StateDict:
-    """Renames a state dict in any of the three layouts to our names.
+    """Brings a state dict in any known layout to our names and shapes.
 
     Args:
         source: Where it comes from, for the message.
 
     Raises:
-        UserError: It is in none of the three layouts, or a name has no counterpart.
+        UserError: It is in no known layout, or a name has no counterpart.
+    """
+    return identify(state_dict, source=source)[0]
+
+
+def identify(
+    state_dict: Mapping[str, Tensor], *, source: str
+) -> tuple[StateDict, tuple[System, ...]]:
+    """As `to_ours`, and says which systems have checkpoints in the layout, in catalogue order.
+
+    Our own names leave all systems possible. CvT's three layouts are looked for first.
+
+    Args:
+        source: Where it comes from, for the message.
+
+    Raises:
+        UserError: As `to_ours`.
     """
     stripped = strip_wrappers(state_dict)
     layout = recognise(stripped)
     if layout == "cvt":
-        return stripped
+        return stripped, SYSTEMS
     if layout == "microsoft":
-        return from_microsoft(stripped)
+        return from_microsoft(stripped), (CVT,)
     if layout == "hugging_face":
-        return from_hugging_face(stripped)
+        return from_hugging_face(stripped), (CVT,)
+    of_system = find_layout(stripped)
+    if of_system is not None:
+        sharing = [system for system in SYSTEMS if of_system in system.layouts]
+        return of_system.to_ours(stripped), tuple(sharing)
     shown = ", ".join(repr(name) for name in list(stripped)[:3]) or "no tensor at all"
+    known = ", ".join(system.name for system in SYSTEMS if system.layouts)
     raise UserError(
-        f"{source} is no CvT checkpoint: got {shown}, expected the names of microsoft/CvT, of "
-        "Hugging Face's CvT or of this library."
+        f"{source} is no checkpoint of a known network: got {shown}, expected the names of this "
+        f"library, of microsoft/CvT or transformers' CvT, or those under which {known} were "
+        "published."
     )
+
+
+def find_layout(names: Collection[str]) -> SystemLayout | None:
+    """Returns the layout of a system other than CvT in which all its telling names are there."""
+    for system in SYSTEMS:
+        for layout in system.layouts:
+            if all(name in names for name in layout.fingerprint) and not any(
+                name in names for name in layout.absent
+            ):
+                return layout
+    return None
 
 
 def _rename(state_dict: Mapping[str, Tensor], old: int, new: int, where: str) -> StateDict:

@@ -16,8 +16,9 @@ from cvt.errors import UserError
 from cvt.files import atomic_write
 from cvt.weights.layouts import StateDict, strip_wrappers
 
-# Where training scripts put the weights: microsoft/CvT and timm, DeiT, DeepSpeed, others.
-_NESTS = ("state_dict", "model", "module", "model_state")
+# Where training scripts put the weights: timm and DeiT (averaged ones first, which are those that
+# they evaluate), microsoft/CvT, DeepSpeed, others.
+_NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "model_state")
 _DEEPEST = 3  # a file may also nest without end
 _WANTED = re.compile(r"GLOBAL (\w+(?:\.\w+)+)")
 # All that torch's unpickler raises on bytes that are no pickle, or only a part of one.
@@ -76,7 +77,7 @@ def unwrap(content: Any, *, source: str = "The checkpoint") -> StateDict:
 
     Args:
         content: What was unpickled: a state dict, or a dict with one under `state_dict`, `model`,
-            `module` or `model_state`.
+            `module` or `model_state`; averaged weights (`state_dict_ema`, `model_ema`) come first.
         source: Where it comes from, for the message.
 
     Raises:

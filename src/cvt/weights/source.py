@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cvt.errors import UserError, did_you_mean
-from cvt.systems.cvt import ROWS
+from cvt.systems.catalog import ROWS, system_of
 from cvt.weights.checkpoint import (
     METADATA_KEY,
     load_checkpoint,
@@ -16,7 +16,7 @@ from cvt.weights.checkpoint import (
 from cvt.weights.demo import DEMO, demo_file
 from cvt.weights.hub import fetch
 from cvt.weights.hugging_face import WEIGHT_FILES, read_hugging_face, read_json
-from cvt.weights.layouts import StateDict, to_ours
+from cvt.weights.layouts import StateDict, identify, recognise, strip_wrappers
 from cvt.weights.pickles import read_pickle
 from cvt.weights.published import (
     PUBLISHED,
@@ -25,12 +25,13 @@ from cvt.weights.published import (
     imagenet_class_names,
     published_file,
 )
-from cvt.weights.record import Preprocessing, Record
+from cvt.weights.record import Record
+from cvt.weights.row_preprocessing import preprocessing_of_row
 from cvt.weights.timm_folder import read_timm_folder
 from cvt.weights.variant import recognise_variant
 
 RUN_FILES = ("best.safetensors", "last.safetensors")
-FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+FILE_SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -38,17 +39,17 @@ def open_weights(source: str | Path) -> tuple[StateDict, Record]:
     """Reads weights, under our names and on the CPU, and the record that says how to use them.
 
     A file or folder in any of the layouts describes itself as far as it can. Tensors alone are
-    recognised by their shapes; if their file has one of the published names they get what is
-    published about them, or else the default preprocessing and no class names.
+    recognised by their names and shapes; if their file has one of the published names they get
+    what is published about them, or else their system's preprocessing and no class names.
 
     Args:
-        source: Our `.safetensors` or a run's folder; Microsoft's `.pth`, a state dict or training
-            checkpoint; a Hugging Face or timm folder, or a weights file; a hub id such as
-            `microsoft/cvt-13`; a published name such as `cvt_13.msft_in1k`; `demo`, the small
-            model that comes along.
+        source: Our `.safetensors` or a run's folder; a `.pth` of Microsoft's or of another
+            system's authors, a state dict or training checkpoint; a Hugging Face or timm folder,
+            or a weights file; a hub id such as `microsoft/cvt-13`; a published name such as
+            `cvt_13.msft_in1k`; `demo`, the small model that comes along.
 
     Raises:
-        UserError: There is nothing there, or nothing that is a CvT; offline, a download.
+        UserError: There is nothing there, or no network of ours; offline, a download.
     """
     path = Path(source)
     if path.is_dir():
@@ -72,7 +73,7 @@ def names_weights(source: str) -> bool:
     path = Path(source)
     if path.is_dir():
         return any((path / name).is_file() for name in (*RUN_FILES, "config.json"))
-    return path.is_file() and path.suffix in FILE_SUFFIXES
+    return path.is_file() and path.name.endswith(FILE_SUFFIXES)
 
 
 def _open_folder(folder: Path) -> tuple[StateDict, Record]:
@@ -102,11 +103,21 @@ def _open_file(path: Path) -> tuple[StateDict, Record]:
 
 
 def _describe(state_dict: StateDict, path: Path) -> tuple[StateDict, Record]:
-    """Makes a record for tensors that come without one."""
-    ours = to_ours(state_dict, source=str(path))
-    model, spec = recognise_variant(ours, source=str(path))
-    preprocessing = Preprocessing.default(spec)
-    record = Record(model=model, spec=spec, preprocessing=preprocessing, source=str(path))
+    """Makes a record for tensors that come without one.
+
+    In another's layout they are taken for what that other has published, and have its licence;
+    of CvT's, a file with a published name does.
+    """
+    ours, systems = identify(state_dict, source=str(path))
+    model, spec = recognise_variant(ours, source=str(path), systems=systems, file_name=path.name)
+    is_theirs = recognise(strip_wrappers(state_dict)) is None
+    record = Record(
+        model=model,
+        spec=spec,
+        preprocessing=preprocessing_of_row(model, spec),
+        licence=system_of(model).licence or None if is_theirs else None,
+        source=str(path),
+    )
     published = published_file(path.name)
     if published is not None and published.model == model and spec == ROWS[model]:
         record = _as_published(record, published, str(path))
@@ -138,7 +149,7 @@ def _is_hub_id(source: str) -> bool:
 
 
 def _nothing_there(path: Path) -> UserError:
-    if path.suffix in FILE_SUFFIXES or len(path.parts) > 1:
+    if path.name.endswith(FILE_SUFFIXES) or len(path.parts) > 1:
         return no_such_file(path)
     return UserError(
         f"There are no weights {str(path)!r}, expected a file, a folder, a hub id such as "

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from cvt.errors import UserError
 from cvt.parts.contract import VisionModel
 from cvt.parts.position import resize_table
-from cvt.parts.spec import BackboneSpec
+from cvt.weights.ends import classifiers, first_conv, in_chans, num_classes, tables
 from cvt.weights.layouts import StateDict
 
 _SHOWN = 12
-_FIRST_CONV = "stages.0.embed.proj.weight"
 
 
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
@@ -54,46 +53,54 @@ def adapt(
 ) -> StateDict:
     """Fits a checkpoint to a model with another head, other input channels or image size.
 
-    The head is the model's own, fresh one where the number of classes differs, or where the
-    checkpoint has none. The first convolution is summed or repeated over its input channels, as
-    timm does. Position tables are interpolated to the model's grids. All else stays, for
-    `load_strict` to judge.
+    The classifiers are the model's own, fresh ones where the number of classes differs, or where
+    the checkpoint has none. The first convolution is summed or repeated over its input channels,
+    as timm does. Position tables, frozen ones too, are interpolated to the model's grids. All
+    else stays, for `load_strict` to judge.
 
     Args:
         img_size: The (H, W) that the checkpoint's position tables are made for; None: the model's.
+
+    Raises:
+        UserError: Other input channels for T2T-ViT, whose first layer is no convolution.
     """
     adapted, own = dict(state_dict), model.state_dict()
-    if _num_classes(adapted) != _num_classes(own):
-        adapted = {name: t for name, t in adapted.items() if not name.startswith("head.")}
-        adapted |= {name: t for name, t in own.items() if name.startswith("head.")}
-    weight = adapted.get(_FIRST_CONV)
-    if weight is not None and weight.ndim == 4 and weight.shape[1] != model.in_chans:
-        adapted[_FIRST_CONV] = adapt_input_conv(model.in_chans, weight, base_chans=weight.shape[1])
+    if num_classes(adapted, model.spec) != num_classes(own, model.spec):
+        heads = classifiers(model.spec)
+        adapted = {name: t for name, t in adapted.items() if _module(name) not in heads}
+        adapted |= {name: t for name, t in own.items() if _module(name) in heads}
+    _adapt_channels(adapted, model)
     if img_size is not None and tuple(img_size) != model.spec.img_size:
-        _move_tables(adapted, model, img_size)
+        adapt_tables(adapted, model, img_size)
     return adapted
 
 
-def _num_classes(state_dict: Mapping[str, Tensor]) -> int:
-    return state_dict["head.weight"].shape[0] if "head.weight" in state_dict else 0
-
-
-def _move_tables(state_dict: StateDict, model: VisionModel, img_size: tuple[int, int]) -> None:
-    """Interpolates each position table that is as large as `img_size` asks for."""
-    before, after = _grids(model.spec, img_size), _grids(model.spec, model.spec.img_size)
-    for index, (row, grid, new_grid) in enumerate(
-        zip(model.spec.stages, before, after, strict=True)
-    ):
-        name, num_prefix = f"stages.{index}.pos_embed.table", int(row.cls_token)
+def adapt_tables(state_dict: StateDict, model: VisionModel, img_size: tuple[int, int]) -> None:
+    """Interpolates, in place, each position table that is as large as `img_size` asks for."""
+    before, after = tables(model.spec, img_size), tables(model.spec, model.spec.img_size)
+    mode = getattr(model.spec, "pos_interpolation", "bicubic")
+    for name, (grid, num_prefix) in before.items():
         table = state_dict.get(name)
         if table is not None and table.shape[1] == num_prefix + grid[0] * grid[1]:
-            state_dict[name] = resize_table(table, grid, new_grid, num_prefix)
+            state_dict[name] = resize_table(table, grid, after[name][0], num_prefix, mode)
 
 
-def _grids(spec: BackboneSpec, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """The grid of each stage's position table at an image size."""
-    incoming = [img_size, *spec.grids(img_size)[:-1]]
-    return [row.grid_after_embed(size) for row, size in zip(spec.stages, incoming, strict=True)]
+def _adapt_channels(state_dict: StateDict, model: VisionModel) -> None:
+    had, conv = in_chans(state_dict, model.spec), first_conv(model.spec)
+    if had == model.in_chans:
+        return
+    if conv is None:
+        raise UserError(
+            f"Got in_chans={model.in_chans} for weights of {had} channels, expected {had}: "
+            "T2T-ViT's soft split normalises all channels of a window together, so that its "
+            "weights fit no other number; make the images that wide, or train anew."
+        )
+    name = f"{conv}.weight"
+    state_dict[name] = adapt_input_conv(model.in_chans, state_dict[name], base_chans=had)
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _shape(tensor: Tensor) -> str:

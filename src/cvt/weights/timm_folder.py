@@ -15,11 +15,14 @@ from torch import Tensor
 from cvt.errors import UserError, did_you_mean
 from cvt.parts.contract import VisionModel
 from cvt.parts.contract_spec import Spec
+from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, make_network, timm_name
 from cvt.weights.checkpoint import METADATA_KEY, read_safetensors, record_of, save_checkpoint
+from cvt.weights.ends import classifiers, first_conv
 from cvt.weights.hugging_face import read_json, read_weights, write_json
 from cvt.weights.layouts import StateDict, to_ours
 from cvt.weights.record import Preprocessing, Record
+from cvt.weights.variant import spec_of_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -51,7 +54,9 @@ def _new_record(model: VisionModel) -> Record:
             "pass a record."
         )
     preprocessing = Preprocessing.from_timm(cfg).with_channels(model.in_chans)
-    return Record(model=cfg["architecture"], spec=model.spec, preprocessing=preprocessing)
+    return Record(
+        model=_row_named(cfg["architecture"]), spec=model.spec, preprocessing=preprocessing
+    )
 
 
 def write_timm_folder(folder: str | Path, state_dict: Mapping[str, Tensor], record: Record) -> None:
@@ -77,7 +82,16 @@ def read_timm_folder(folder: str | Path) -> tuple[StateDict, Record]:
         if METADATA_KEY in metadata:
             return state_dict, record_of(metadata, source=str(folder))
     record = record_of_config(read_json(folder / "config.json"), source=str(folder))
-    return to_ours(read_weights(folder), source=str(folder)), record
+    state_dict = to_ours(read_weights(folder), source=str(folder))
+    return state_dict, _as_tensors(record, state_dict)
+
+
+def _as_tensors(record: Record, state_dict: StateDict) -> Record:
+    """Input channels, image size and classes, which timm's own configurations may not tell."""
+    spec = spec_of_tensors(record.spec, state_dict)
+    kept = record.class_names if spec.num_classes == record.spec.num_classes else None
+    preprocessing = record.preprocessing.with_channels(spec.in_chans)
+    return replace(record, spec=spec, class_names=kept, preprocessing=preprocessing)
 
 
 def config_of_record(record: Record) -> dict[str, Any]:
@@ -92,6 +106,9 @@ def config_of_record(record: Record) -> dict[str, Any]:
     spec = record.spec
     arguments = model_args(record.model, spec)
     num_classes = arguments.pop("num_classes", spec.num_classes)
+    if isinstance(spec, BaselineSpec):
+        arguments.pop("img_size", None)  # timm's builder of these has no such argument
+    ends = classifiers(spec)
     labels = {"label_names": list(record.class_names)} if record.class_names else {}
     return {
         "architecture": timm_name(record.model),
@@ -103,8 +120,8 @@ def config_of_record(record: Record) -> dict[str, Any]:
         "pretrained_cfg": {
             **record.preprocessing.to_timm(),
             "num_classes": num_classes,
-            "first_conv": "stages.0.embed.proj",
-            "classifier": "head",
+            "first_conv": first_conv(spec),
+            "classifier": ends[0] if len(ends) == 1 else list(ends),
             "fixed_input_size": False,
             "license": record.licence,
         },
@@ -144,11 +161,10 @@ def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
     Raises:
         UserError: The architecture is none of ours, or its arguments are unknown.
     """
-    name = str(config.get("architecture"))
-    name = next((each for each in ROWS if timm_name(each) == name), name)
+    name = _row_named(str(config.get("architecture")))
     if name not in ROWS:
         raise UserError(
-            f"Got the architecture {name!r} in {source}, expected one of {', '.join(ROWS)}."
+            f"Got the architecture {name!r} in {source}, expected one that `cvt models` lists."
             f"{did_you_mean(name, ROWS)}"
         )
     arguments = {**config.get("model_args", {})}
@@ -156,11 +172,17 @@ def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
         arguments["num_classes"] = config["num_classes"]
     cfg = config.get("pretrained_cfg", {})
     labels = config.get("label_names")
+    preprocessing = Preprocessing.from_timm(cfg)
     return Record(
         model=name,
         spec=ROWS[name].change(**arguments),
-        preprocessing=Preprocessing.from_timm(cfg),
+        preprocessing=preprocessing,
         class_names=tuple(labels) if isinstance(labels, list) else None,
         licence=cfg.get("license"),
         source=source,
     )
+
+
+def _row_named(architecture: str) -> str:
+    """The row that timm's registry has under this name, be it ours or timm's own network."""
+    return next((each for each in ROWS if timm_name(each) == architecture), architecture)

@@ -9,6 +9,8 @@ from torch import nn
 
 from cvt.errors import UserError, did_you_mean
 from cvt.parts.contract import VisionModel
+from cvt.systems.baselines import BaselineSpec
+from cvt.systems.catalog import ROWS, system_of
 from cvt.weights.published import PUBLISHED
 from cvt.weights.source import open_weights
 from cvt.weights.strict import adapt, load_strict
@@ -36,7 +38,8 @@ def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Modu
         raise UserError(
             f"Unknown model {name!r}.{did_you_mean(name, known)} `cvt models` lists them all."
         )
-    if pretrained and not changes.get("features_only"):
+    of_timm = isinstance(ROWS[architecture], BaselineSpec)  # timm has their weights
+    if pretrained and not of_timm and not changes.get("features_only"):
         return load(_published_name(name), **changes).train()
     return ENTRYPOINTS[architecture](pretrained, pretrained_cfg=tag or None, **changes)
 
@@ -49,9 +52,10 @@ def load(source: str | Path, **changes: Any) -> VisionModel:
     the checkpoint (preprocessing, class names, metrics, licence) is the model's `record`.
 
     Args:
-        source: Our `.safetensors` or a run's folder; Microsoft's `.pth`; a Hugging Face or timm
-            folder or file; a hub id such as `microsoft/cvt-13`; a published name such as
-            `cvt_13.msft_in1k`; `demo`, the small model that comes along.
+        source: Our `.safetensors` or a run's folder; a `.pth` of Microsoft's, of another system's
+            authors or of timm's; a Hugging Face or timm folder or file; a hub id such as
+            `microsoft/cvt-13`; a published name such as `cvt_13.msft_in1k`; `demo`, the small
+            model that comes along.
 
     Raises:
         UserError: Nothing there, not a checkpoint of ours or theirs, or the weights don't fit.
@@ -84,7 +88,9 @@ def _published_name(name: str) -> str:
     for published in PUBLISHED.values():
         if published.model == name:
             return published.name
+    others = f"timm's by cvt.load('timm/{name}.TAG')" if system_of(name).is_in_timm else "a file"
     raise UserError(
-        f"There are no published weights for {name!r}; train it, or choose one of "
+        f"There are no published weights for {name!r} in this library's list; train it, load "
+        f"{others}, or choose one of "
         f"{', '.join(sorted({published.model for published in PUBLISHED.values()}))}."
     )

@@ -12,9 +12,11 @@ from cvt.errors import UserError, did_you_mean
 from cvt.parts.backbone import Backbone
 from cvt.parts.contract import VisionModel
 from cvt.parts.contract_spec import Spec
+from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, make_network
 
 PARTS = ("embedding", "depthwise", "linear", "attention", "mlp", "head")
+PARTS_OF_BASELINES = ("convolution", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +38,16 @@ class StageDescription:
 class Description:
     """What `describe` counts: the stage table, parameters, and MACs for one image by part.
 
-    Networks that are not made of stages (TNT, the CNN baselines) have an empty table.
+    `grids` are the (H, W) of the maps that the network can give: one a stage, one for all blocks
+    of TNT, one for each halving in a baseline. Networks that are not made of stages (TNT, the
+    baselines) have an empty table; a baseline's parts are its convolutions and its head.
     """
 
     name: str
     from_paper: bool
     size: tuple[int, int]
     stages: tuple[StageDescription, ...]
+    grids: tuple[tuple[int, int], ...]
     num_params: int
     num_params_norm: int
     num_params_head: int
@@ -71,18 +76,20 @@ def describe(
             raise UserError(f"Unknown model {name!r}.{did_you_mean(name, ROWS)}")
         spec = ROWS[name]
     size = (size, size) if isinstance(size, int) else size or spec.img_size
-    spec.grids(size)
+    grids = spec.grids(size)
     with torch.device("meta"):
         model = make_network(spec).eval()
         macs = _count_macs(model, torch.empty(1, spec.in_chans, *size))
-    by_part = Counter({part: 0 for part in PARTS})
+    is_baseline = isinstance(spec, BaselineSpec)
+    by_part = Counter({part: 0 for part in (PARTS_OF_BASELINES if is_baseline else PARTS)})
     for (_, part), count in macs.items():
-        by_part[part] += count
+        by_part["convolution" if is_baseline and part != "head" else part] += count
     return Description(
         name=name,
         from_paper=not name.endswith("_32"),
         size=size,
         stages=tuple(_describe_stages(model, size, macs)) if isinstance(model, Backbone) else (),
+        grids=tuple(grids),
         num_params=_num_params(model),
         num_params_norm=_num_params(model.norm) if hasattr(model, "norm") else 0,
         num_params_head=sum(_num_params(each) for each in _classifiers(model)),
@@ -147,7 +154,7 @@ def _caller(name: str, called: Collection[str]) -> str | None:
 
 def _part(path: str) -> str:
     """Which of `PARTS` a module's own operations belong to."""
-    if ".embed." in path or path.startswith(("word_embed", "patch_embed")):
+    if ".embed." in f"{path}." or path.startswith(("word_embed", "patch_embed")):
         return "embedding"
     if path.endswith(".conv") and ".reduce." not in path:
         return "depthwise"

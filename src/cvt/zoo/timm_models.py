@@ -7,7 +7,7 @@ modules of ours half executed: networks and weights are imported when a model is
 
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,10 @@ from cvt.parts.contract_spec import Spec
 from cvt.parts.spec import BackboneSpec
 from cvt.parts.tnt_spec import TNTSpec
 from cvt.systems.baselines import BaselineSpec
-from cvt.systems.catalog import ROWS, as_vision_model, make_network, system_of, timm_name
-from cvt.systems.system import IMAGENET_MEAN, IMAGENET_STD
+from cvt.systems.catalog import ROWS, as_vision_model, make_network, timm_name
 from cvt.weights.published import PUBLISHED
 from cvt.weights.record import Preprocessing
+from cvt.weights.row_preprocessing import preprocessing_of_row
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 # What timm's networks take, of a baseline's fields.
 _OF_TIMM = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate")
+
+
+# What may stand beside the fields: timm's builder takes these.
+_OF_BUILDER = (
+    *("features_only", "out_indices", "output_stride", "feature_cls"),
+    *("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+)
 
 
 def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> Any:
@@ -67,12 +74,11 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
 
 def _build_baseline(row: BaselineSpec, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     """timm's own network, whose weights and features are timm's business."""
-    of_row = {field.name for field in fields(BaselineSpec)}
-    spec = row.change(**{key: value for key, value in kwargs.items() if key in of_row})
+    spec = row.change(**{key: value for key, value in kwargs.items() if key not in _OF_BUILDER})
     if not pretrained and not kwargs.get("features_only"):
         return make_network(spec)
     plain = {key: value for key, value in spec.to_dict().items() if key in _OF_TIMM}
-    rest = {key: value for key, value in kwargs.items() if key not in of_row}
+    rest = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
     network = create_model(spec.architecture, pretrained=pretrained, **plain, **rest)
     return network if kwargs.get("features_only") else as_vision_model(network, spec)
 
@@ -140,18 +146,6 @@ def _default_cfgs() -> dict[str, Any]:
         if not has_weights and not isinstance(row, BaselineSpec):
             cfgs[f"{timm_name(name)}.untrained"] = _pretrained_cfg(row, preprocessing_of_row(name))
     return cfgs
-
-
-def preprocessing_of_row(name: str) -> Preprocessing:
-    """Returns how pictures are prepared for a row: as its system's published weights want it."""
-    row, system = ROWS[name], system_of(name)
-    is_ours = name.endswith("_32")
-    return Preprocessing(
-        input_size=(3, *row.img_size),
-        mean=IMAGENET_MEAN if is_ours else system.mean,
-        std=IMAGENET_STD if is_ours else system.std,
-        crop_pct=1.0 if is_ours or min(row.img_size) > 320 else system.crop_pct,
-    ).with_channels(row.in_chans)
 
 
 def _register(name: str, entrypoint: Callable[..., Any]) -> None:
