@@ -76,7 +76,9 @@ def trained(config: TrainConfig) -> None:
     save_result(run, result)
 
 
-def contest(out: Path, names=("cvt_nano_32", "cvt_nano_32+depth=1"), do=None, progress=False, **changes: Any):
+def contest(
+    out: Path, names=("cvt_nano_32", "cvt_nano_32+depth=1"), do=None, progress=False, **changes: Any
+):
     """Runs a contest of two epochs and two seeds, unless something else is said."""
     contenders = [each if isinstance(each, Contender) else read_contender(each) for each in names]
     usual = {"recipe": SMALL, "budget": Budget(amount=2, unit="epochs"), "seeds": 2, "out": out}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvt.bench.ablation_tables import make_ablation
 from cvt.bench.ablation_blocks import counted_block
 from cvt.bench.ablation_report import write_report
+from cvt.bench.ablation_tables import make_ablation
 from cvt.bench.base import read_base
 from cvt.bench.findings import contenders_of, count, judge
 from cvt.bench.results import Outcome, Results, Standing

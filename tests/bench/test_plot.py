@@ -34,13 +34,14 @@ def test_labels_lie_on_no_other_label_and_on_no_point(count, seed):
 
     random = np.random.default_rng(seed)
     # A grid, shuffled a little: crowded, but with room to be had.
-    xs = 10.0 ** (6 + np.arange(count) % 4 + random.uniform(0, 0.3, count))
+    xs = 10.0 ** (6 + 0.3 * (np.arange(count) % 4) + random.uniform(0, 0.1, count))
     ys = 60 + 8 * (np.arange(count) // 4) + random.uniform(0, 1, count)
     figure = Figure(figsize=(8, 5), dpi=100)
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.plot(xs, ys, "o")
     axes.margins(0.15)
+    axes.set_xlim(3e5, 6e7)
     labels = [f"network_{i}" for i in range(count)]
     place_labels(axes, list(zip(xs, ys, strict=True)), [1.0] * count, labels, ["k"] * count)
     figure.canvas.draw()

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from cvt.bench.contender import Contender
 from cvt.bench.ledger import Ledger, read_outcomes, row_of
+from cvt.bench.notes import notes_of
 from cvt.bench.outcome import read_outcome
 from cvt.bench.results import Outcome, Results, Spread, Standing
 from cvt.errors import UserError
+from cvt.train.config import TrainConfig
 
 numbers = st.floats(0, 1e6, allow_nan=False)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
@@ -111,3 +113,18 @@ def test_an_outcome_is_finished_by_its_accuracy():
     outcome = Outcome(label="a", seed=0, error="No.")
     assert not outcome.is_finished
     assert replace(outcome, top1=0.0).is_finished
+
+
+@pytest.mark.parametrize(
+    ("classes", "split", "words"),
+    [
+        (5, "test", "Top-5 is left out: pets has 5 classes, and it takes 6"),
+        (6, "test", None),
+        (6, "validation", "Top-5 is left out: it is measured on a test split"),
+    ],
+)
+def test_top5_is_left_out_with_a_reason(classes, split, words):
+    facts = {"data": "pets", "classes": classes, "split": split, "image_size": 32}
+    notes = [note for note in notes_of((), facts, TrainConfig(), {}) if "Top-5" in note]
+    assert len(notes) == (words is not None)
+    assert not notes or notes[0].startswith(words)

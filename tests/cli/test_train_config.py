@@ -133,6 +133,22 @@ def test_updates_and_epochs_take_each_others_place(printed, recipe, pictures):
     assert (config["updates"], config["epochs"]) == (None, 4)
 
 
+def test_a_teacher_and_how_it_teaches(printed, recipe, pictures):
+    _, config = printed(pictures)
+    assert (config["teacher"], config["teacher_args"]) == (None, {})
+    assert set(config["distill"].values()) == {None}
+    text, config = printed(pictures, "--teacher", "demo", "--teacher-args.in-chans", "1")
+    assert (config["teacher"], config["teacher_args"]) == ("demo", {"in_chans": 1})
+    assert config["distill"] == {"kind": "hard", "alpha": 0.5, "tau": 1.0}
+    assert printed("-c", recipe("again", text))[0] == text
+    file = recipe("soft", "teacher: one\nteacher_args: {depth: 1}\ndistill: {kind: soft, tau: 2}")
+    _, config = printed(pictures, "-c", file, "--distill.tau", "3", "--teacher", "other")
+    assert config["distill"] == {"kind": "soft", "alpha": 0.5, "tau": 3}
+    assert (config["teacher"], config["teacher_args"]) == ("other", {})
+    _, config = printed(pictures, "-c", file, "--distill.kind", "none")
+    assert config["distill"]["kind"] == "none"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -169,6 +185,8 @@ def test_a_file_that_contradicts_itself_is_refused(run, recipe, pictures):
         (("--epochs", "3", "--updates", "500"), ("epochs 3", "updates 500")),
         (("--bacth-size", "3"), ("--bacth-size", "--batch-size")),
         (("-c",), ("--config",)),
+        (("--distill.kind", "soft"), ("distill.kind soft", "--teacher")),
+        (("--distill.kind", "loud"), ("--distill.kind", "soft")),
     ],
 )
 def test_a_mistake_in_a_flag_is_one_sentence(run, arguments, words):

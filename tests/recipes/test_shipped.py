@@ -209,6 +209,30 @@ def test_deits_own_networks_under_it(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "batch_size", "lr", "weight_decay", "warmup_epochs", "repeats", "ema_decay"),
+    [  # facts/systems.md of each; T2T-ViT 0f63dc9 and PVT 57e2dfa: main.py
+        ("t2t_vit_14_in1k", 512, 5e-4, 0.05, 10, 1, 0.99996),
+        ("t2t_vit_7_in1k", 512, 1e-3, 0.03, 10, 1, 0.99996),
+        ("pvt_small_in1k", 1024, 1e-3, 0.05, 5, 3, 0),
+        ("tnt_s_in1k", 1024, 1e-3, 0.05, 5, 3, 0.99996),
+        ("cpvt_small_gap_in1k", 2048, 2e-3, 0.05, 5, 3, 0.99996),
+    ],
+)
+def test_the_other_systems_recipes(
+    name, batch_size, lr, weight_decay, warmup_epochs, repeats, ema_decay
+):
+    config = derived(name)
+    optim, facts = config.optim, system_of(config.model).facts[config.model]
+    assert (config.batch_size, config.epochs, config.drop_path_rate) == (batch_size, 300, 0.1)
+    assert optim.lr == pytest.approx(lr)
+    assert (optim.weight_decay, optim.warmup_epochs) == (weight_decay, warmup_epochs)
+    assert (optim.min_lr, optim.clip_grad) == (1e-5, 0)
+    assert (config.augment.repeats, config.ema_decay) == (repeats, ema_decay)
+    assert (config.augment.re_prob, config.mix.mixup, config.mix.cutmix) == (0.25, 0.8, 1.0)
+    assert header(name)["Expect"].startswith(f"{facts.top1} % was published")
+
+
+@pytest.mark.parametrize(
     ("name", "updates", "epochs", "top1"),
     [  # paper, section 4.1 and Tables 3 and 4
         ("cvt_13_in1k_384", 20_000, 8, "83.0"),
@@ -250,6 +274,11 @@ GMACS = {
     ("cvt_13", 224): 4.566,
     ("deit_tiny_patch16_224", 224): 1.254,
     ("deit_small_distilled_patch16_224", 224): 4.624,
+    ("cpvt_small_gap", 224): 4.577,
+    ("tnt_s_patch16_224", 224): 5.217,
+    ("t2t_vit_14", 224): 4.783,
+    ("t2t_vit_7", 224): 1.147,
+    ("pvt_small", 224): 3.816,
     ("cvt_21", 224): 7.178,
     ("cvt_w24", 224): 60.917,
     ("cvt_13", 384): 16.269,

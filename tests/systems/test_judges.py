@@ -6,12 +6,12 @@ judges' own rounding is in them. T2T and PVT at other sizes: see the golden test
 
 import pytest
 import torch
-from judges import ROW_OF, TIMM, judge_of, load, ours_of
 from timm.models.twins import PosConv
 from torch import Tensor, nn
 
 from cvt.parts.position import ConditionalPosition
-from cvt.systems.catalog import ROWS
+from cvt.systems.catalog import ROWS, make_network
+from judges import ROW_OF, TIMM, judge_of, load, ours_of
 from randomise import randomise
 
 # Sizes that the judge takes with the table of the trained one, or that need none.
@@ -46,20 +46,15 @@ def test_float32_logits_at_the_trained_size(name: str) -> None:
 @pytest.mark.parametrize("name", ROW_OF)
 def test_float64_logits_of_a_small_image(name: str) -> None:
     judge = judge_of(name, 64).double()
-    ours = load(ours_of(name, 64).double(), judge)
+    ours = ours_of(name, 64)
     if name == "pvt":  # transformers has one epsilon everywhere, the authors two
-        ours = load(_with_one_epsilon().double(), judge)
+        ours = make_network(ours.spec.change(embed_norm_eps=1e-6)).eval()
+    load(ours.double(), judge)
     pixels = image(64, 64, dtype=torch.float64)
     with torch.inference_mode():
         wanted = logits_of(judge, pixels)
         assert wanted.abs().max() > 0.5
         check(ours(pixels), wanted, 1e-10)
-
-
-def _with_one_epsilon() -> nn.Module:
-    from cvt.systems.catalog import make_network
-
-    return make_network(ours_of("pvt", 64).spec.change(embed_norm_eps=1e-6)).eval()
 
 
 @pytest.mark.parametrize("name", OTHER)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -55,6 +56,7 @@ def golden(file: str, case: str) -> dict[str, Tensor]:
     return weights(read_golden(file)["cases"][case]["shapes"])
 
 
+@cache
 def foreign() -> dict[str, dict[str, Tensor]]:
     """One state dict in each layout."""
     found = {name: judge_of(name, 64, 1).state_dict() for name in ROW_OF}

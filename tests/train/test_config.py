@@ -9,6 +9,7 @@ import pytest
 from cvt.data.augment import Augment
 from cvt.errors import UserError
 from cvt.train import config as module
+from cvt.train import config_groups as groups
 from cvt.train.config import (
     AugmentConfig,
     MixConfig,
@@ -61,6 +62,9 @@ def test_missing_keys_keep_their_defaults():
         ({"ema_decay": 1}, "Got ema_decay 1, expected a number from 0 to less than 1."),
         ({"mix": {"loss": "mse"}}, "Got mix.loss 'mse', expected ce or bce."),
         ({"augment": {"crop": "middle"}}, "Got augment.crop 'middle', expected random_resized or"),
+        ({"distill": {"kind": "loud"}}, "Got distill.kind 'loud', expected hard or soft or none."),
+        ({"distill": {"alpha": 1.5}}, "Got distill.alpha 1.5, expected a number from 0 to 1."),
+        ({"distill": {"tau": 0}}, "Got distill.tau 0, expected a number above 0."),
         ({"optim": 3}, "Got 3 for optim, expected keys with values."),
         ("digits", "Got 'digits' for the config, expected keys with values."),
     ],
@@ -105,6 +109,7 @@ def test_model_args_from_the_command_line_get_their_types():
     args = {"depth": "2", "kv-stride": "[1, 2, 2]", "qkv_bias": "false", "norm_eps": "1e-6"}
     typed = TrainConfig(model_args=args).model_args
     assert typed == {"depth": 2, "kv_stride": [1, 2, 2], "qkv_bias": False, "norm_eps": 1e-6}
+    assert TrainConfig(teacher_args={"in-chans": "1"}).teacher_args == {"in_chans": 1}
     odd = {"projection": "avg", "empty": "", "broken": "[1"}
     assert TrainConfig(model_args=odd).model_args == odd
 
@@ -115,12 +120,13 @@ def test_augment_mirrors_the_data_rooms_fields():
 
 
 def test_every_field_has_a_line_of_prose():
-    for each in ast.parse(inspect.getsource(module)).body:
+    nodes = [*ast.parse(inspect.getsource(module)).body, *ast.parse(inspect.getsource(groups)).body]
+    assert sum(isinstance(each, ast.ClassDef) for each in nodes) == 5
+    for each in nodes:
         if isinstance(each, ast.ClassDef):
             fields = [i for i, node in enumerate(each.body) if isinstance(node, ast.AnnAssign)]
-            groups = ("optim", "augment", "mix")
             for i in fields:
-                if each.body[i].target.id not in groups:
+                if each.body[i].target.id not in groups.GROUPS:
                     assert isinstance(each.body[i + 1], ast.Expr), each.body[i].target.id
 
 

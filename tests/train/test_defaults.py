@@ -6,7 +6,7 @@ import torch
 
 from cvt.errors import UserError
 from cvt.systems.cvt import ROWS
-from cvt.train.config import OptimConfig, TrainConfig
+from cvt.train.config import DistillConfig, OptimConfig, TrainConfig
 from cvt.train.defaults import DataFacts, derive, preprocessing_for
 from cvt.weights.record import Preprocessing, Record
 
@@ -166,3 +166,20 @@ def test_preprocessing_of_small_large_and_known():
     known = preprocessing_for(derive(TrainConfig(image_size=96), PHOTOS, CPU), 3, START)
     assert known == dataclasses.replace(START.preprocessing, input_size=(3, 96, 96))
     assert preprocessing_for(derive(TrainConfig(), PHOTOS, GPU), 1, START).mean == (0.5,)
+
+
+def test_a_teacher_fills_in_how_it_teaches():
+    """As DeiT's code does it; without a teacher nothing is filled in."""
+    hard = DistillConfig(kind="hard", alpha=0.5, tau=1.0)
+    taught = derive(TrainConfig(teacher="demo"), CIFAR, CPU)
+    assert taught.distill == hard
+    assert derive(taught, CIFAR, CPU) == taught
+    soft = TrainConfig(teacher="demo", distill=DistillConfig(kind="soft", tau=3.0))
+    assert derive(soft, CIFAR, CPU).distill == dataclasses.replace(hard, kind="soft", tau=3.0)
+    alone = derive(TrainConfig(), CIFAR, CPU)
+    assert alone.distill == DistillConfig()
+    for kind in (None, "none"):
+        silent = TrainConfig(distill=DistillConfig(kind=kind))
+        assert not derive(silent, CIFAR, CPU).is_taught
+    with pytest.raises(UserError, match=r"Got distill.alpha 0.3 without a teacher .*--teacher"):
+        derive(TrainConfig(distill=DistillConfig(alpha=0.3)), CIFAR, CPU)

@@ -2,7 +2,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from cvt.train.config import AugmentConfig, MixConfig, OptimConfig, TrainConfig
+from cvt.train.config import AugmentConfig, DistillConfig, MixConfig, OptimConfig, TrainConfig
 from cvt.train.settings import flat, settings
 
 CONFIG = TrainConfig(
@@ -73,11 +73,23 @@ def test_no_field_gets_lost():
     assert [name for name in on if name not in lines] == []
 
 
+def test_a_teacher_is_said_with_what_is_read_of_it():
+    hard = DistillConfig(kind="hard", alpha=0.5, tau=1.0)
+    taught = replace(CONFIG, teacher="timm/resnet18", teacher_args={"in_chans": 1}, distill=hard)
+    lines = settings(taught)
+    assert lines["teacher"] == "timm/resnet18, teacher_args in_chans=1"
+    assert lines["distill"] == "kind hard, alpha 0.5"
+    soft = replace(taught, distill=replace(hard, kind="soft"))
+    assert settings(soft)["distill"] == "kind soft, alpha 0.5, tau 1"
+    for alone in (CONFIG, replace(taught, distill=DistillConfig(kind="none"))):
+        assert not {"teacher", "distill"} & settings(alone).keys()
+
+
 def test_flat_names_are_those_of_the_command_line():
     plain = flat(CONFIG.to_dict())
     assert plain["optim.base_lr"] == 1e-3
     assert plain["model_args"] == {"kv_stride": 1, "depth": [1, 2, 4]}
-    assert not {"optim", "augment", "mix"} & set(plain)
+    assert not {"optim", "augment", "mix", "distill"} & set(plain)
 
 
 @pytest.mark.parametrize("processes", [1, 8])

@@ -64,7 +64,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     for i in order:
         best = points[front[-1]] if front else None
-        if best is None or points[i][1] >= best[1] or points[i] == best:
+        if best is None or points[i][1] > best[1] or points[i] == best:
             front.append(i)
     return front
 

@@ -27,7 +27,7 @@ def per_stage(name: str, value: Any, num_stages: int) -> list[Any]:
     return list(value)
 
 
-def check_keys(plain: Mapping[str, Any], spec: type) -> None:
+def check_keys(plain: Mapping[str, Any], spec: Any) -> None:
     """Refuses a key that is no field of the dataclass `spec`."""
     known = {field.name for field in fields(spec)}
     for name in plain:

@@ -100,6 +100,7 @@ def write_hugging_face(
             cannot be written.
     """
     check_expressible(record.spec, "hugging_face")
+    assert isinstance(record.spec, BackboneSpec)
     folder, notes = Path(folder), gelu_note(record.spec)
     processor = image_processor.write(record.preprocessing)
     write_safetensors(folder / "model.safetensors", to_hugging_face(state_dict), {"format": "pt"})
@@ -154,6 +155,7 @@ def spec_of_config(config: Mapping[str, Any]) -> BackboneSpec:
 
 def config_of_record(record: Record) -> dict[str, Any]:
     """Returns the `config.json` of a model as transformers' `CvtConfig` wants it."""
+    assert isinstance(record.spec, BackboneSpec)
     stages = record.spec.stages
     labels = record.class_names or [f"LABEL_{i}" for i in range(record.spec.num_classes)]
     unique = len(set(labels)) == len(labels)

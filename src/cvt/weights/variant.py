@@ -83,8 +83,9 @@ def check_whole(state_dict: Mapping[str, Tensor], *, source: str) -> None:
     """
     if "norm.weight" not in state_dict and any(name.startswith("stages.") for name in state_dict):
         raise UserError(
-            f"{source} lacks norm.weight and norm.bias, the final norm: a bare CvtModel of "
-            "transformers has neither it nor a classifier; expected a CvtForImageClassification."
+            f"{source} lacks norm.weight and norm.bias, the final norm, as a file cut short "
+            "does, and a bare CvtModel of transformers; expected the whole network, such as a "
+            "CvtForImageClassification."
         )
 
 

@@ -80,7 +80,7 @@ def describe(
     with torch.device("meta"):
         model = make_network(spec).eval()
         macs = _count_macs(model, torch.empty(1, spec.in_chans, *size))
-    is_baseline = isinstance(spec, BaselineSpec)
+    is_baseline, norm = isinstance(spec, BaselineSpec), getattr(model, "norm", None)
     by_part = Counter({part: 0 for part in (PARTS_OF_BASELINES if is_baseline else PARTS)})
     for (_, part), count in macs.items():
         by_part["convolution" if is_baseline and part != "head" else part] += count
@@ -91,7 +91,7 @@ def describe(
         stages=tuple(_describe_stages(model, size, macs)) if isinstance(model, Backbone) else (),
         grids=tuple(grids),
         num_params=_num_params(model),
-        num_params_norm=_num_params(model.norm) if hasattr(model, "norm") else 0,
+        num_params_norm=_num_params(norm) if isinstance(norm, torch.nn.Module) else 0,
         num_params_head=sum(_num_params(each) for each in _classifiers(model)),
         macs=sum(macs.values()),
         macs_by_part=dict(by_part),

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from timm.models import (
     build_model_with_cfg,
@@ -84,11 +84,16 @@ def _build_baseline(row: BaselineSpec, pretrained: bool, kwargs: dict[str, Any])
 
 
 def filter_state_dict(state_dict: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:
-    """Brings a downloaded checkpoint, in whichever of the known layouts, to our names."""
+    """Brings a downloaded checkpoint, in any known layout, to our names and the model's size."""
     from cvt.weights.layouts import to_ours
     from cvt.weights.pickles import unwrap
+    from cvt.weights.strict import adapt_tables
+    from cvt.weights.variant import spec_of_tensors
 
-    return to_ours(unwrap(state_dict), source="the downloaded checkpoint")
+    ours = to_ours(unwrap(state_dict), source="the downloaded checkpoint")
+    network = cast("VisionModel", model)
+    adapt_tables(ours, network, spec_of_tensors(network.spec, ours).img_size)
+    return ours
 
 
 def _own_cfg(name: str, cfg: Any) -> Any:
