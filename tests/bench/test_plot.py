@@ -34,20 +34,23 @@ def test_labels_lie_on_no_other_label_and_on_no_point(count, seed):
 
     random = np.random.default_rng(seed)
     # A grid, shuffled a little: crowded, but with room to be had.
-    xs = 10.0 ** (6 + 0.3 * (np.arange(count) % 4) + random.uniform(0, 0.1, count))
+    xs = 10.0 ** (6 + 0.2 * (np.arange(count) % 4) + random.uniform(0, 0.1, count))
     ys = 60 + 8 * (np.arange(count) // 4) + random.uniform(0, 1, count)
     figure = Figure(figsize=(8, 5), dpi=100)
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.plot(xs, ys, "o")
     axes.margins(0.15)
-    axes.set_xlim(3e5, 6e7)
-    labels = [f"network_{i}" for i in range(count)]
+    axes.set_xlim(6e5, 1.1e7)
+    labels = [f"a_longer_network_{i}" for i in range(count)]
     place_labels(axes, list(zip(xs, ys, strict=True)), [1.0] * count, labels, ["k"] * count)
     figure.canvas.draw()
     texts = [text for text in axes.texts if text.get_text()]
     assert {text.get_text() for text in texts} == set(labels)
     boxes = [text.get_window_extent() for text in texts]
+    frame = axes.get_window_extent()
+    for box in boxes:
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
     for one, other in combinations(boxes, 2):
         assert not one.overlaps(other)
     for x, y in axes.transData.transform(np.column_stack([xs, ys])):

@@ -53,6 +53,11 @@ def test_the_same_data_are_the_same_run(same):
     Identity.from_dict(json.loads(json.dumps(START.to_dict()))).check(same)
 
 
+def test_runs_from_before_there_were_teachers_have_none():
+    plain = {name: value for name, value in START.to_dict().items() if name != "teacher"}
+    assert Identity.from_dict(plain) == START
+
+
 @pytest.mark.parametrize(
     ("now", "words"),
     [
@@ -76,8 +81,9 @@ def test_the_same_data_are_the_same_run(same):
             replace(START, software={**START.software, "torch": "9.0", "timm": "8.0"}),
             f"torch is 9.0 instead of {START.software['torch']}, timm is 8.0 instead of",
         ),
+        (replace(START, teacher=["demo", "f00d"]), "the teacher is demo instead of none"),
     ],
-    ids=["fewer", "renamed", "relabelled", "in another order", "other software"],
+    ids=["fewer", "renamed", "relabelled", "in another order", "other software", "taught"],
 )
 def test_what_changed_is_said(now, words):
     with pytest.raises(UserError) as raised:
