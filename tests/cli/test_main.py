@@ -45,7 +45,7 @@ def test_version(run):
         (("train", "--epoch", "3"), ("--epoch", "--epochs")),
         (("show", "cvt_13", "--size", "big"), ("big", "224x160")),
         (("show", "cvt_13", "--size", "2"), ("too small", "3 pixels")),
-        (("models", "resnet*"), ("resnet*",)),
+        (("models", "regnet*"), ("regnet*",)),
         (("train", "--epochs", "four"), ("--epochs", "four")),
         (("predict", "nowhere.safetensors", "a.jpg"), ("nowhere.safetensors",)),
         (("convert", "nowhere.pth", "out.safetensors"), ("nowhere.pth",)),

@@ -147,6 +147,7 @@ VIT = System(
         "vit_large_patch32_224": Facts(num_params=306_535_400, top1=76.97, source=_TORCHVISION),
         "vit_large_patch16_384": Facts(
             num_params=304_715_752,
+            gmacs=191.066,
             published_params=307,
             note=_LARGE,
             published_gmacs=191.1,
