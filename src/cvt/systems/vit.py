@@ -18,7 +18,6 @@ def patch_row(
     num_heads: int,
     *,
     patch: int = 16,
-    size: int = 224,
     **stage: object,
 ) -> StageSpec:
     """Returns ViT's one stage: patches, a class token, a position table, linear projections."""
