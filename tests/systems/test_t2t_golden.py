@@ -4,7 +4,6 @@ from functools import cache
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from cvt.parts.backbone import Backbone
 from cvt.parts.position import SinusoidTable
@@ -62,16 +61,12 @@ def test_float64_agrees_to_ten_digits(case: str) -> None:
 
 @pytest.mark.parametrize("size", [48, 96])
 @pytest.mark.parametrize("case", SMALL)
-def test_another_size_with_the_table_that_the_authors_make_of_the_trained_one(
+def test_another_size_has_the_table_that_the_authors_make_of_the_trained_one(
     case: str, size: int
 ) -> None:
-    """Their `resize_pos_embed` is bicubic without antialiasing; what stays is the network."""
-    model, side = load(case, img_size=size), size // 16
-    table = tensors_of(case)[TABLE]
-    fmap = table[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
-    resized = F.interpolate(fmap, size=(side, side), mode="bicubic").flatten(2).transpose(1, 2)
-    with torch.no_grad():
-        model.stages[2].pos_embed.table.copy_(torch.cat((table[:, :1], resized), dim=1))
+    """Their `resize_pos_embed`, at work in float32 here as there."""
+    model = load(case)
+    model.set_input_size(size)
     check_logits(model.double(), f"{size}x{size}", CASES[case]["sizes"][f"{size}x{size}"])
 
 

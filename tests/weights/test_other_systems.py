@@ -139,6 +139,10 @@ def test_a_baseline_goes_there_and_back(tmp_path, same):
     loaded = cvt.load(tmp_path / "folder", num_classes=3, in_chans=1, img_size=64)
     assert loaded(torch.randn(1, 1, 64, 64)).shape == (1, 3)
     assert same(loaded.layer1.state_dict(), model.layer1.state_dict())
+    model.reset_classifier(4)
+    cvt.save_pretrained(model, tmp_path / "fewer")
+    assert cvt.load(tmp_path / "fewer")(torch.randn(1, 3, 64, 64)).shape == (1, 4)
+    model.reset_classifier(5)
     torch.save(model.state_dict(), tmp_path / "bare.pth")
     _, record = open_weights(tmp_path / "bare.pth")
     assert (record.model, record.spec.num_classes) == ("resnet18", 5)
@@ -150,6 +154,7 @@ ALIKE = {
     "deit_small_patch16_224": "vit_small_patch16_224",
     "deit_base_patch16_224": "vit_base_patch16_224",
     "deit_base_patch16_384": "vit_base_patch16_384",
+    "t2t_vit_14_resnext": "t2t_vit_14",
 }
 
 

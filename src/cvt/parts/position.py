@@ -17,7 +17,8 @@ class PositionTable(nn.Module):
 
     Args:
         grid: The grid that the table is made for.
-        mode: `bicubic` with antialiasing, as timm does it, or `bilinear` without, as PVT does.
+        mode: `bicubic` with antialiasing, as timm does it, `bicubic_no_antialias`, as T2T-ViT does,
+            or `bilinear`, likewise without, as PVT does.
     """
 
     def __init__(
@@ -91,5 +92,6 @@ def resize_table(
     fmap = tokens_to_map(table, grid, num_prefix)
     # Half precision is too coarse to interpolate in.
     fmap = fmap if fmap.dtype == torch.float64 else fmap.float()
-    resized = F.interpolate(fmap, size=new_grid, mode=mode, antialias=mode == "bicubic")
+    kernel = mode.removesuffix("_no_antialias")
+    resized = F.interpolate(fmap, size=new_grid, mode=kernel, antialias=mode == "bicubic")
     return map_to_tokens(resized.to(table.dtype), prefix_of(table, num_prefix))

@@ -20,7 +20,7 @@ from cvt.parts.stage_spec import StageSpec
 Activation = Literal["quick_gelu", "gelu", "silu", "relu"]
 Scale = Literal["dim", "head_dim"]
 Pool = Literal["token", "avg", ""]
-Interpolation = Literal["bicubic", "bilinear"]
+Interpolation = Literal["bicubic", "bicubic_no_antialias", "bilinear"]
 Schedule = Literal["stage", "network"]
 
 
@@ -32,10 +32,10 @@ class BackboneSpec:
     `head_dim` everybody else's. `norm_eps` is that of the blocks' norms and the final one,
     `embed_norm_eps` that of the norms behind embeddings and PVT's reductions. `img_size` (H, W)
     is read by position tables only, which are resized by `pos_interpolation`: bicubic with
-    antialiasing, or bilinear without. `drop_path_schedule` lets stochastic depth grow from 0
-    within each stage, or over the whole network. `distilled` puts DeiT's distillation token
-    behind the last stage's class token, with a classifier of its own (arXiv 2012.12877, section
-    4). `extra_level` adds a map of half the last stage's resolution to the feature pyramid.
+    antialiasing or without, or bilinear without. `drop_path_schedule` lets stochastic depth grow
+    from 0 within each stage, or over the whole network. `distilled` puts DeiT's distillation
+    token behind the last stage's class token, with a classifier of its own (arXiv 2012.12877,
+    section 4). `extra_level` adds a map of half the last stage's resolution to the pyramid.
     """
 
     stages: tuple[StageSpec, ...]

@@ -58,7 +58,7 @@ def _row(
         num_classes=num_classes,
         act_layer="gelu",
         attn_scale="head_dim",
-        pos_interpolation="bilinear",
+        pos_interpolation="bicubic_no_antialias",
         drop_path_schedule="network",
     )
 
@@ -125,6 +125,8 @@ T2T = System(
     paper="Yuan et al., ICCV 2021, arXiv 2101.11986",
     rows={
         **{f"t2t_vit_{depth}": _row(*size, "t2t_performer") for depth, size in _SIZES.items()},
+        "t2t_vit_14_resnext": _row(384, 14, 32, 3.0, "t2t_performer"),
+        "t2t_vit_14_wide": _row(768, 4, 12, 3.0, "t2t_performer"),
         **{f"t2t_vit_t_{depth}": _row(*_SIZES[depth], "t2t") for depth in (14, 19, 24)},
         # Ours, not the paper's: 8x8 tokens of a 32-pixel image, half a million parameters.
         "t2t_nano_32": _row(
@@ -154,6 +156,8 @@ T2T = System(
             82.3,
             note="the README's 13.8 is unexplained; its other figures agree",
         ),
+        "t2t_vit_14_resnext": Facts(num_params=21_545_550, num_frozen=79_744, gmacs=4.783),
+        "t2t_vit_14_wide": Facts(num_params=25_156_302, num_frozen=155_392, gmacs=5.229),
         "t2t_vit_t_14": _facts(21_541_070, 21_465_422, 6.089, 21.5, 6.1, 81.7),
         "t2t_vit_t_19": _facts(39_172_942, 39_084_686, 9.785, 39.2, 9.8, 82.4),
         "t2t_vit_t_24": _facts(64_101_454, 64_000_590, 14.967, 64.1, 15.0, 82.6),

@@ -10,6 +10,7 @@ from cvt.systems.system import Facts, Layout, System
 if TYPE_CHECKING:
     from torch import Tensor
 
+_DEPTHS = {"small": (3, 4, 6, 3), "base": (3, 4, 18, 3), "large": (3, 8, 27, 3)}
 _RULES = (
     linear(r"patch_embeds\.(\d+)\.(proj|norm)", r"stages.\1.embed.\2"),
     linear(r"pos_block\.(\d+)\.proj\.0", r"stages.\1.pegs.0.conv"),
@@ -22,15 +23,35 @@ def _to_ours(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     return rename(state_dict, _RULES, "timm's Twins-PCPVT")
 
 
+def _facts(num_params: int, gmacs: float, *published: float, mixing: float) -> Facts:
+    """`mixing` are the multiply-accumulates of attention's two products, in millions."""
+    params, flops, top1 = published
+    return Facts(
+        num_params=num_params,
+        gmacs=gmacs,
+        published_params=params,
+        published_gmacs=flops,
+        top1=top1,
+        source="Meituan-AutoML/Twins 1930e44, README",
+        note=f"theirs leave out attention's two products, {mixing} M multiply-accumulates"
+        + ("; 60.9 M is cut, not rounded" if params == 60.9 else ""),
+    )
+
+
 TWINS = System(
     name="Twins",
     paper="Chu et al., NeurIPS 2021, arXiv 2104.13840",
     rows={
-        "twins_pcpvt_small": pyramid_row(
-            DIMS, HEADS, (3, 4, 6, 3), MLP_RATIOS, REDUCTIONS, is_twins=True
+        f"twins_pcpvt_{size}": pyramid_row(
+            DIMS, HEADS, depths, MLP_RATIOS, REDUCTIONS, is_twins=True
         )
+        for size, depths in _DEPTHS.items()
     },
-    facts={"twins_pcpvt_small": Facts(num_params=24_106_216)},
+    facts={
+        "twins_pcpvt_small": _facts(24_106_216, 3.809, 24.1, 3.7, 81.2, mixing=143),
+        "twins_pcpvt_base": _facts(43_828_456, 6.653, 43.8, 6.4, 82.7, mixing=216),
+        "twins_pcpvt_large": _facts(60_989_672, 9.808, 60.9, 9.5, 83.1, mixing=311),
+    },
     layouts=(
         Layout(
             name="timm",

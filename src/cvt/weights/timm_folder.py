@@ -41,8 +41,10 @@ def save_pretrained(model: VisionModel, folder: str | Path, record: Record | Non
         UserError: The model is no change of its row, or the folder cannot be written.
     """
     record = record or getattr(model, "record", None) or _new_record(model)
-    kept = record.class_names if model.spec.num_classes == record.spec.num_classes else None
-    record = replace(record, spec=model.spec, class_names=kept)
+    # timm's own networks, the baselines, know no spec to keep up with `reset_classifier`.
+    spec = model.spec.change(num_classes=model.num_classes)
+    kept = record.class_names if spec.num_classes == record.spec.num_classes else None
+    record = replace(record, spec=spec, class_names=kept)
     write_timm_folder(folder, model.state_dict(), record)
 
 
