@@ -1,12 +1,11 @@
 """`cvt ablate TABLES...`."""
 
-import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from cvt.cli.contest_flags import Budget, KeepRuns, Recipe, Seeds, contest_config
 from cvt.cli.flags import Json
 from cvt.cli.output import print_json, print_table
 from cvt.cli.train import Flags
@@ -18,14 +17,7 @@ if TYPE_CHECKING:
     from cvt.bench.contest import ContestConfig
 
 _PRINTED, _TRAINED = (1, 2, 3), (5, 6, 7, 8)
-_INSTEAD = {
-    "model": "--base NAME",
-    "model_args": "--base NAME+FIELD=VALUE",
-    "epochs": "--budget, as in 30epochs",
-    "updates": "--budget, as in 100000images",
-    "seed": "--seeds, how many there are",
-    "resume": "the same command again, which goes on with its results folder",
-}
+_INSTEAD = {"model": "--base NAME", "model_args": "--base NAME+FIELD=VALUE"}
 
 
 def ablate(
@@ -40,20 +32,10 @@ def ablate(
             "By default cvt_13, or cvt_nano_32 to be trained.",
         ),
     ] = (),
-    budget: Annotated[
-        str | None,
-        Parameter(help="Training that each variant gets: 30epochs, 500000images, 20minutes."),
-    ] = None,
-    seeds: Annotated[int, Parameter(help="Runs of each variant, with seeds from 0 on.")] = 3,
-    config: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name=["--config", "-c"],
-            negative="",
-            show_default=False,
-            help="The recipe for all: a recipe's name or a YAML file; flags override it.",
-        ),
-    ] = (),
+    budget: Budget = None,
+    seeds: Seeds = 3,
+    keep_runs: KeepRuns = True,
+    config: Recipe = (),
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: Json = False,
 ) -> int:
@@ -67,7 +49,18 @@ def ablate(
     """
     numbers = _numbers(tables)
     if "data" in flags.given:
-        return _train(numbers, base or ("cvt_nano_32",), budget, seeds, config, flags, json)
+        bases = base or ("cvt_nano_32",)
+        _check_trained(numbers)
+        contest = contest_config(
+            ("ablate", *bases),
+            config,
+            flags,
+            budget=budget,
+            seeds=seeds,
+            keep_runs=keep_runs,
+            instead=_INSTEAD,
+        )
+        return _train(numbers, bases, contest, json)
     if budget is not None or config or flags.given:
         given = "--budget" if budget is not None else "--config" if config else _first_flag(flags)
         raise UserError(
@@ -164,26 +157,20 @@ def _tell(skipped: list[str]) -> int:
     return 1 if skipped else 0
 
 
-def _train(
-    numbers: list[int],
-    bases: tuple[str, ...],
-    budget: str | None,
-    seeds: int,
-    files: tuple[str, ...],
-    flags: Flags,
-    json: bool,
-) -> int:
-    from cvt.bench.ablation_report import NAME, write_report
-    from cvt.bench.contest import run_contest
-    from cvt.bench.findings import contenders_of
-
+def _check_trained(numbers: list[int]) -> None:
     for number in numbers:
         if number in _PRINTED:
             raise UserError(
                 f"Got table {number} with --data, and there is nothing to train in it; take "
                 "tables of 5 to 8, or leave --data out."
             )
-    contest = _contest(numbers, bases, budget, seeds, files, flags)
+
+
+def _train(numbers: list[int], bases: tuple[str, ...], contest: "ContestConfig", json: bool) -> int:
+    from cvt.bench.ablation_report import NAME, write_report
+    from cvt.bench.contest import run_contest
+    from cvt.bench.findings import contenders_of
+
     ablations, skipped = _ablations(numbers, bases)
     results = run_contest(contenders_of(ablations), contest, progress=not json)
     report = write_report(contest.out, ablations, results)
@@ -193,37 +180,3 @@ def _train(
         print("\n".join(report.notes))
         print(f"\nTables and picture: {contest.out}/{NAME}.{{md,csv,png}}")
     return max(_tell(skipped), int(results.has_failures))
-
-
-def _contest(
-    numbers: list[int],
-    bases: tuple[str, ...],
-    budget: str | None,
-    seeds: int,
-    files: tuple[str, ...],
-    flags: Flags,
-) -> "ContestConfig":
-    from cvt.bench.budget import read_budget
-    from cvt.bench.contest import ContestConfig
-    from cvt.train.config import TrainConfig
-    from cvt.train.recipes import read_layers
-
-    for name, instead in _INSTEAD.items():
-        if name in flags.given:
-            raise UserError(
-                f"Got --{name.replace('_', '-')}, which cvt ablate sets; use {instead}."
-            )
-    if budget is None:
-        raise UserError("Got --data without --budget; give the training of a variant: 30epochs.")
-    if seeds < 1:
-        raise UserError(f"Got --seeds {seeds}, expected at least 1; 3 give an interval.")
-    amount = read_budget(budget)
-    recipe = TrainConfig.from_dict(read_layers(files, flags.layer()))
-    words = ("ablate", Path(recipe.data).name, *bases, amount.short)
-    usual = Path("runs") / re.sub(r"[^\w.+=-]+", "_", "-".join(words))
-    return ContestConfig(
-        recipe=recipe,
-        budget=amount,
-        seeds=seeds,
-        out=Path(recipe.out).expanduser() if recipe.out else usual,
-    )
