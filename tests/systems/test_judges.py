@@ -69,14 +69,6 @@ def test_another_size_with_the_trained_tables(name: str, dtype: torch.dtype) -> 
         check(ours(pixels), logits_of(judge, pixels), 1e-5 if is_rough else 1e-10)
 
 
-def test_tnt_made_for_another_size() -> None:
-    judge = judge_of("tnt", 96).double()
-    ours = load(ours_of("tnt", 96).double(), judge)
-    pixels = image(96, 96, dtype=torch.float64)
-    with torch.inference_mode():
-        check(ours(pixels), judge(pixels), 1e-10)
-
-
 def test_both_classifiers_of_a_distilled_network() -> None:
     judge = judge_of("deit_distilled", 64).double()
     ours = load(ours_of("deit_distilled", 64).double(), judge)

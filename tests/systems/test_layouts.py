@@ -96,16 +96,6 @@ def test_cvt_s_three_layouts_and_our_own_are_nobody_else_s() -> None:
         assert layouts_of(ours_of(name, 64, 1).state_dict()) == []
 
 
-def test_the_authors_tnt_is_timm_s() -> None:
-    tensors = authors_tnt()
-    (layout,) = layouts_of(tensors)
-    assert layout.name == "authors"
-    expected = load(ours_of("tnt", 64, 1), judge_of("tnt", 64, 1)).state_dict()
-    got = layout.to_ours(tensors)
-    assert got.keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in got.items())
-
-
 def test_a_bare_pvt_brings_all_but_the_classifier() -> None:
     tensors = foreign()["bare pvt"]
     (layout,) = layouts_of(tensors)
@@ -120,15 +110,6 @@ def test_unknown_names_are_refused_three_of_them_shown(name: str) -> None:
     strange = {f"blocks.0.new{number}.weight": torch.zeros(1) for number in range(5)}
     with pytest.raises(UserError, match=r"'blocks\.0\.new2\.weight' and 2 more in a checkpoint"):
         layout.to_ours({**tensors, **strange})
-
-
-@pytest.mark.parametrize("to_authors", [False, True])
-def test_the_first_version_of_tnt_is_refused(to_authors: bool) -> None:
-    tensors = authors_tnt() if to_authors else judge_of("tnt", 64, 1).state_dict()
-    (layout,) = layouts_of(tensors)
-    with pytest.raises(UserError, match="first arXiv version") as error:
-        layout.to_ours({**tensors, "blocks.0.proj.bias": torch.zeros(96)})
-    assert "take timm's tnt_s_patch16_224" in str(error.value)
 
 
 def test_a_fused_tensor_without_equal_parts_is_refused() -> None:
