@@ -21,6 +21,7 @@ TOP1 = {
     "cvt_nano_32+projection=[conv,linear,linear]": [79.0, None, None],
     "cvt_nano_32+projection=[conv,conv,linear]": [None, None, None],
 }
+FACTS = {"data": "torch/cifar10", "split": "test", "budget": "3 epochs", "image_size": 32}
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def results(ablations):
         )
         for contender in contenders_of(ablations)
     )
-    return Results(standings=standings, facts={"data": "torch/cifar10"}, notes=("A note.",))
+    return Results(standings=standings, facts=FACTS, notes=("A note.",))
 
 
 def test_differences_are_paired_with_the_reference(ablations, results):
@@ -106,7 +107,7 @@ def test_one_seed_is_said_to_say_nothing(ablations, results, tmp_path):
             Standing(contender=s.contender, num_params=1, macs=1, runs=s.runs[:1])
             for s in results.standings
         ),
-        facts={},
+        facts=FACTS,
     )
     assert "One seed says nothing" in write_report(tmp_path, ablations, first).notes[0]
 
@@ -116,7 +117,7 @@ def test_nothing_trained_is_still_a_report(ablations, results, tmp_path):
         standings=tuple(
             Standing(contender=s.contender, num_params=1, macs=1) for s in results.standings
         ),
-        facts={},
+        facts=FACTS,
     )
     report = write_report(tmp_path, ablations, empty)
     assert all(finding.difference is None for findings in report.tables for finding in findings)

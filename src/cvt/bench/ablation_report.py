@@ -10,6 +10,7 @@ from cvt.bench.ablation_plot import save_ablation
 from cvt.bench.block import Block
 from cvt.bench.findings import Finding, judge, write_csv
 from cvt.bench.results import Results
+from cvt.bench.table import say_contest
 from cvt.files import atomic_write
 from cvt.train import markdown
 
@@ -38,7 +39,7 @@ def write_report(folder: Path, ablations: Sequence[Ablation], results: Results) 
         blocks=tuple(trained_block(findings) for findings in tables),
         notes=(*legend(most), *results.notes),
     )
-    title = "Ablations: " + ", ".join(f"{name} {value}" for name, value in results.facts.items())
+    title = f"Ablations on {say_contest(results.facts)}"
     with atomic_write(folder / f"{NAME}.md", "w") as file:
         file.write(_page(title, report))
     write_csv(folder / f"{NAME}.csv", [each for findings in tables for each in findings])

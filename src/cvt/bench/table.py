@@ -1,6 +1,7 @@
 """A comparison as a table, the best first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cvt.bench.block import Block
 from cvt.bench.results import Results, Spread, Standing
@@ -12,15 +13,19 @@ def results_block(results: Results) -> Block:
     has_top5 = any(each.spread("top5") for each in results.standings)
     columns = ["Model", "Top-1 %", "Seeds", *["Top-5 %"] * has_top5, "Parameters", "MMACs",
                "Train images/s", "Inference images/s", "Memory"]  # fmt: skip
-    facts = results.facts
     return Block(
-        title=(
-            f"{facts['data']}, {facts['split']} split: {facts['budget']} each, "
-            f"{facts['image_size']}x{facts['image_size']} pixels"
-        ),
+        title=say_contest(results.facts),
         columns=tuple(columns),
         rows=tuple(_cells(each, has_top5) for each in ranked(results.standings)),
         notes=results.notes,
+    )
+
+
+def say_contest(facts: Mapping[str, Any]) -> str:
+    """Returns what the figures of `Results` hold for, in a line."""
+    return (
+        f"{facts['data']}, {facts['split']} split: {facts['budget']} each, "
+        f"{facts['image_size']}x{facts['image_size']} pixels"
     )
 
 
