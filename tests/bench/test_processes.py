@@ -90,6 +90,17 @@ def test_asked_to_stop_it_saves_first(do, tmp_path):
     assert (tmp_path / "mark.saved").exists()
 
 
+def test_a_background_job_of_a_shell_can_stop_it_too(do, tmp_path):
+    """Such a job ignores SIGINT, and so would every process that it starts."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        mark = tmp_path / "mark"
+        with pytest.raises(Stopped):
+            do("sleep", {"mark": str(mark)}, mark.exists)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_it_ends_when_whoever_started_it_is_gone(do, tmp_path):
     """Killed, one cannot say anything any more: the system closes what one held."""
     mark = tmp_path / "mark"

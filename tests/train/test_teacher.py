@@ -46,7 +46,7 @@ def no_download(monkeypatch):
         return randomise(original(name, **changes))
 
     monkeypatch.setattr("timm.create_model", untrained)
-    monkeypatch.setattr("cvt.train.teacher.is_out_of_reach", lambda repo_id: False)
+    monkeypatch.setattr("cvt.zoo.timm_weights.is_out_of_reach", lambda repo_id: False)
     return asked
 
 
@@ -165,7 +165,7 @@ def test_timms_are_asked_for_their_weights(no_download):
         ("timm/test_resnte", {}, r"timm has no trained weights of 'test_resnte'\. Did you mean 't"),
         ("timm/test_resnet.nothing", {}, "timm has no trained weights of 'test_resnet.nothing'"),
         ("timm/cvt_nano_32", {}, "timm has no trained weights of 'cvt_nano_32'"),
-        ("timm/test_vit", {"hue": 3}, r"teacher 'test_vit' with teacher_args {'hue': 3}"),
+        ("timm/test_vit", {"hue": 3}, r"timm cannot build 'test_vit' with {'hue': 3}"),
         ("cvt_nano_32", {}, "no published weights for 'cvt_nano_32'"),
         ("nowhere/best.safetensors", {}, "There is no file nowhere/best.safetensors"),
         ("cvt_13.msft_in1", {}, "Unknown model 'cvt_13.msft_in1'.* Did you mean 'cvt_13.msft_in1k"),

@@ -22,6 +22,8 @@ STOPPED = 130
 def main(arguments: Sequence[str]) -> int:
     """Does a task; returns 0, 2 with a sentence on stderr, or 130 if it was asked to stop."""
     task, source, target = arguments
+    # A shell's background jobs are started deaf to it, and what they start as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_watch, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         answer = TASKS[task](read_yaml(Path(source).read_text(encoding="utf-8")))

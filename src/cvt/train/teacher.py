@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cvt.errors import UserError, did_you_mean
-from cvt.weights.hub import is_out_of_reach
+from cvt.systems.baselines import BaselineSpec
+from cvt.systems.catalog import ROWS
 from cvt.weights.record import Preprocessing
 from cvt.weights.source import names_weights
 from cvt.zoo.create import create_model, load
 from cvt.zoo.timm_models import ENTRYPOINTS
+from cvt.zoo.timm_weights import build_trained
 
 _TIMM = "timm/"
 
@@ -112,7 +115,9 @@ def _from_here(name: str, changes: Mapping[str, Any]) -> Any:
     try:
         return (create_model(name, True, **changes) if is_row else load(name, **changes)).eval()
     except UserError as error:
-        hint = f" Or take {_TIMM}{name}, which timm has." if is_model_pretrained(name) else ""
+        is_timms_already = isinstance(ROWS.get(name), BaselineSpec)
+        is_there = is_model_pretrained(name) and not is_timms_already
+        hint = f" Or take {_TIMM}{name}, which timm has." if is_there else ""
         raise UserError(f"Cannot get the teacher: {error}{hint}") from error
 
 
@@ -178,7 +183,7 @@ def _from_timm(name: str, changes: Mapping[str, Any]) -> Source:
     if not timm.models.is_model_pretrained(model_name):
         hint = did_you_mean(model_name, timm.list_models(pretrained=True))
         raise UserError(f"timm has no trained weights of {model_name!r}.{hint}")
-    network = _download(model_name, changes)
+    network = build_trained(model_name, partial(timm.create_model, model_name), changes)
     config = resolve_model_data_config(network)
     channels = getattr(network, "in_chans", None) or changes.get("in_chans", 3)
     preprocessing = Preprocessing(
@@ -186,32 +191,6 @@ def _from_timm(name: str, changes: Mapping[str, Any]) -> Source:
     )
     return Source(
         name=name, network=network.eval(), preprocessing=preprocessing.with_channels(channels)
-    )
-
-
-def _download(model_name: str, changes: Mapping[str, Any]) -> nn.Module:
-    import timm
-    from huggingface_hub.errors import HTTPError
-
-    config = timm.get_pretrained_cfg(model_name)
-    if config is not None and config.hf_hub_id and is_out_of_reach(config.hf_hub_id):
-        raise _not_at_hand(model_name)  # asked once, instead of the minute that timm's retries take
-    try:
-        return timm.create_model(model_name, pretrained=True, **changes)
-    except (OSError, HTTPError) as error:  # being offline is an OSError too
-        raise _not_at_hand(model_name) from error
-    except (TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"timm cannot build the teacher {model_name!r} with teacher_args {dict(changes)}: "
-            f"{reason}."
-        ) from error
-
-
-def _not_at_hand(model_name: str) -> UserError:
-    return UserError(
-        f"Cannot get timm's weights of {model_name!r}: they are not in the cache and cannot be "
-        "downloaded now; go online, or give the path of a teacher that you have."
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cvt.weights.published import PUBLISHED
 from cvt.weights.source import open_weights
 from cvt.weights.strict import adapt, load_strict
 from cvt.zoo.timm_models import ENTRYPOINTS, build
+from cvt.zoo.timm_weights import build_trained
 
 
 def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Module:
@@ -41,7 +43,10 @@ def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Modu
     of_timm = isinstance(ROWS[architecture], BaselineSpec)  # timm has their weights
     if pretrained and not of_timm and not changes.get("features_only"):
         return load(_published_name(name), **changes).train()
-    return ENTRYPOINTS[architecture](pretrained, pretrained_cfg=tag or None, **changes)
+    build_row = partial(ENTRYPOINTS[architecture], pretrained_cfg=tag or None)
+    if pretrained and of_timm:
+        return build_trained(architecture, build_row, changes)
+    return build_row(pretrained, **changes)
 
 
 def load(source: str | Path, **changes: Any) -> VisionModel:
