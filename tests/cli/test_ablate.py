@@ -27,7 +27,12 @@ def trained(monkeypatch):
                 )
                 for number, contender in enumerate(contenders)
             ),
-            facts={"data": config.recipe.data},
+            facts={
+                "data": config.recipe.data,
+                "split": "test",
+                "budget": str(config.budget),
+                "image_size": 32,
+            },
         )
 
     monkeypatch.setattr(contest, "run_contest", run_contest)
