@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt.bench.contender import Contender, read_contender
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError
 from cvt.parts.spec import BackboneSpec
-from cvt.systems.catalog import ROWS
+from cvt.systems.catalog import row_of
 
 if TYPE_CHECKING:
     from cvt.systems.catalog import Spec
@@ -90,10 +90,7 @@ def read_row(text: str) -> "tuple[Contender, Spec]":
         UserError: No such row (the nearest is named), field or file.
     """
     contender = _of_config(text) or read_contender(text)
-    if contender.model not in ROWS:
-        hint = did_you_mean(contender.model, ROWS)
-        raise UserError(f"Unknown model {contender.model!r}.{hint} `cvt models` lists them all.")
-    return contender, ROWS[contender.model].change(**contender.model_args)
+    return contender, row_of(contender.model).change(**contender.model_args)
 
 
 def write_label(model: str, changes: Mapping[str, Any]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from cvt.bench.budget import Budget
 from cvt.bench.contender import Contender
 from cvt.data import DataSplits, load_data
-from cvt.errors import UserError, did_you_mean
-from cvt.systems.catalog import ROWS
+from cvt.errors import UserError
+from cvt.systems.catalog import row_of
 from cvt.train.config import TrainConfig, known
 from cvt.train.defaults import derive, measure
 from cvt.train.device import choose_device
@@ -94,12 +94,7 @@ class SharedRecipe:
                 allow the images' size.
         """
         self.run_config(contender, 0, Path("unused"), None)
-        if contender.model not in ROWS:
-            hint = did_you_mean(contender.model, ROWS)
-            raise UserError(
-                f"Unknown model {contender.model!r}.{hint} `cvt models` lists them all."
-            )
-        spec = ROWS[contender.model].change(**self.network(contender)["model_args"])
+        spec = row_of(contender.model).change(**self.network(contender)["model_args"])
         sheet = describe(contender.model, known(self.config.image_size), spec=spec)
         return Counts(num_params=sheet.num_params, macs=sheet.macs)
 

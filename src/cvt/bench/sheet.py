@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cvt.bench.block import Block, is_rounding, say_gmacs, say_number
-from cvt.errors import UserError, did_you_mean
-from cvt.systems.catalog import ROWS, make_network, system_of
+from cvt.errors import UserError
+from cvt.systems.catalog import ROWS, make_network, row_of, system_of
 from cvt.zoo.describe import describe
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ def sheet_rows(names: Sequence[str]) -> list[dict[str, Any]]:
     if not names:
         raise UserError("Got no model for the sheet, expected names; `cvt models` lists them all.")
     for name in names:
-        if name not in ROWS:
-            hint = did_you_mean(name, ROWS)
-            raise UserError(f"Unknown model {name!r}.{hint} `cvt models` lists them all.")
+        row_of(name)  # all of them are known, or none is counted
     return [_row(name) for name in dict.fromkeys(names)]
 
 

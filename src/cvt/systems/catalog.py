@@ -47,7 +47,18 @@ def system_of(name: str) -> System:
     for system in SYSTEMS:
         if name in system.rows:
             return system
-    raise UserError(f"Unknown model {name!r}.{did_you_mean(name, ROWS)} `cvt models` lists all.")
+    raise _unknown(name)
+
+
+def row_of(name: str) -> Spec:
+    """Returns the row of this name.
+
+    Raises:
+        UserError: There is no such row (the nearest is named).
+    """
+    if name not in ROWS:
+        raise _unknown(name)
+    return ROWS[name]
 
 
 def timm_name(name: str) -> str:
@@ -107,3 +118,8 @@ def as_vision_model(network: Any, spec: BaselineSpec) -> "VisionModel":
     network.spec, network.num_prefix_tokens = spec, 0
     network.in_chans = spec.in_chans
     return cast("VisionModel", network)
+
+
+def _unknown(name: str) -> UserError:
+    hint = did_you_mean(name, ROWS)
+    return UserError(f"Unknown model {name!r}.{hint} `cvt models` lists them all.")

@@ -23,7 +23,7 @@ def _to_ours(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     return rename(state_dict, _RULES, "timm's Twins-PCPVT")
 
 
-def _facts(num_params: int, gmacs: float, *published: float, mixing: float) -> Facts:
+def _facts(num_params: int, gmacs: float, *published: float, mixing: int, more: str = "") -> Facts:
     """`mixing` are the multiply-accumulates of attention's two products, in millions."""
     params, flops, top1 = published
     return Facts(
@@ -33,8 +33,7 @@ def _facts(num_params: int, gmacs: float, *published: float, mixing: float) -> F
         published_gmacs=flops,
         top1=top1,
         source="Meituan-AutoML/Twins 1930e44, README",
-        note=f"theirs leave out attention's two products, {mixing} M multiply-accumulates"
-        + ("; 60.9 M is cut, not rounded" if params == 60.9 else ""),
+        note=f"theirs leave out attention's two products, {mixing} M multiply-accumulates{more}",
     )
 
 
@@ -50,7 +49,9 @@ TWINS = System(
     facts={
         "twins_pcpvt_small": _facts(24_106_216, 3.809, 24.1, 3.7, 81.2, mixing=143),
         "twins_pcpvt_base": _facts(43_828_456, 6.653, 43.8, 6.4, 82.7, mixing=216),
-        "twins_pcpvt_large": _facts(60_989_672, 9.808, 60.9, 9.5, 83.1, mixing=311),
+        "twins_pcpvt_large": _facts(
+            60_989_672, 9.808, 60.9, 9.5, 83.1, mixing=311, more="; 60.9 M is cut, not rounded"
+        ),
     },
     layouts=(
         Layout(

@@ -20,6 +20,7 @@ from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.systems.cvt import ROWS
 from cvt.weights import image_processor
 from cvt.weights.checkpoint import read_safetensors, write_safetensors
+from cvt.weights.ends import num_classes
 from cvt.weights.expressible import check_expressible
 from cvt.weights.hugging_face_pvt import read_pvt
 from cvt.weights.layouts import StateDict, from_hugging_face, to_hugging_face
@@ -73,7 +74,8 @@ def read_hugging_face(folder: str | Path) -> tuple[StateDict, Record]:
     _check_type(config)
     state_dict = from_hugging_face(read_weights(folder))
     check_whole(state_dict, source=str(folder))
-    spec = spec_of_config(config).change(num_classes=_num_classes(state_dict))
+    spec = spec_of_config(config)
+    spec = spec.change(num_classes=num_classes(state_dict, spec))
     preprocessing = Preprocessing.default(spec)
     if (folder / PREPROCESSOR_FILE).is_file():
         preprocessing = image_processor.read(read_json(folder / PREPROCESSOR_FILE))
@@ -215,10 +217,6 @@ def _check_type(config: Mapping[str, Any]) -> None:
             f"Got model_type {config.get('model_type')!r} in config.json, expected 'cvt' or 'pvt'; "
             "take a timm folder of the model, or its authors' checkpoint."
         )
-
-
-def _num_classes(state_dict: Mapping[str, Tensor]) -> int:
-    return state_dict["head.weight"].shape[0] if "head.weight" in state_dict else 0
 
 
 def _column(config: Mapping[str, Any], key: str, field: str, stages: int) -> list[Any]:

@@ -4,7 +4,7 @@ transformers has one epsilon for all norms, 1e-6, where the authors have 1e-5 be
 and reductions; a folder is read as transformers computes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from cvt.errors import UserError
@@ -13,6 +13,7 @@ from cvt.parts.spec import Activation, BackboneSpec
 from cvt.parts.stage_spec import StageSpec
 from cvt.systems.catalog import system_of
 from cvt.systems.pvt import DIMS, HEADS, MLP_RATIOS, PVT, REDUCTIONS
+from cvt.weights.image_processor import RESAMPLES
 from cvt.weights.layouts import StateDict, identify
 from cvt.weights.record import Preprocessing, Record
 from cvt.weights.row_preprocessing import preprocessing_of_row
@@ -36,7 +37,7 @@ def read_pvt(
     *,
     source: str,
     processor: Mapping[str, Any] | None,
-    class_names: Any,
+    class_names: Callable[[int], tuple[str, ...] | None],
 ) -> tuple[StateDict, Record]:
     """Brings what is in a folder of `PvtForImageClassification` to our names and words.
 
@@ -136,12 +137,11 @@ def read_processor(config: Mapping[str, Any], default: Preprocessing) -> Preproc
             "PVT's processor has; remove the file to use the default preprocessing."
         )
     mean = config.get("image_mean", default.mean)
-    codes = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
     return Preprocessing(
         input_size=(len(mean), size["height"], size["width"]),
         mean=mean,
         std=config.get("image_std", default.std),
-        interpolation=codes.get(config.get("resample", 2), "bilinear"),
+        interpolation=RESAMPLES.get(config.get("resample", 2), "bilinear"),
         crop_pct=1.0,
         crop_mode="squash",
     )

@@ -12,7 +12,7 @@ from cvt.errors import UserError
 from cvt.weights.record import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 _SQUASHED_FROM = 384
-_PIL_CODES = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by PIL's codes
 _FILE = "preprocessor_config.json"
 
 
@@ -30,16 +30,15 @@ def read(config: Mapping[str, Any]) -> Preprocessing:
         )
     side = _side(config.get("size", {"shortest_edge": _SQUASHED_FROM}))
     squash = side >= _SQUASHED_FROM
-    names = {code: name for name, code in _PIL_CODES.items()}
     resample = config.get("resample", 3)
-    if resample not in names:
-        raise UserError(f"Got resample {resample!r} in {_FILE}, expected one of {list(names)}.")
+    if resample not in RESAMPLES:
+        raise UserError(f"Got resample {resample!r} in {_FILE}, expected one of {list(RESAMPLES)}.")
     mean = config.get("image_mean", IMAGENET_MEAN)
     return Preprocessing(
         input_size=(len(mean), side, side),
         mean=mean,
         std=config.get("image_std", IMAGENET_STD),
-        interpolation=names[resample],
+        interpolation=RESAMPLES[resample],
         crop_pct=1.0 if squash else config.get("crop_pct", 0.875),
         crop_mode="squash" if squash else "center",
     )
@@ -52,12 +51,13 @@ def write(preprocessing: Preprocessing) -> dict[str, Any] | None:
     as_here = ("squash", 1.0) if squash else ("center", preprocessing.crop_pct)
     if height != width or (preprocessing.crop_mode, preprocessing.crop_pct) != as_here:
         return None
+    codes = {name: code for code, name in RESAMPLES.items()}
     return {
         "image_processor_type": "ConvNextImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": height},
         "crop_pct": preprocessing.crop_pct,
-        "resample": _PIL_CODES[preprocessing.interpolation],
+        "resample": codes[preprocessing.interpolation],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

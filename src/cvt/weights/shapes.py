@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cvt.parts.spec import BackboneSpec
-
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeFacts:
@@ -16,10 +14,7 @@ class ShapeFacts:
     depths: tuple[int, ...]
     embed_kernels: tuple[int, ...]  # 0: no convolution embeds
     conv_kernels: tuple[int, ...]  # 0: no convolution reads the queries
-    hidden: tuple[int, ...]
     cls_tokens: tuple[bool, ...]
-    dist_tokens: tuple[bool, ...]
-    tables: tuple[bool, ...]
 
     def __str__(self) -> str:
         tokens = "/".join("yes" if each else "no" for each in self.cls_tokens)
@@ -39,39 +34,16 @@ def facts_of_tensors(state_dict: Mapping[str, Tensor]) -> ShapeFacts:
         while f"{stem}blocks.{depth}.norm1.weight" in state_dict:
             depth += 1
         conv = state_dict.get(f"{stem}blocks.0.attn.q.conv.weight")
-        fc1 = state_dict.get(f"{stem}blocks.0.mlp.fc1.weight")
         columns.append(
             (
                 embed.shape[0],
                 depth,
                 embed.shape[-1] if embed.ndim == 4 else 0,
                 0 if conv is None else conv.shape[-1],
-                0 if fc1 is None else fc1.shape[0],
                 f"{stem}cls_token" in state_dict,
-                f"{stem}dist_token" in state_dict,
-                f"{stem}pos_embed.table" in state_dict,
             )
         )
     return _make_facts(columns)
-
-
-def facts_of_row(spec: BackboneSpec) -> ShapeFacts:
-    """Reads the same facts off a spec."""
-    return _make_facts(
-        [
-            (
-                stage.embed_dim,
-                stage.depth,
-                stage.embed_kernel if stage.embed == "conv" else 0,
-                stage.conv_kernel if stage.projection == "conv" and stage.depth else 0,
-                int(stage.embed_dim * stage.mlp_ratio) if stage.depth else 0,
-                stage.cls_token,
-                spec.num_prefix[index] > int(stage.cls_token),
-                stage.pos_embed in ("table", "sinusoid"),
-            )
-            for index, stage in enumerate(spec.stages)
-        ]
-    )
 
 
 def _make_facts(columns: list[tuple]) -> ShapeFacts:

@@ -14,7 +14,7 @@ from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, SYSTEMS, make_network
 from cvt.systems.system import System
 from cvt.weights.ends import first_conv, in_chans, num_classes, tables
-from cvt.weights.shapes import facts_of_row, facts_of_tensors
+from cvt.weights.shapes import facts_of_tensors
 from cvt.weights.strict import diff
 
 
@@ -96,8 +96,8 @@ def _candidates(
     facts = facts_of_tensors(state_dict)
     for name, row in ((name, row) for system in systems for name, row in system.rows.items()):
         if isinstance(row, BackboneSpec):
-            own = facts_of_row(row)
-            fits = (own.dims, own.depths) == (facts.dims, facts.depths)
+            own = [(stage.embed_dim, stage.depth) for stage in row.stages]
+            fits = own == list(zip(facts.dims, facts.depths, strict=True))
         else:
             stem = f"{first_conv(row)}.weight"
             fits = stem in state_dict and (isinstance(row, BaselineSpec) or not facts.dims)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvt.errors import UserError, did_you_mean
 from cvt.parts.backbone import Backbone
 from cvt.parts.contract import VisionModel
 from cvt.parts.contract_spec import Spec
 from cvt.systems.baselines import BaselineSpec
-from cvt.systems.catalog import ROWS, make_network
+from cvt.systems.catalog import make_network, row_of
 
 PARTS = ("embedding", "depthwise", "linear", "attention", "mlp", "head")
 PARTS_OF_BASELINES = ("convolution", "head")
@@ -71,10 +70,7 @@ def describe(
     Raises:
         UserError: Unknown name (the nearest is named), or a size that leaves a stage no grid.
     """
-    if spec is None:
-        if name not in ROWS:
-            raise UserError(f"Unknown model {name!r}.{did_you_mean(name, ROWS)}")
-        spec = ROWS[name]
+    spec = row_of(name) if spec is None else spec
     size = (size, size) if isinstance(size, int) else size or spec.img_size
     grids = spec.grids(size)
     with torch.device("meta"):
