@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -47,6 +48,40 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Generator[IO]:
     encoding = None if "b" in mode else "utf-8"
     with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding) as file:
         yield file
+
+
+@contextmanager
+def atomic_files(path: str | Path, *companions: str) -> Generator[Path]:
+    """Yields a path of the same name in a temporary folder beside; what is written there moves in.
+
+    For writers that need the name itself, or write more than one file. What reads `path` finds,
+    at any moment, the old files, the new ones, or no `path` at all.
+
+    Args:
+        companions: Names of files that are written, and have to be, beside the one at `path`.
+
+    Raises:
+        UserError: The disk is full or the place is not writable; the files that were there are
+            kept.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield folder / path.name
+        for name in (*companions, path.name):
+            _flush(folder / name)
+        if companions:
+            path.unlink(missing_ok=True)
+        for name in (*companions, path.name):
+            (folder / name).replace(path.with_name(name))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_left_behind(folder: Path) -> None:

@@ -81,21 +81,25 @@ class VisionModel(nn.Module):
         raise NotImplementedError
 
     def check_image(self, image: Tensor) -> None:
-        """Turns torch's shape errors into a sentence; symbolic sizes of tracers pass.
+        """Turns torch's shape errors into a sentence, as `check_image` does."""
+        check_image(image, self.in_chans, self.spec)
 
-        Raises:
-            UserError: Another number of axes or channels, or a side that is too small.
-        """
-        sizes = tuple(image.shape) if isinstance(image, Tensor) else ()
-        if not all(isinstance(size, int) for size in sizes) or torch.compiler.is_compiling():
-            return
-        if sizes and (len(sizes) != 4 or sizes[1] != self.in_chans):
-            raise UserError(
-                f"Got an image tensor of shape {sizes}; expected "
-                f"(batch, {self.in_chans}, height, width)."
-            )
-        if sizes and min(sizes[2:]) < self.spec.min_size:
-            self.spec.grids((sizes[2], sizes[3]))
+
+def check_image(image: Tensor, in_chans: int, spec: Any) -> None:
+    """Turns torch's shape errors into a sentence; symbolic sizes of tracers pass.
+
+    Raises:
+        UserError: Another number of axes or channels, or a side that is too small.
+    """
+    sizes = tuple(image.shape) if isinstance(image, Tensor) else ()
+    if not all(isinstance(size, int) for size in sizes) or torch.compiler.is_compiling():
+        return
+    if sizes and (len(sizes) != 4 or sizes[1] != in_chans):
+        raise UserError(
+            f"Got an image tensor of shape {sizes}; expected (batch, {in_chans}, height, width)."
+        )
+    if sizes and min(sizes[2:]) < spec.min_size:
+        spec.grids((sizes[2], sizes[3]))
 
 
 def check_format(output_fmt: str) -> None:

@@ -40,12 +40,20 @@ def save_pretrained(model: VisionModel, folder: str | Path, record: Record | Non
     Raises:
         UserError: The model is no change of its row, or the folder cannot be written.
     """
+    write_timm_folder(folder, model.state_dict(), record_of_model(model, record))
+
+
+def record_of_model(model: VisionModel, record: Record | None = None) -> Record:
+    """Returns what there is to say about a model as it is now, see `save_pretrained`.
+
+    Raises:
+        UserError: It has no record, and does not say which row it is of.
+    """
     record = record or getattr(model, "record", None) or _new_record(model)
     # timm's own networks, the baselines, know no spec to keep up with `reset_classifier`.
     spec = model.spec.change(num_classes=model.num_classes)
     kept = record.class_names if spec.num_classes == record.spec.num_classes else None
-    record = replace(record, spec=spec, class_names=kept)
-    write_timm_folder(folder, model.state_dict(), record)
+    return replace(record, spec=spec, class_names=kept)
 
 
 def _new_record(model: VisionModel) -> Record:
