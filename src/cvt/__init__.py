@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cvt.after_import import after_import
 
 if TYPE_CHECKING:
+    from cvt.deploy.entry import deploy as deploy
     from cvt.errors import UserError
     from cvt.evaluate import Evaluation
     from cvt.explain.attention import AttentionMap, attention_maps
@@ -67,6 +68,7 @@ __all__ = [
 _ROOMS = (
     "bench",
     "data",
+    "deploy",
     "evaluate",
     "explain",
     "parts",

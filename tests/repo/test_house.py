@@ -28,7 +28,7 @@ ROOMS = [
     "train",
     "evaluate",
 ]
-ROOMS += ["predict", "explain", "bench", "cli"]
+ROOMS += ["predict", "deploy", "explain", "bench", "cli"]
 
 
 def tree(name: str) -> ast.Module:

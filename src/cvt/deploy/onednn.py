@@ -1,0 +1,96 @@
+"""Every private operator of torch's that the library calls; `tests/deploy/test_pack.py` pins them.
+
+torch's compiler packs weights for oneDNN and appends activation and addition to its matrix
+products through these operators. They are in the builds of torch for x86 and ARM CPUs, and have no
+public name; where they are missing, the plain linear map stands in.
+
+Source: torch 2.11 to 2.15, torch/_inductor/fx_passes/mkldnn_fusion.py,
+aten/src/ATen/native/mkldnn/Linear.cpp.
+"""
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NAMES = ("_reorder_linear_weight", "_linear_pointwise")
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this machine has packed linear maps in a data type."""
+    if not torch.backends.mkldnn.is_available() or not all(_has(name) for name in _NAMES):
+        return False
+    return dtype == torch.float32 or (dtype != torch.float64 and cpu_computes(dtype))
+
+
+def packing_pays(dtype: torch.dtype) -> bool:
+    """Whether packed linear maps are faster here than the plain ones, by what was measured.
+
+    With AVX-512 they are. With AVX2 alone (Zen 3, one core, float32) the plain product reaches 64
+    to 84 GFLOP/s on CvT-13's shapes, the packed one 65 to 77, and with the SiLU appended 41 to 54
+    against 42 to 79. Other processors were not measured.
+    """
+    return dtype != torch.float32 or bool(_capabilities().get("avx512_f", False))
+
+
+def cpu_computes(dtype: torch.dtype) -> bool:
+    """Whether the CPU has instructions for products in bfloat16 or float16.
+
+    oneDNN's own test for bfloat16 is content with AVX-512, on which it converts to float32.
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        wanted = {
+            torch.bfloat16: ("avx512_bf16", "amx_bf16"),
+            torch.float16: ("avx512_fp16", "amx_fp16"),
+        }
+        has = _capabilities()
+        return any(has.get(name, False) for name in wanted[dtype])
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    return _has(name[dtype]) and bool(getattr(torch.ops.mkldnn, name[dtype])())
+
+
+def pack(weight: Tensor) -> Tensor:
+    """Returns a weight (out, in) in the layout that oneDNN's product wants: opaque to torch."""
+    return _op("_reorder_linear_weight")(weight)
+
+
+def linear(
+    x: Tensor, packed: Tensor, bias: Tensor | None, activation: str, algorithm: str
+) -> Tensor:
+    """Returns activation(x @ weight.T + bias) for x (..., in)."""
+    return _op("_linear_pointwise")(x, packed, bias, activation, [], algorithm)
+
+
+def linear_add(x: Tensor, packed: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+    """Returns x @ weight.T + bias + residual."""
+    return _op("_linear_pointwise").binary(x, residual, packed, bias, "add")
+
+
+def activation_of(module: nn.Module) -> tuple[str, str] | None:
+    """Returns oneDNN's name and algorithm of an activation, or None where it has no such."""
+    if isinstance(module, nn.GELU):
+        return "gelu", "none" if module.approximate == "none" else "tanh"
+    names: dict[type[nn.Module], str] = {nn.Identity: "none", nn.SiLU: "swish", nn.ReLU: "relu"}
+    return (names[type(module)], "") if type(module) in names else None
+
+
+def _has(name: str) -> bool:
+    return hasattr(torch.ops.mkldnn, name)
+
+
+def _op(name: str) -> Any:
+    return getattr(torch.ops.mkldnn, name)
+
+
+def _capabilities() -> Mapping[str, Any]:
+    """Instruction sets by name; the public question is younger than torch 2.11."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    asked = {
+        "avx512_f": "_is_avx512_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx_fp16": "_is_amx_fp16_supported",
+    }
+    return {key: getattr(torch.cpu, name, bool)() for key, name in asked.items()}
