@@ -1,0 +1,176 @@
+"""`cvt export MODEL PATH`."""
+
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from cvt.cli.flags import Json
+from cvt.cli.output import print_json, print_skipped, print_table
+from cvt.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cvt.deploy.export import Exported
+
+
+FormatFlag = Annotated[
+    Literal["program", "onnx", "openvino", "aot"] | None,
+    Parameter(help="By default what PATH's name says."),
+]
+ImageSize = Annotated[
+    str | None, Parameter(help="A side, or HxW as in 224x160; by default the model's own.")
+]
+CallSize = Annotated[
+    int | None, Parameter(help="How many images each call takes; any number if left out.")
+]
+Dynamic = Annotated[
+    str | None,
+    Parameter(help="Sizes that are free: batch, or batch,height,width; none: not one."),
+]
+Dtype = Annotated[
+    str,
+    Parameter(
+        help="float32 or float16; for torch's formats also float64 and bfloat16, for OpenVINO int8."
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    Parameter(help="For int8: pictures like those it will see, a folder or parquet file; 300 do."),
+]
+Where = Annotated[str, Parameter(help="Where a file of torch's two formats will run.")]
+Images = Annotated[
+    str | None,
+    Parameter(help="Pictures to check with, a folder; by default scans of digits, enlarged."),
+]
+Untrained = Annotated[
+    bool,
+    Parameter(negative="", help="MODEL is one of `cvt models`, with fresh weights, for speed."),
+]
+
+
+def export(
+    model: str,
+    path: str,
+    /,
+    *,
+    format: FormatFlag = None,
+    image_size: ImageSize = None,
+    batch_size: CallSize = None,
+    dynamic: Dynamic = None,
+    dtype: Dtype = "float32",
+    device: Where = "cpu",
+    images: Images = None,
+    calibration: Calibration = None,
+    untrained: Untrained = False,
+    json: Json = False,
+) -> int:
+    """Write a network for other runtimes, check what was written, and show how to use it.
+
+    PATH ends in .pt2 for a torch.export program, .onnx, .xml for OpenVINO (which writes a .bin
+    beside it), or .aot.pt2 for an AOTInductor package. Its outputs are compared with the model's;
+    where they differ nothing is written.
+
+    Parameters
+    ----------
+    model
+        Anything that `cvt predict` takes as a checkpoint.
+    path
+        File to write.
+    """
+    from cvt.cli.show import parse_size
+    from cvt.deploy.export import export as run
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "In int8 the network")  # said below
+        result = run(
+            _fresh(model) if untrained else _with_weights(model),
+            path,
+            format=format,
+            image_size=parse_size(image_size) if image_size else None,
+            batch_size=batch_size,
+            dynamic=None if dynamic is None else _axes(dynamic),
+            dtype=dtype,
+            device=device,
+            images=images,
+            calibration=calibration,
+        )
+    return _report(result, json)
+
+
+def _report(result: "Exported", json: bool) -> int:
+    print_skipped(result.bad_images, sum(each.count for each in result.checks[-1:]))
+    if json:
+        print_json(_plain(result))
+    else:
+        _print(result)
+    if result.caution:
+        print(f"cvt: {result.caution}", file=sys.stderr)
+    return int(bool(result.bad_images))
+
+
+def _fresh(name: str) -> "nn.Module":
+    from cvt.zoo.create import create_model
+
+    return create_model(name)
+
+
+def _with_weights(model: str) -> str:
+    from cvt.systems.catalog import ROWS
+
+    if model in ROWS and not Path(model).exists():
+        raise UserError(
+            f"Got {model!r}, which names no weights; name a run folder, a checkpoint or published "
+            "weights of `cvt models`, or add --untrained to export fresh ones, to measure speed."
+        )
+    return model
+
+
+def _axes(text: str) -> tuple[str, ...]:
+    if text.strip() == "none":
+        return ()
+    axes = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not axes:
+        raise UserError(f"Got --dynamic {text!r}, expected batch, batch,height,width or none.")
+    return axes
+
+
+def _plain(result: "Exported") -> dict[str, object]:
+    return {
+        "path": str(result.path),
+        "format": result.format,
+        "num_bytes": result.num_bytes,
+        "input": {**result.metadata.sizes.to_dict(), "computes_in": result.metadata.dtype},
+        "limit": result.limit,
+        "checks": [asdict(check) for check in result.checks],
+        "snippet": result.snippet,
+    }
+
+
+def _print(result: "Exported") -> None:
+    from cvt.deploy.export_formats import FORMATS
+
+    about = result.metadata
+    print(f"Wrote {result.path}: {FORMATS[result.format].title}, {about.dtype}, ", end="")
+    print(f"{result.num_bytes / 1e6:.1f} MB, for images {about.sizes.sentence()}.\n")
+    print("Its outputs beside the model's:")
+    columns = ("Images", "Count", "Size", "Largest error / spread", "Mean", "Same top-1 %")
+    print_table(
+        columns,
+        [
+            (
+                each.images,
+                each.count,
+                f"{each.size[0]}x{each.size[1]}",
+                f"{each.error:.1e}",
+                f"{each.mean_error:.1e}",
+                "-" if each.top1 is None else f"{each.top1:.4g}",
+            )
+            for each in result.checks
+        ],
+    )
+    print(f"\nTo use it, without cvt:\n\n{result.snippet}", end="")

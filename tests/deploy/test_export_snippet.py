@@ -1,0 +1,100 @@
+"""The picture's part of the snippets prepares pictures as the library does, to the bit."""
+
+import json
+import sys
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import cvt
+from cvt.data import eval_transform, open_image
+from cvt.deploy.export_metadata import Metadata
+from cvt.deploy.export_sizes import choose_sizes
+from cvt.deploy.export_snippet import snippet
+from cvt.weights.record import Preprocessing, Record
+
+
+def made(preprocessing, batch_size=None, num_classes=4):
+    """A snippet, with the metadata that it reads."""
+    spec = cvt.create_model("cvt_nano_32", num_classes=num_classes, depth=1).spec
+    spec = spec.change(in_chans=preprocessing.input_size[0])
+    record = Record(model="cvt_nano_32", spec=spec, preprocessing=preprocessing)
+    free = ("batch",) if batch_size is None else ()
+    sizes = choose_sizes(spec, preprocessing.size, batch_size, free)
+    return snippet("onnx", "some.onnx", Metadata(record, sizes, "float32")), record
+
+
+def prepared(source, record, picture_path):
+    """What the snippet's own lines make of a picture."""
+    lines = source.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("about ="))
+    end = next(i for i, line in enumerate(lines) if line.startswith("images = np.asc"))
+    names = {"record": json.loads(json.dumps(record.to_dict())), "np": np, "sys": sys}
+    head = "from PIL import Image, ImageOps\n"
+    with patch.object(sys, "argv", ["use.py", str(picture_path)]):
+        exec(head + "\n".join(lines[start : end + 1]), names)
+    return names["images"]
+
+
+@settings(max_examples=40)
+@given(
+    picture=st.tuples(st.integers(8, 90), st.integers(8, 90)),
+    size=st.tuples(st.integers(8, 40), st.integers(8, 40)) | st.sampled_from([(32, 32), (17, 17)]),
+    crop_pct=st.sampled_from([1.0, 0.875, 0.9, 0.95]),
+    crop_mode=st.sampled_from(["center", "squash"]),
+    interpolation=st.sampled_from(["bicubic", "bilinear", "nearest", "lanczos"]),
+    channels=st.sampled_from([1, 3]),
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+)
+def test_pictures_are_prepared_alike(
+    tmp_path_factory, picture, size, crop_pct, crop_mode, interpolation, channels, mode
+):
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    Image.effect_noise(picture, 90).convert(mode if mode == "L" else "RGB").save(path)
+    preprocessing = Preprocessing(
+        input_size=(channels, *size),
+        mean=(0.4, 0.5, 0.6)[:channels],
+        std=(0.2, 0.25, 0.3)[:channels],
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        interpolation=interpolation,
+    )
+    expected = eval_transform(preprocessing)(open_image(path)).numpy()
+    got = prepared(*made(preprocessing), path)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got[0], expected)
+
+
+def test_a_picture_on_its_side_is_turned(tmp_path):
+    noise = Image.effect_noise((30, 20), 90).convert("RGB")
+    exif = noise.getexif()
+    exif[274] = 6
+    noise.save(tmp_path / "turned.png", exif=exif)
+    preprocessing = Preprocessing(input_size=(3, 16, 16))
+    got = prepared(*made(preprocessing), tmp_path / "turned.png")
+    expected = eval_transform(preprocessing)(open_image(tmp_path / "turned.png")).numpy()
+    np.testing.assert_array_equal(got[0], expected)
+
+
+def test_other_channels_fixed_batches_and_no_classes():
+    four = Preprocessing(input_size=(4, 32, 32), mean=(0.5,) * 4, std=(0.5,) * 4)
+    source, _ = made(four, batch_size=5, num_classes=0)
+    compile(source, "use.py", "exec")
+    assert "Image" not in source
+    assert "np.repeat(images, 5, axis=0)" in source
+    assert source.endswith("print(output.shape)\n")
+
+
+@pytest.mark.parametrize("name", ["program", "aot", "onnx", "openvino"])
+def test_every_format_has_one_that_says_what_it_takes(name, tmp_path):
+    _, record = made(Preprocessing(input_size=(3, 32, 32)))
+    sizes = choose_sizes(record.spec, (32, 32), None, ("batch", "height", "width"))
+    path = tmp_path / 'a "name".bin'
+    source = snippet(name, path, Metadata(record, sizes, "float32"), "cuda:1")
+    compile(source, "use.py", "exec")
+    assert "height from 17, width from 17" in source.splitlines()[1]
+    assert ('.to("cuda:1")' in source) == (name in ("program", "aot"))
