@@ -79,10 +79,25 @@ def _speed(plain: Mapping[str, Any]) -> dict[str, Any]:
     return images_per_s(**plain)
 
 
+def _bench_facts(plain: Mapping[str, Any]) -> dict[str, Any]:
+    from cvt.bench.speed_facts import find_facts
+
+    return find_facts(**plain)
+
+
+def _bench(plain: Mapping[str, Any]) -> dict[str, Any]:
+    from cvt.bench.speed_measure import die_first, measure
+
+    die_first()
+    return measure(**plain)
+
+
 TASKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "train": _train,
     "pace": _pace,
     "speed": _speed,
+    "bench_facts": _bench_facts,
+    "bench": _bench,
 }
 
 if __name__ == "__main__":

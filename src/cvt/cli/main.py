@@ -19,11 +19,13 @@ VERBS = {
     "train": ("train:train", "Train a classifier; without arguments, on handwritten digits."),
     "compare": ("compare:compare", "Train models side by side, or print what they count."),
     "ablate": ("ablate:ablate", "Make the paper's tables again: by counting, or by training."),
+    "bench": ("bench:bench", "Measure speed and memory of models side by side."),
     "runs": ("runs:runs", "List the runs in a folder and compare them."),
     "eval": ("evaluate:evaluate", "Measure a checkpoint on labelled images."),
     "probe": ("probe:probe", "Measure a checkpoint's frozen features: k-NN and linear."),
     "predict": ("predict:predict", "Say what images show."),
     "convert": ("convert:convert", "Write a checkpoint in another library's layout."),
+    "export": ("export:export", "Write a network for ONNX, OpenVINO and other runtimes."),
 }
 
 

@@ -1,0 +1,129 @@
+"""`cvt bench NAMES...`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from cyclopts import Parameter
+
+from cvt.cli.flags import Json
+from cvt.cli.output import print_json, print_table
+from cvt.errors import UserError
+
+if TYPE_CHECKING:
+    from cvt.bench.speed_plan import BenchConfig
+
+_T = TypeVar("_T")
+_Form = Annotated[
+    str,
+    Parameter(
+        help="eager, autocast, compile, deploy, deploy-compile, openvino, or several; "
+        "deploy-without-PASS-PASS leaves passes of cvt.deploy out, deploy-without-all every one, "
+        "deploy-upto-PASS those behind one; -graphs behind compile adds CUDA graphs."
+    ),
+]
+_Dtype = Annotated[str, Parameter(help="float32, bf16, fp16, int8 (of deployed forms) or several.")]
+_Task = Annotated[str, Parameter(help="inference, training, or both.")]
+_Devices = Annotated[
+    str, Parameter(help="cpu, cuda, ..., or several; auto takes an accelerator if there is one.")
+]
+_Threads = Annotated[
+    str | None, Parameter(help="Threads of a process, or several numbers; torch's own choice.")
+]
+_Base = Annotated[
+    str | None,
+    Parameter(help="What ratios are to, named as NAMES are; the first entry if left out."),
+]
+_Calibration = Annotated[
+    str | None,
+    Parameter(
+        help="A folder or parquet file of pictures: int8 is calibrated on some, and other dtypes "
+        "are compared with float32 on others."
+    ),
+]
+_Retry = Annotated[bool, Parameter(negative="", help="Measure again where something has failed.")]
+_Out = Annotated[Path | None, Parameter(help="The results folder; one under runs/ if left out.")]
+
+
+def bench(
+    *names: str,
+    form: _Form = "eager",
+    dtype: _Dtype = "float32",
+    task: _Task = "inference",
+    device: _Devices = "auto",
+    threads: _Threads = None,
+    image_size: Annotated[str, Parameter(help="Side in pixels, or several.")] = "224",
+    batch_size: Annotated[str, Parameter(help="Images of a call or a step, or several.")] = "16",
+    base: _Base = None,
+    repeats: Annotated[int, Parameter(help="Rounds; each measures everything once.")] = 5,
+    seconds: Annotated[float, Parameter(help="How long a measurement times calls.")] = 2.0,
+    calibration: _Calibration = None,
+    retry: _Retry = False,
+    out: _Out = None,
+    json: Json = False,
+) -> int:
+    """Measure speed and memory of models side by side, in inference and training.
+
+    Every measurement has a process of its own, in shuffled rounds. Writes measurements.csv,
+    table.csv, table.md and speed.png into --out; the same command goes on with it. What cannot be
+    measured says so in its row, and the exit code is 1.
+
+    Parameters
+    ----------
+    names
+        A model of `cvt models`, a checkpoint or run folder, demo, hf/cvt_13 (transformers' CvT),
+        timm/NAME, or your module:callable; pinned by NAME:FORM, NAME:DTYPE or NAME:FORM:DTYPE.
+    """
+    from cvt.bench.speed_plan import BenchConfig
+
+    config = BenchConfig(
+        models=names,
+        forms=_words("form", form),
+        dtypes=_words("dtype", dtype),
+        tasks=_words("task", task),
+        devices=_words("device", device),
+        threads=None if threads is None else _list("threads", threads, int),
+        image_sizes=_list("image-size", image_size, int),
+        batch_sizes=_list("batch-size", batch_size, int),
+        base=base,
+        repeats=repeats,
+        seconds=seconds,
+        calibration=calibration,
+        retry=retry,
+        out=None if out is None else out.expanduser(),
+    )
+    return _run(config, json)
+
+
+def _run(config: "BenchConfig", json: bool) -> int:
+    from cvt.bench.speed_bench import run_bench
+    from cvt.bench.speed_ledger import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE
+    from cvt.bench.speed_report import notes_of, speed_blocks
+
+    results = run_bench(config, progress=not json)
+    if json:
+        print_json(results.to_dict())
+        return int(results.has_failures)
+    for block in speed_blocks(results):
+        print(f"\n{block.title}\n")
+        print_table(block.columns, block.rows)
+    print("\n" + "\n".join(notes_of(results)))
+    files = ", ".join((MEASURED_FILE, CSV_FILE, TABLE_FILE, PLOT_FILE))
+    print(f"\nWritten to {config.folder}: {files}")
+    return int(results.has_failures)
+
+
+def _words(flag: str, text: str) -> tuple[str, ...]:
+    return _list(flag, text, str)
+
+
+def _list(flag: str, text: str, read: Callable[[str], _T]) -> tuple[_T, ...]:
+    """Reads values with commas between them, each of them once."""
+    try:
+        values = [read(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = []
+    if not values:
+        kind = "whole numbers" if read is int else "names"
+        raise UserError(f"Got --{flag} {text!r}, expected one or several {kind}, as in A,B.")
+    return tuple(dict.fromkeys(values))

@@ -1,0 +1,242 @@
+"""Single measurements, in this process, of networks that take milliseconds."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from cvt.bench import speed_measure, speed_peak
+from cvt.bench.speed_clock import median_seconds, timed
+from cvt.bench.speed_forms import FORMS, Ready, Wish
+from cvt.bench.speed_measure import logits_of, measure
+from cvt.bench.speed_memory import MemoryMeter
+from cvt.bench.speed_models import build
+from cvt.bench.speed_pictures import judge
+from cvt.deploy.calibration import Calibration, calibration_images
+from cvt.deploy.passes import PASSES
+from cvt.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """`quick(form="deploy")`: the figures of a small network."""
+    monkeypatch.setattr(speed_peak, "LEAST_S", 0.0)
+    monkeypatch.setattr(speed_peak, "_LARGEST_ON_CPU", 256)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "as it was")
+
+    def call(**changes):
+        usual = {"model": "cvt_nano_32", "form": "eager", "dtype": "float32", "task": "inference",
+                 "device": "cpu", "threads": 1, "image_size": 32, "batch_size": 2, "seconds": 0.01,
+                 "cache": str(tmp_path)}  # fmt: skip
+        return measure(**{**usual, **changes})
+
+    return call
+
+
+@pytest.mark.parametrize("form", ["eager", "autocast", "deploy"])
+def test_inference(quick, form):
+    figures = quick(form=form)
+    assert figures["calls"] >= 3
+    assert all(figures[name] > 0 for name in ("images_per_s", "first_call_s", "peak_gflops"))
+    assert 0 <= figures["memory_mb"] < 500
+
+
+@pytest.mark.parametrize("model", ["cvt_nano_32", "deit_nano_32"])
+def test_training(quick, model):
+    figures = quick(model=model, task="training", batch_size=3, image_size=48)
+    assert figures["images_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("form", "left_out"),
+    [
+        ("deploy-without-pack-slices", {"pack", "slices"}),
+        ("deploy-without-all", set(PASSES)),
+        ("openvino-upto-batchnorm", set(PASSES) - {"batchnorm"}),
+        ("deploy-compile-without-slices", {"pack", "slices"}),  # packed weights don't compile
+    ],
+)
+def test_passes_are_left_out(quick, monkeypatch, form, left_out):
+    seen = []
+
+    def deploy(model, *, without, engine, **more):
+        seen.append((engine, set(without)))
+        return model
+
+    monkeypatch.setattr("cvt.deploy.entry.deploy", deploy)
+    monkeypatch.setattr(torch, "compile", lambda model, mode: model)
+    quick(form=form)
+    assert seen == [("openvino" if form.startswith("openvino") else "torch", left_out)]
+
+
+def test_compiling_is_over_the_deployed_form(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda model, mode: seen.append((model, mode)))
+    model = build("cvt_nano_32", 32).eval()
+    wish = Wish(dtype=torch.float32, device=CPU)
+    for form in ("compile", "compile-graphs", "deploy-compile", "deploy-compile-graphs"):
+        FORMS[form].infer(model, wish)
+    assert [(type(each).__name__, mode) for each, mode in seen] == [
+        ("Backbone", None), ("Backbone", "reduce-overhead"),
+        ("Deployed", None), ("Deployed", "reduce-overhead"),
+    ]  # fmt: skip
+
+
+def test_int8_is_judged_on_other_pictures_than_it_is_calibrated_on(quick, monkeypatch, photos):
+    calibrated = []
+
+    def infer(model, wish):
+        calibrated.append(wish.images)
+        wrong = copy.deepcopy(model).requires_grad_(False)
+        wrong.head.weight.neg_()
+        wrong.head.bias.neg_()
+        return Ready(call=wrong, dtype=torch.float32)
+
+    entry = dataclasses.replace(FORMS["openvino"], infer=infer)
+    monkeypatch.setitem(FORMS, "openvino", entry)
+    asked = []
+    real_judge = speed_measure.judge
+
+    def judge(reference, ready, images, *more):
+        asked.append((reference, images))
+        return real_judge(reference, ready, images, *more)
+
+    monkeypatch.setattr(speed_measure, "judge", judge)
+    figures = quick(
+        model="demo", form="openvino", dtype="int8", image_size=48, calibration=str(photos)
+    )
+    (reference, judging), (calibrating,) = asked[0], calibrated
+    assert calibrating.shape == judging.shape == (2, 3, 48, 48)
+    everything = calibration_images(
+        reference, Calibration(str(photos)), replace_size(reference.record.preprocessing, 48)
+    )
+    assert torch.equal(everything[0::2], calibrating)
+    assert torch.equal(everything[1::2], judging)
+    assert (figures["agreement"], figures["judged_on"]) == (0.0, 2)  # logits of the other sign
+    assert figures["logit_error"] > 0.1
+    assert figures["peak_gflops"] is None
+
+
+def replace_size(preprocessing, side):
+    return dataclasses.replace(preprocessing, input_size=(3, side, side))
+
+
+def test_fresh_weights_are_the_same_in_the_reference(quick, photos):
+    figures = quick(form="autocast", dtype="bf16", calibration=str(photos))
+    assert figures["judged_on"] == 2
+    assert 0 < figures["logit_error"] < 0.1
+    assert "agreement" not in quick(calibration=str(photos))
+    assert "agreement" not in quick(model="timm/test_vit", image_size=160, dtype="bf16",
+                                    calibration=str(photos))  # fmt: skip
+
+
+def test_judging_takes_batches_of_the_timed_size():
+    images, shapes = torch.randn(5, 3, 4, 4), []
+
+    def call(batch):
+        shapes.append(len(batch))
+        return batch.flatten(1)
+
+    for batch_size in (2, 8):
+        ready = Ready(call=call, dtype=torch.float32)
+        found = judge(nn.Flatten(), ready, images, batch_size, CPU)
+        assert found["agreement"] == 100
+        assert found["judged_on"] == min(5, 2 * batch_size)
+    assert shapes == [2, 2, 8]
+
+
+def test_openvino_that_is_not_installed_says_how_to_get_it(quick, monkeypatch):
+    monkeypatch.setattr("cvt.deploy.openvino_engine.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs openvino.*pip install 'cvt\[openvino\]'"):
+        quick(form="openvino")
+
+
+def test_a_step_of_training_changes_the_weights(quick, monkeypatch):
+    made = []
+
+    def built(name, size):
+        torch.manual_seed(0)
+        made.append(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 5), nn.Dropout(0.5)))
+        return made[-1]
+
+    monkeypatch.setattr(speed_measure, "build", built)
+    quick(task="training", image_size=4)
+    quick(image_size=4)
+    trained, untouched = (each[1].weight for each in made)
+    assert (trained - untouched).abs().max() > 0
+    assert [each.training for each in made] == [True, False]
+    assert trained.grad is not None
+    assert untouched.grad is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 9 bytes."
+        ),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_is_a_sentence(quick, monkeypatch, error):
+    def build(name, size):
+        raise error
+
+    monkeypatch.setattr(speed_measure, "build", build)
+    with pytest.raises(UserError, match=r"^Out of memory: [A-Z].+"):
+        quick()
+
+
+def test_other_errors_stay_what_they_are(quick, monkeypatch):
+    monkeypatch.setattr(speed_measure, "build", lambda name, size: nn.Linear(3, 3))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        quick()
+
+
+def test_logits_are_found_in_what_models_return():
+    from types import SimpleNamespace
+
+    one, two = torch.zeros(2, 3), torch.zeros(2, 4)
+    assert logits_of(one) == (one,)
+    assert logits_of((one, two)) == (one, two)
+    assert logits_of(SimpleNamespace(logits=one)) == (one,)
+    for wrong in ({"out": one}, (), torch.zeros(2, 3, 4)):
+        with pytest.raises(UserError, match="logits"):
+            logits_of(wrong)
+
+
+def test_weights_are_cast_and_autocast_leaves_them():
+    def made(form):
+        linear = nn.Linear(4, 4)
+        ready = FORMS[form].infer(linear, Wish(dtype=torch.bfloat16, device=CPU))
+        answer = ready.call(torch.ones(1, 4, dtype=ready.dtype))
+        return linear.weight.dtype, ready.dtype, answer.dtype
+
+    bf16 = torch.bfloat16
+    assert made("eager") == (bf16, bf16, bf16)
+    assert made("autocast") == (torch.float32, torch.float32, bf16)
+
+
+def test_memory_is_the_peak_above_the_start():
+    held = torch.ones(20 * 2**18)  # 20 MB that were there before
+    meter = MemoryMeter(CPU)
+    big = torch.ones(64 * 2**18)
+    del big
+    assert 60 < meter.peak_mb() < 90
+    meter.forget_peak()
+    assert meter.peak_mb() < 30
+    assert len(held)
+
+
+def test_the_median_call_is_timed():
+    calls = []
+    seconds, count = median_seconds(lambda: calls.append(len(calls)), CPU, 0.0)
+    assert (count, len(calls)) == (3, 4)
+    assert 0 <= seconds < 1
+    assert timed(lambda: None, CPU) >= 0
