@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 from unittest.mock import Mock
 
@@ -186,7 +188,7 @@ def test_the_precision_is_asked_for_by_name(model, deployed, monkeypatch):
     """Left alone, OpenVINO takes bfloat16 where the CPU has it."""
     monkeypatch.setattr("cvt.deploy.target.cpu_computes", lambda dtype: True)
     asked = Mock()
-    monkeypatch.setattr("openvino.Core", lambda: asked)
+    monkeypatch.setattr("cvt.deploy.openvino_engine.core", lambda: asked)
     deployed._compile(None)
     (_, device, settings), _ = asked.compile_model.call_args
     assert device == "CPU"
@@ -215,3 +217,31 @@ def test_without_the_package_the_extra_is_named(model, monkeypatch):
 def test_wrong_images_are_refused_as_by_the_model(deployed, wrong, sentence):
     with pytest.raises(UserError, match=sentence):
         deployed(wrong)
+
+
+def test_signals_arrive_when_deployed_networks_have_come_and_gone():
+    """As they did not with a core for each; faulthandler has a signal stack, as pytest's has."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", _COME_AND_GONE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "pressed\n"), done.stderr
+
+
+_COME_AND_GONE = """
+import os, signal
+import torch
+import cvt
+
+stage = cvt.StageSpec(embed_dim=8, depth=1, num_heads=1, cls_token=True)
+spec = cvt.BackboneSpec(stages=(stage,), num_classes=3)
+image = torch.zeros(1, 3, 32, 32)
+first, second = (cvt.deploy(cvt.Backbone(spec).eval(), engine="openvino") for _ in range(2))
+first(image), second(image)
+del first
+del second
+signal.signal(signal.SIGINT, lambda *_: print("pressed"))
+os.kill(os.getpid(), signal.SIGINT)
+"""

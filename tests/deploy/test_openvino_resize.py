@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.export import Dim
 
+from cvt.deploy.openvino_core import core
 from cvt.deploy.openvino_resize import conversions
 
 
@@ -27,7 +28,7 @@ def compiled():
     example = torch.zeros(1, 4, 8, 9)
     program = torch.export.export(Table(), (example,), dynamic_shapes=(free,), strict=False)
     graph = openvino.convert_model(program, extension=conversions())
-    return openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 @pytest.mark.parametrize("grid", [(8, 6), (3, 2), (5, 11), (16, 12), (23, 40)])

@@ -26,11 +26,13 @@ COMMANDS = [
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_python_runs(number, tmp_path, monkeypatch, checkpoint, capsys):
-    """In a folder that holds the run and the photograph that the text speaks of."""
+    """In a folder that holds the run and the photographs that the text speaks of."""
     run = tmp_path / "runs" / "digits-cvt_nano_32-1"
     run.mkdir(parents=True)
     (run / "best.safetensors").write_bytes(checkpoint.read_bytes())
     Image.effect_noise((40, 30), 80).convert("RGB").save(tmp_path / "photo.jpg")
+    (tmp_path / "photos").mkdir()
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "photos" / "shades.png")
     monkeypatch.chdir(tmp_path)
     exec(compile(PYTHON[number], f"README block {number}", "exec"), {})
 

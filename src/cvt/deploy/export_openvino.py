@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from cvt.deploy.export_graph import image_shape
 from cvt.deploy.export_metadata import KEYS
+from cvt.deploy.openvino_core import core
 from cvt.deploy.openvino_resize import conversions
 from cvt.deploy.quantize_openvino import quantized_model
 
@@ -51,10 +52,8 @@ def write(
 
 def load(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Returns what runs the files, on the CPU and in float32."""
-    import openvino
-
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    network = openvino.Core().compile_model(str(path), "CPU", exact)
+    network = core().compile_model(str(path), "CPU", exact)
 
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(network(images.numpy())[0].copy())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cvt.deploy.calibration import Calibrating, calibration_images
 from cvt.deploy.deployed import keep_facts
 from cvt.deploy.onednn import cpu_computes
+from cvt.deploy.openvino_core import core
 from cvt.deploy.openvino_graph import Graph, to_graph
 from cvt.deploy.precision import Agreement, checked_agreement
 from cvt.deploy.rewrite import rewrite
@@ -146,9 +147,7 @@ class OnOpenVINO(nn.Module):
         return made
 
     def _compile(self, model: Any) -> Any:
-        import openvino
-
-        return openvino.Core().compile_model(
+        return core().compile_model(
             model,
             "CPU",
             {

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cvt.deploy.openvino_core import core
 from cvt.deploy.openvino_resize import conversions
 
 Bounds = tuple[int, int | None]
@@ -58,9 +59,7 @@ class Graph:
             return {"files": (text.read_bytes(), weights.read_bytes()), "bounds": self.bounds}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        import openvino
-
-        object.__setattr__(self, "model", openvino.Core().read_model(*state["files"]))
+        object.__setattr__(self, "model", core().read_model(*state["files"]))
         object.__setattr__(self, "bounds", state["bounds"])
 
 
