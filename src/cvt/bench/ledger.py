@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from cvt.bench.contender import Contender
 from cvt.bench.results import Outcome
+from cvt.bench.rows import read_rows
 from cvt.errors import UserError
 from cvt.files import atomic_write
 from cvt.train.yaml_text import read_yaml, write_yaml
@@ -94,21 +95,9 @@ def read_outcomes(path: Path) -> list[Outcome]:
     Raises:
         UserError: It is no such table.
     """
-    if not path.exists():
-        return []
-    hints = get_type_hints(Outcome)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = csv.DictReader(file)
-            if missing := set(hints) - set(lines.fieldnames or ()):
-                raise ValueError(f"it has no column {min(missing)}")
-            return [
-                Outcome(**{name: _value(line[name], hint) for name, hint in hints.items()})
-                for line in lines
-            ]
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, TypeError, csv.Error) as error:
+        return read_rows(path, Outcome)
+    except ValueError as error:
         raise UserError(
             f"{path} is not a table of a comparison's runs ({error}); mend it, or remove it to "
             "have it made anew from the run folders."
@@ -118,14 +107,6 @@ def read_outcomes(path: Path) -> list[Outcome]:
 def row_of(outcome: Outcome, more: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a line of the table: a run, and what is known of its contender."""
     return {**asdict(outcome), **more}
-
-
-def _value(text: str, hint: Any) -> Any:
-    if hint is str:
-        return text
-    if text == "":
-        return None
-    return int(text) if hint in (int, int | None) else float(text)
 
 
 def _read_contest(path: Path) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
+from cvt.bench.rows import read_rows
 from cvt.bench.speed_measurement import Measurement
 from cvt.errors import UserError
 from cvt.files import atomic_write
@@ -62,22 +63,9 @@ def read_measurements(path: Path) -> list[Measurement]:
     Raises:
         UserError: It is no such table.
     """
-    if not path.exists():
-        return []
-    hints = get_type_hints(Measurement)
-    names = [each.name for each in fields(Measurement)]
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = csv.DictReader(file)
-            if missing := [name for name in names if name not in (lines.fieldnames or ())]:
-                raise ValueError(f"it has no column {missing[0]}")
-            return [
-                Measurement(**{name: _value(line[name], hints[name]) for name in names})
-                for line in lines
-            ]
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, TypeError, csv.Error) as error:
+        return read_rows(path, Measurement)
+    except ValueError as error:
         raise UserError(
             f"{path} is not a table of measurements ({error}); mend it, or give another --out."
         ) from None
@@ -126,11 +114,3 @@ def _read_bench(path: Path) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise UserError(f"{path} does not describe a bench; give another --out.")
     return stored
-
-
-def _value(text: str, hint: Any) -> Any:
-    if hint is str:
-        return text
-    if text == "":
-        return None
-    return int(text) if hint in (int, int | None) else float(text)

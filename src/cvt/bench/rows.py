@@ -1,0 +1,44 @@
+"""Tables with a line a row of one dataclass, as the results folders keep them."""
+
+import csv
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from cvt.errors import UserError
+
+Row = TypeVar("Row")
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Reads a table back into rows; no file is a table without any.
+
+    Columns that the rows don't have are passed over; what is empty is None, but for text.
+
+    Raises:
+        UserError: The file cannot be read.
+        ValueError: It is no table of such rows; the text says why.
+    """
+    if not path.exists():
+        return []
+    hints = get_type_hints(kind)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = csv.DictReader(file)
+            if missing := [name for name in hints if name not in (lines.fieldnames or ())]:
+                raise ValueError(f"it has no column {missing[0]}")
+            return [
+                kind(**{name: _value(line[name], hint) for name, hint in hints.items()})
+                for line in lines
+            ]
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (TypeError, csv.Error) as error:
+        raise ValueError(str(error)) from error
+
+
+def _value(text: str, hint: Any) -> Any:
+    if hint is str:
+        return text
+    if text == "":
+        return None
+    return int(text) if hint in (int, int | None) else float(text)
