@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from cvt.deploy.export_program import calling
 from cvt.errors import UserError
 
 
@@ -25,13 +26,7 @@ def write(program: ExportedProgram, path: Path, metadata: Mapping[str, str], dty
 
 def load(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Returns what runs the file, on the device that it was compiled for."""
-    network = torch._inductor.aoti_load_package(str(path))
-
-    def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return network(images.to(device))
-
-    return run
+    return calling(torch._inductor.aoti_load_package(str(path)), device)
 
 
 def read(path: Path) -> dict[str, str]:

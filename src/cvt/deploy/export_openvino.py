@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from cvt.deploy.export_graph import image_shape
 from cvt.deploy.export_metadata import KEYS
 from cvt.deploy.openvino_core import core
-from cvt.deploy.openvino_resize import conversions
+from cvt.deploy.openvino_graph import converted
 from cvt.deploy.quantize_openvino import quantized_model
 
 
@@ -31,12 +30,10 @@ def write(
     """
     import openvino
 
-    graph = openvino.convert_model(program, extension=conversions())
+    graph = converted(program)
     (image,), (output,) = graph.inputs, graph.outputs
     image.get_tensor().set_names({"image"})
     output.get_tensor().set_names({"output"})
-    # The converter forgets which sizes are fixed.
-    graph.reshape([size if isinstance(size, int) else -1 for size in image_shape(program)])
     if calibration is not None:
         graph = quantized_model(graph, calibration)
     for key, value in metadata.items():

@@ -26,7 +26,13 @@ def write(program: ExportedProgram, path: Path, metadata: Mapping[str, str], dty
 
 def load(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Returns what runs the file; the weights go where they were when it was written."""
-    network = torch.export.load(path).module()
+    return calling(torch.export.load(path).module(), device)
+
+
+def calling(
+    network: Callable[[Tensor], Tensor], device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Returns what brings images to a network of torch's formats, and calls it."""
 
     def run(images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cvt.deploy.export_graph import image_shape
 from cvt.deploy.openvino_core import core
 from cvt.deploy.openvino_resize import conversions
 
@@ -75,24 +76,25 @@ def to_graph(network: nn.Module, images: Tensor, *, any_size: bool) -> Graph:
         any_size: Whether height and width are to be free as well as the batch, which takes twice
             as long (CvT-13, one Zen 3 core: 20 s and not 11).
     """
-    import openvino
-
     free = (0, 2, 3) if any_size else (0,)
     shapes = {axis: torch.export.Dim.AUTO for axis in free}
     program = torch.export.export(network, (images,), dynamic_shapes=(shapes,), strict=False)
-    bounds = _bounds(program)
+    return Graph(converted(program), _bounds(program))
+
+
+def converted(program: torch.export.ExportedProgram) -> Any:
+    """Returns an `openvino.Model` of a program, with sizes free where the program leaves them."""
+    import openvino
+
     model = openvino.convert_model(program, extension=conversions())
     # The converter forgets which sizes were traced as constants.
-    model.reshape([low if low == high else -1 for low, high in bounds])
-    return Graph(model, bounds)
+    model.reshape([size if isinstance(size, int) else -1 for size in image_shape(program)])
+    return model
 
 
 def _bounds(program: torch.export.ExportedProgram) -> tuple[Bounds, ...]:
     """What the tracing found out about the images' sizes; a batch may always be of one."""
-    (name,) = program.graph_signature.user_inputs
-    (node,) = (each for each in program.graph.nodes if each.name == name)
-    sizes = node.meta["val"].shape
-    batch, *others = (_axis(program, size) for size in sizes)
+    batch, *others = (_axis(program, size) for size in image_shape(program))
     return (batch if batch[0] == batch[1] else (1, batch[1])), *others
 
 
