@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cvt.deploy.packed_linear import PackedLinear
+from cvt.deploy.target import dtype_of
 from cvt.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class Deployed(nn.Module):
         self.network = network
         self.source = type(model).__name__
         self.rewritten = dict(rewritten)
-        first = next((each for each in network.parameters() if each.is_floating_point()), None)
-        self.dtype = torch.get_default_dtype() if first is None else first.dtype
+        self.dtype = dtype_of(network) or torch.get_default_dtype()
         self.kind = str(self.dtype)
         self.agreement: Agreement | None = None
         keep_facts(self, model)

@@ -15,6 +15,7 @@ from cvt.data.inputs import find_images
 from cvt.data.transforms import eval_transform
 from cvt.deploy.export_sizes import Sizes
 from cvt.deploy.precision import agreement
+from cvt.deploy.target import dtype_of
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
 
@@ -188,4 +189,4 @@ def _rows(output: Tensor) -> Tensor:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return dtype_of(model) or torch.float32

@@ -20,7 +20,7 @@ from cvt.deploy.openvino_core import core
 from cvt.deploy.openvino_graph import Graph, to_graph
 from cvt.deploy.precision import Agreement, checked_agreement
 from cvt.deploy.rewrite import rewrite
-from cvt.deploy.target import choose_target, is_int8
+from cvt.deploy.target import choose_target, dtype_of, is_int8
 from cvt.errors import UserError
 from cvt.parts.contract import VisionModel, check_image
 
@@ -208,8 +208,7 @@ def _precision(
         )
     if is_int8(dtype):
         return "bf16" if cpu_computes(torch.bfloat16) else "f32"
-    first = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
-    own = torch.bfloat16 if first == torch.bfloat16 else torch.float32
+    own = torch.bfloat16 if dtype_of(model) == torch.bfloat16 else torch.float32
     chosen, _ = choose_target(model, own if dtype is None else dtype, "cpu")
     names = {torch.float32: "f32", torch.bfloat16: "bf16"}
     if chosen not in names:

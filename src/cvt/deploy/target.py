@@ -20,6 +20,11 @@ def is_int8(dtype: torch.dtype | str | None) -> bool:
     return dtype == torch.int8 or dtype == "int8"
 
 
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Returns the data type of a model's floating-point parameters, by the first; None without."""
+    return next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
+
+
 def choose_target(
     model: nn.Module,
     dtype: torch.dtype | str | None = None,
