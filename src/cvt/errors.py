@@ -1,21 +1,70 @@
-"""The one exception for a user's mistake, and the nearest-name hint that goes with it."""
+"""The one exception for a user's mistake, and the one place that makes text safe to show."""
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
+
+MOST_SHOWN = 1000
+"""Characters of a sentence that are shown; of a longer one the middle is left out."""
+
+# Marks and overrides of writing direction: they let a name show as another one.
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSAFE_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # controls, lone surrogates, line and paragraph ends
 
 
 class UserError(ValueError):
     """Something the caller can put right; the message says got, expected, do this.
 
-    The command line prints it as one sentence and exits with code 2.
+    The command line prints it as one sentence and exits with code 2. Functions of this library
+    raise it for all that a caller may get wrong; docstrings name it only where that says more.
+
+    Args:
+        sentence: What is said. It may quote files, names and values of strangers as they are: what
+            could act on a terminal is shown escaped, and what is longer than `MOST_SHOWN` is cut.
+        details: Lines below the sentence, such as a list of differences; each is treated alike.
     """
 
     is_told_elsewhere = False
     """Whether another of the processes that train together prints the same sentence."""
 
+    def __init__(self, sentence: object = "", *, details: Iterable[str] = ()) -> None:
+        super().__init__("\n".join([shown(sentence), *map(shown, details)]))
+
+
+def shown(text: object, most: int = MOST_SHOWN) -> str:
+    """Returns text of unknown origin as it may be shown on one line of a terminal, log or page.
+
+    Control characters, line ends, marks of writing direction and bytes of file names that are no
+    text come out as Python's escapes for them (`\\x1b`, `\\n`, `\\xff`); letters of any script, and
+    emoji, stay.
+
+    Args:
+        most: Characters to keep; the middle of longer text is replaced by its length.
+    """
+    text = str(text)
+    if len(text) > most:
+        kept = most // 2
+        text = f"{text[:kept]}... ({len(text):,} characters) ...{text[-kept:]}"
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(each) if is_unsafe(each) else each for each in text)
+
+
+def is_unsafe(character: str) -> bool:
+    """Whether a character does something to a terminal, or to the text around it."""
+    return unicodedata.category(character) in _UNSAFE_CATEGORIES or character in _DIRECTIONS
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python spells a byte that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return repr(character)[1:-1].encode("ascii", "backslashreplace").decode()
+
 
 def did_you_mean(got: str, options: Iterable[str]) -> str:
     """Returns `" Did you mean 'x'?"` for the option nearest to `got`, or an empty string."""
+    if len(got) > MOST_SHOWN:
+        return ""
     near = get_close_matches(got, list(options), n=3, cutoff=0.5)
     if not near:
         return ""

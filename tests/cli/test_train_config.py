@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cvt.errors import UserError
+from cvt.plain import read_yaml
 from cvt.train.config import TrainConfig
-from cvt.train.yaml_text import read_yaml
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cvt.errors import UserError
-from cvt.train.yaml_text import read_yaml
+from cvt.plain import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)

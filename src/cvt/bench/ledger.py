@@ -13,7 +13,7 @@ from cvt.bench.results import Outcome
 from cvt.bench.rows import read_rows
 from cvt.errors import UserError
 from cvt.files import atomic_write
-from cvt.train.yaml_text import read_yaml, write_yaml
+from cvt.plain import read_yaml, write_yaml
 
 CONTEST_FILE = "contest.yaml"
 RESULTS_FILE = "results.csv"

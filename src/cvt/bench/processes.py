@@ -11,7 +11,7 @@ from typing import Any
 
 from cvt.bench.worker import STOPPED
 from cvt.errors import UserError
-from cvt.train.yaml_text import write_yaml
+from cvt.plain import write_yaml
 
 _LOOK_EVERY_S = 0.2
 _LONGEST = 400

@@ -10,7 +10,7 @@ from cvt.bench.rows import read_rows
 from cvt.bench.speed_measurement import Measurement
 from cvt.errors import UserError
 from cvt.files import atomic_write
-from cvt.train.yaml_text import read_yaml, write_yaml
+from cvt.plain import read_yaml, write_yaml
 
 BENCH_FILE = "bench.yaml"
 MEASURED_FILE = "measurements.csv"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt.errors import UserError
-from cvt.train.yaml_text import read_yaml
+from cvt.plain import read_yaml
 
 STOPPED = 130
 

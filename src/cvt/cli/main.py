@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from cvt import __version__
-from cvt.errors import UserError
+from cvt.errors import UserError, shown
 
 VERBS = {
     "models": ("models:models", "List the models and the published weights."),
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CycloptsError, UserError) as error:
         if getattr(error, "is_told_elsewhere", False):
             return 2
-        return _complain(" ".join(str(error).split()), 2)
+        return _complain(" ".join(shown(line) for line in str(error).splitlines()), 2)
     except KeyboardInterrupt as stopped:
         return _complain(str(stopped) or "Interrupted.", 130)
     except BrokenPipeError:

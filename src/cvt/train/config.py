@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from cvt.errors import UserError, did_you_mean
+from cvt.plain import read_yaml, write_yaml
 from cvt.train.config_groups import AugmentConfig, DistillConfig, MixConfig, OptimConfig
 from cvt.train.fields import check_fields
-from cvt.train.yaml_text import read_yaml, write_yaml
 
 __all__ = [
     "AugmentConfig",

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from cvt.data import load_data
 from cvt.errors import UserError
+from cvt.plain import write_yaml
 from cvt.train.checkpoints import newest, read_facts
 from cvt.train.config import TrainConfig
 from cvt.train.defaults import derive, measure
 from cvt.train.device import choose_device
 from cvt.train.identity import resumed_config
-from cvt.train.yaml_text import write_yaml
 from cvt.weights.source import open_weights
 
 

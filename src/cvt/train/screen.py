@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from cvt.errors import shown
 from cvt.train.config import TrainConfig
 from cvt.train.progress import EpochRow
 from cvt.train.settings import settings
@@ -59,7 +60,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Prints a line as it is."""
-        self.console.print(escape(text), soft_wrap=True)
+        self.console.print(escape(shown(text)), soft_wrap=True, emoji=False)
 
     def describe(self, config: TrainConfig, facts: str, processes: int = 1) -> None:
         """Prints what the run is about to do, derived values included.
@@ -73,7 +74,7 @@ class Screen:
         self.say(facts)
         table = Table.grid(padding=(0, 2))
         for group, line in settings(config, processes).items():
-            table.add_row("", group, escape(line))
+            table.add_row("", group, escape(shown(line)))
         self.console.print(table)
 
     def update(

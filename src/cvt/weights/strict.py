@@ -28,7 +28,8 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
     if difference:
         raise UserError(
             f"{source} does not fit the model, expected the same names and shapes; check the "
-            f"model's name and its changes:\n{difference}"
+            "model's name and its changes:",
+            details=difference.splitlines(),
         )
     model.load_state_dict(dict(state_dict))
 

@@ -55,10 +55,11 @@ def recognise_variant(
         return best, fits[best]
     facts = facts_of_tensors(state_dict)
     found = str(facts) if facts.dims else f"{len(state_dict)} tensors of other names or shapes"
-    near = f" The nearest is {nearest}, which differs in\n{fewest}" if nearest else ""
+    near = f" The nearest is {nearest}, which differs in" if nearest else ""
     raise UserError(
         f"{source} is none of the {len(ROWS)} models that `cvt models` lists: got {found}; "
-        f"expected the shapes of one of them, or a file that describes its model itself.{near}"
+        f"expected the shapes of one of them, or a file that describes its model itself.{near}",
+        details=fewest.splitlines(),
     )
 
 

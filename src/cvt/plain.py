@@ -1,0 +1,355 @@
+"""Plain data: JSON and YAML of any origin read within bounds, and checked against a dataclass.
+
+YAML is read as people mean it: 1e-3 is a number, off is a word, and no key may stand twice.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from cvt.errors import UserError, did_you_mean
+
+MOST_TEXT = 64 * 2**20
+"""Bytes of JSON that are read; ImageNet-22k's class names take half a megabyte."""
+
+MOST_YAML = 2**20
+"""Bytes of YAML that are read, which takes ten seconds; a config has two thousand."""
+
+MOST_NESTED = 50
+"""Lists and mappings that may lie inside one another."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be, in the annotation of a field: `Annotated[int, Range(1, 4096)]`.
+
+    Args:
+        least: The smallest value.
+        most: The largest one.
+        above: What it must be greater than, where the smallest value itself is not allowed.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most and value > self.above
+
+    def __str__(self) -> str:
+        lower = f"above {self.above:g}" if self.above > -math.inf else f"from {self.least:g}"
+        return f"{lower} to {self.most:g}" if self.most < math.inf else f"{lower} on"
+
+
+def read_json(text: str | bytes, what: str) -> Any:
+    """Reads JSON into plain data.
+
+    Args:
+        what: What a message calls the text, such as `the record in m.safetensors`.
+
+    Raises:
+        UserError: It is no JSON, over `MOST_TEXT`, nested deeper than `MOST_NESTED`, or holds a
+            whole number of more than 4,300 digits, where Python stops.
+    """
+    _check_size(text, MOST_TEXT, what)
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise _too_deep(what) from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, too many digits
+        raise UserError(f"Got no JSON in {what} ({error}); copy or write it again.") from None
+    _check_depth(content, what)
+    return content
+
+
+def from_plain(cls: Callable[..., T], plain: Any, what: str) -> T:
+    """Builds a dataclass from plain data, each value checked against its field's annotation first.
+
+    Understood are `Annotated` with a `Range`, `Literal`, unions, nested dataclasses, `tuple`,
+    `list` and `dict` of such, and plain types. Lists become tuples where those are asked for, and
+    whole numbers pass as floats; floats have to be finite.
+
+    Args:
+        what: What a message calls the data, such as `the record in m.safetensors`.
+
+    Raises:
+        UserError: A key is unknown (the nearest is named) or missing, or a value is of another
+            kind than its field or out of its range.
+    """
+    if not isinstance(plain, Mapping):
+        raise UserError(f"Got {_quoted(plain)} for {what}, expected keys with values.")
+    assert is_dataclass(cls)
+    known = {each.name: each for each in dataclasses.fields(cls)}
+    for key in plain:
+        if key not in known:
+            raise UserError(
+                f"Got the unknown key {key!r} in {what}.{did_you_mean(str(key), known)}"
+            )
+    for each in known.values():
+        has_default = each.default is not each.default_factory  # both MISSING where there is none
+        if each.init and not has_default and each.name not in plain:
+            raise UserError(f"There is no {each.name!r} in {what}, expected it.")
+    hints = get_type_hints(cls, include_extras=True)
+    values = {key: _fitted(value, hints[key], f"{key} in {what}") for key, value in plain.items()}
+    return cls(**values)
+
+
+def _fitted(value: Any, hint: Any, what: str) -> Any:
+    """Returns a value as its annotation wants it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Annotated:
+        return _in_range(_fitted(value, arguments[0], what), arguments[1:], what)
+    if origin in (Union, UnionType):
+        return _one_of(value, arguments, what)
+    if is_dataclass(hint):
+        return from_plain(hint, value, what)
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        return _items(value, origin, arguments, what)
+    if origin is dict and isinstance(value, Mapping):
+        return {
+            _fitted(key, arguments[0], f"a key of {what}"): _fitted(item, arguments[1], what)
+            for key, item in value.items()
+        }
+    if not _is_a(value, hint):
+        raise UserError(f"Got {_quoted(value)} for {what}, expected {_words(hint)}.")
+    return value
+
+
+def _one_of(value: Any, options: tuple[Any, ...], what: str) -> Any:
+    if value is None and NoneType in options:
+        return None
+    mistakes = []
+    for option in options:
+        try:
+            return _fitted(value, option, what)
+        except UserError as error:
+            mistakes.append(error)
+    if len(mistakes) == 1 + (NoneType in options):
+        raise next(
+            error for error, option in zip(mistakes, options, strict=True) if option is not NoneType
+        )
+    words = " or ".join(_words(option) for option in options if option is not NoneType)
+    raise UserError(f"Got {_quoted(value)} for {what}, expected {words}.")
+
+
+def _items(value: Any, origin: Any, arguments: tuple[Any, ...], what: str) -> Any:
+    if origin is list or arguments[-1] is Ellipsis:
+        return origin(_fitted(item, arguments[0], what) for item in value)
+    if len(value) != len(arguments):
+        raise UserError(
+            f"Got {len(value)} values for {what}, expected {_words(origin[arguments])}."
+        )
+    return tuple(_fitted(item, each, what) for item, each in zip(value, arguments, strict=True))
+
+
+def _in_range(value: Any, marks: tuple[Any, ...], what: str) -> Any:
+    for mark in marks:
+        if isinstance(mark, Range) and value not in mark:
+            raise UserError(f"Got {_quoted(value)} for {what}, expected a number {mark}.")
+    return value
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return any(value == each and type(value) is type(each) for each in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and _is_number(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, get_origin(hint) or hint)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _words(hint: Any) -> str:
+    """What a value should have been, for a message."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        mark = next((each for each in arguments[1:] if isinstance(each, Range)), "")
+        return f"{_words(arguments[0])} {mark}".strip()
+    if origin in (Union, UnionType):
+        return " or ".join(map(_words, arguments))
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return f"a list of {len(arguments)}: {', '.join(map(_words, arguments))}"
+    plain = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        NoneType: "nothing",
+        tuple: "a list",
+        list: "a list",
+        dict: "keys with values",
+    }
+    return plain.get(origin or hint, "keys with values" if is_dataclass(hint) else str(hint))
+
+
+def _quoted(value: Any) -> str:
+    """A value for a message: its start, however large it is and whatever is in it."""
+    if isinstance(value, Mapping):
+        return f"a mapping with {len(value)} keys"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}" if len(repr(value[:8])) > 80 else repr(value[:8])
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a whole number of more than 20 digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
+def _check_size(text: str | bytes, most: int, what: str) -> None:
+    if len(text) > most:
+        raise UserError(
+            f"Got {len(text):,} characters in {what}, expected at most {most:,}; it is no file of "
+            "this kind."
+        )
+
+
+def _check_depth(content: Any, what: str) -> None:
+    level = [content]
+    for _ in range(MOST_NESTED):
+        level = [
+            item
+            for each in level
+            if isinstance(each, list | dict)
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, list | dict)
+        ]
+        if not level:
+            return
+    raise _too_deep(what)
+
+
+def _too_deep(what: str) -> UserError:
+    return UserError(
+        f"Got {what} nested more than {MOST_NESTED} deep; it is no file that this library, or one "
+        "that it reads the files of, has written."
+    )
+
+
+# What counts as other than text, and the first letters to look at it for: YAML 1.2's core rules,
+# without octals. PyYAML's are those of 1.1, where 1e-3 is text, off is false and 1:30 is ninety.
+_KINDS = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    "null": (r"~|null|Null|NULL|", ("~", "n", "N", "")),
+}
+
+
+def read_yaml(text: str, what: str = "the text") -> Any:
+    """Reads YAML into plain data.
+
+    Args:
+        what: What a message calls the text.
+
+    Raises:
+        UserError: It is no YAML, a key stands twice in one mapping, a value stands for another
+            one (`*name`), or it is larger or nested deeper than JSON may be.
+    """
+    import yaml
+
+    _check_size(text, MOST_YAML, what)
+    try:
+        content = yaml.load(text, Loader=_loader())
+    except RecursionError:
+        raise _too_deep(what) from None
+    except ValueError as error:  # a number of too many digits
+        raise UserError(f"{what} is not YAML: {error}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{what} is not YAML: {' '.join(str(error).split())}.") from None
+    _check_depth(content, what)
+    return content
+
+
+def write_yaml(plain: Any) -> str:
+    """Writes plain data, mappings in their own order, so that `read_yaml` returns the same.
+
+    Text that either version of YAML would take for something else is quoted.
+    """
+    import yaml
+
+    return yaml.dump(plain, Dumper=_dumper(), sort_keys=False)
+
+
+@cache
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own form
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()
+            line = event.start_mark.line + 1
+            if isinstance(event, yaml.events.AliasEvent):
+                raise yaml.YAMLError(
+                    f"line {line} refers to another value (*{event.anchor}), which is not read; "
+                    "write the value itself"
+                )
+            if getattr(event, "tag", None) is not None:
+                raise yaml.YAMLError(
+                    f"line {line} has the tag {event.tag}, and none is read; leave it out"
+                )
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            line = node.start_mark.line + 1
+            seen: set[Any] = set()
+            for key in keys:
+                if isinstance(key, list | dict):
+                    raise yaml.YAMLError(f"a key of the mapping of line {line} is no single value")
+                if key in seen:
+                    raise yaml.YAMLError(f"{key} stands twice in the mapping of line {line}")
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    return _with_kinds(Loader)
+
+
+@cache
+def _dumper() -> Any:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return _with_kinds(Dumper)
+
+
+def _with_kinds(reader_or_writer: Any) -> Any:
+    for kind, (pattern, first) in _KINDS.items():
+        regex = re.compile(f"^(?:{pattern})$")
+        reader_or_writer.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", regex, list(first))
+    return reader_or_writer
