@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from PIL import Image
-
 from cvt.data.file_set import FileSet
+from cvt.data.formats import SUFFIXES
 from cvt.data.image_set import ImageSet
 from cvt.errors import UserError
 
@@ -23,7 +22,7 @@ def folder_splits(root: Path) -> dict[str, ImageSet]:
     """Returns the splits that a folder holds; one without a `train` folder is all "train".
 
     Each folder of a split (or `root` itself) holds one folder per class, whose name is the class
-    name. Pictures may lie deeper inside; any suffix that Pillow opens counts, hidden files and
+    name. Pictures may lie deeper inside; any suffix of `cvt.data.formats` counts, hidden files and
     folders do not. Everything is sorted by name. Classes are numbered by the train folder.
 
     Raises:
@@ -36,9 +35,8 @@ def folder_splits(root: Path) -> dict[str, ImageSet]:
 
 
 def image_suffixes() -> frozenset[str]:
-    """Returns the suffixes, in lower case and with the dot, that Pillow has a reader for."""
-    suffixes = Image.registered_extensions()
-    return frozenset(suffix for suffix, kind in suffixes.items() if kind in Image.OPEN)
+    """Returns the suffixes of images, in lower case and with the dot."""
+    return SUFFIXES
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cvt.data.formats import FORMATS
 from cvt.errors import UserError
 
 # Twice Pillow's `MAX_IMAGE_PIXELS`: the size from which Pillow itself refuses, half a gigabyte
@@ -91,7 +92,9 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
         raise BadImage(f"{name} is empty (0 bytes), expected an image; fetch it again.")
     with _quiet_pillow():
         try:
-            with Image.open(file) as image:
+            Image.init()
+            known = [each.name for each in FORMATS if each.name in Image.OPEN]
+            with Image.open(file, formats=known) as image:
                 return _upright_rgb(image, name)
         except UnidentifiedImageError:
             raise BadImage(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cvt.data.folder import image_suffixes
+from cvt.data.formats import looks_like_image
 from cvt.data.image import BadImage
 
 
@@ -51,10 +52,10 @@ def _in_folder(folder: Path) -> Iterator[Path | BadImage]:
 
 def _from_stdin(content: bytes) -> Iterator[Path | bytes | BadImage]:
     try:
-        names = content.decode().splitlines()
+        names = None if looks_like_image(content) else content.decode().splitlines()
     except UnicodeDecodeError:
         names = None
-    if names is None or "\0" in content[:4096].decode(errors="ignore"):
+    if names is None or b"\0" in content[:4096]:
         yield content
     elif not any(name.strip() for name in names):
         yield BadImage("stdin is empty, expected a picture or file names, one a line.")
