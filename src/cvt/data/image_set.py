@@ -22,11 +22,14 @@ class ImageSet(ABC):
         labels: One whole number per picture, int64, shape (N,); -1 where the picture is known to be
             bad.
         is_decoded: Whether the pictures are in memory as pixels.
+        notes: What the user should be told of the data, a sentence each: files that are not used,
+            labels that were taken in a way that is not the only one.
     """
 
     classes: tuple[str, ...]
     labels: np.ndarray
     is_decoded: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,6 +73,7 @@ class _Subset(ImageSet):
         self.classes = parent.classes
         self.labels = parent.labels[indices]
         self.is_decoded = parent.is_decoded
+        self.notes = parent.notes
 
     def name(self, index: int) -> str:
         return self.parent.name(int(self.indices[index]))
@@ -88,6 +92,7 @@ class Joined(ImageSet):
         self.classes = parts[0].classes
         self.labels = np.concatenate([part.labels for part in parts])
         self.is_decoded = all(part.is_decoded for part in parts)
+        self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
     def name(self, index: int) -> str:
         part, index = self._locate(index)
@@ -114,6 +119,7 @@ class DataSplits:
         test: Pictures that neither of these may see, or None if the data has none.
         val_was_cut: Whether `val` was cut out of the training pictures because the data came
             without a validation split of its own.
+        notes: What the user should be told of the data, those of all its sets.
     """
 
     name: str
@@ -121,6 +127,7 @@ class DataSplits:
     val: ImageSet
     test: ImageSet | None = None
     val_was_cut: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

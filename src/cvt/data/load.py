@@ -51,11 +51,12 @@ def load_data(
             f"{name} has the single class {''.join(classes)!r}, expected at least two to tell "
             "apart; check that the path is the folder that holds the class folders."
         )
+    notes = tuple(dict.fromkeys(note for images in splits.values() for note in images.notes))
     val_was_cut = "val" not in splits
     if val_was_cut:
         splits["train"], splits["val"] = stratified_split(splits["train"], val_fraction, seed, name)
     kept = {split: remembered(images) for split, images in splits.items()}
-    return DataSplits(name=name, **kept, val_was_cut=val_was_cut)
+    return DataSplits(name=name, **kept, val_was_cut=val_was_cut, notes=notes)
 
 
 def load_split(

@@ -52,6 +52,7 @@ class Remembered(ImageSet):
         self.size = size
         self.labels = images.labels
         self.classes = images.classes
+        self.notes = images.notes
         self._take_memory()
 
     def _take_memory(self) -> None:
