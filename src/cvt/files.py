@@ -1,8 +1,9 @@
-"""Writing files so that an interruption, or a full disk, never costs what was there before."""
+"""Files: written so that an interruption never costs what was there, and read within bounds."""
 
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from cvt.errors import UserError
+
+NO_TEXT = "backslashreplace"
+"""What becomes of characters that an encoding lacks, such as bytes of file names that are no text:
+Python's escapes for them."""
 
 
 @contextmanager
@@ -45,8 +50,11 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Generator[IO]:
     Raises:
         UserError: The disk is full or the place is not writable; the file that was there is kept.
     """
-    encoding = None if "b" in mode else "utf-8"
-    with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding) as file:
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", NO_TEXT)
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, mode, encoding=encoding, errors=errors) as file,
+    ):
         yield file
 
 
@@ -82,6 +90,27 @@ def atomic_files(path: str | Path, *companions: str) -> Generator[Path]:
         raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_small(path: str | Path, most: int) -> bytes:
+    """Returns the content of a file that cannot be large.
+
+    Raises:
+        UserError: There is no such file, it may not be read, it is none (a folder, or a pipe, which
+            could keep the reader waiting for ever), or it has more than `most` bytes.
+    """
+    try:
+        # A pipe without a writer would keep even `open` waiting.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise UserError(f"Got {str(path)!r}, expected a file.")
+            content = file.read(most + 1)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if len(content) > most:
+        raise UserError(f"Got more than {most:,} bytes in {path}; it is no file of this kind.")
+    return content
 
 
 def remove_left_behind(folder: Path) -> None:

@@ -1,15 +1,16 @@
 """The states that a run goes on from: folders under `checkpoints/`, the newest of them whole.
 
-A folder appears under its name only once it is complete, and says what it holds by digests.
+A folder appears under its name only once it is complete, and says in `state.json` what it holds:
+the plain facts, where each tensor lies, and the digests of the files of tensors. Nothing is read
+that this does not name, and no pickle but torch's form of a single tensor, by `weights_only`.
 """
 
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,16 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from cvt.errors import UserError
-from cvt.files import cannot_write
-from cvt.train.safe_reader import SafeReader
+from cvt.files import cannot_write, read_small
+from cvt.plain import MOST_TEXT, from_plain, read_json
+from cvt.train.contents import (
+    Reader,
+    StoredTensor,
+    TensorsOnly,
+    check_contents,
+    is_file_name,
+    list_contents,
+)
 from cvt.train.world import World, is_lost_peer
 
 FOLDER = "checkpoints"
@@ -38,7 +47,7 @@ _UNREADABLE = (
     RuntimeError,
     LookupError,
     ValueError,
-    pickle.UnpicklingError,
+    TypeError,
     dcp.CheckpointException,
 )
 _PATTERN = "[0-9]" * 6
@@ -61,6 +70,42 @@ class Tensors:
     scaler: torch.amp.GradScaler | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What `state.json` says."""
+
+    facts: dict[str, Any]
+    contents: dict[str, StoredTensor]
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What the facts say of the tensors."""
+
+    has_moments: bool
+    scaler: dict[str, int | float] | None = None
+
+
+_KEPT = ("has_moments", "scaler")
+
+
+class _Writer(dcp.FileSystemWriter):
+    """torch's writer, but it says what went wrong beneath it: torch's format hides that."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        """Writes this process's files.
+
+        Raises:
+            OSError: The disk is full or the place not writable.
+            KeyboardInterrupt: Somebody asked for the end.
+        """
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            raise _root(error) from error
+
+
 def save_state(
     run: Path, facts: dict[str, Any], tensors: Tensors, *, keep: int, world: World
 ) -> None:
@@ -80,10 +125,10 @@ def save_state(
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with _single_process_allowed():
-            dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary))
+            contents = list_contents(dcp.save(state, storage_writer=_Writer(temporary)))
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
         cause = _cause(error)
-        if is_lost_peer(cause):
+        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
             raise cause from None
         shutil.rmtree(temporary, ignore_errors=True)
         wrapped = cause if isinstance(cause, OSError) else OSError(_first_line(cause))
@@ -91,7 +136,7 @@ def save_state(
             raise cannot_write(path, wrapped) from error
     scaler = tensors.scaler.state_dict() if tensors.scaler else None
     facts = {**facts, "scaler": scaler, "has_moments": bool(tensors.optimizer.state)}
-    world.on_main(lambda: _finish(temporary, path, facts, keep))
+    world.on_main(lambda: _finish(temporary, path, facts, contents, keep))
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -123,8 +168,12 @@ def passed_over(run: Path, checkpoint: Path) -> list[Path]:
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """Returns the plain data that a checkpoint was saved with."""
-    return json.loads((checkpoint / _FACTS).read_text(encoding="utf-8"))["facts"]
+    """Returns the plain data that a checkpoint was saved with.
+
+    Raises:
+        UserError: The checkpoint is none, or not of this version.
+    """
+    return _read(checkpoint).facts
 
 
 def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
@@ -133,14 +182,16 @@ def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
     Raises:
         UserError: They do not fit, or are damaged.
     """
-    facts = read_facts(checkpoint)
-    state = _state(tensors, facts["has_moments"])
+    stored = _read(checkpoint)
+    facts = from_plain(_Kept, {key: stored.facts.get(key) for key in _KEPT}, f"{checkpoint}")
+    state = _state(tensors, facts.has_moments)
     try:
         with _single_process_allowed():
-            dcp.load(state, storage_reader=SafeReader(checkpoint))
+            reader = Reader(checkpoint, stored.contents)
+            dcp.load(state, storage_reader=reader, planner=TensorsOnly())
     except _UNREADABLE as error:
         cause = _cause(error)
-        if is_lost_peer(cause):
+        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
             raise cause from None
         raise UserError(
             f"Cannot resume from {checkpoint}: its tensors do not fit this model "
@@ -155,7 +206,17 @@ def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
     if tensors.ema is not None:
         set_model_state_dict(tensors.ema, state["ema"])
     if tensors.scaler is not None:
-        tensors.scaler.load_state_dict(facts["scaler"])
+        _put_back(tensors.scaler, facts.scaler, checkpoint)
+
+
+def _put_back(scaler: torch.amp.GradScaler, stored: Mapping[str, float] | None, what: Path) -> None:
+    usual = scaler.state_dict()
+    given = dict(stored or {})
+    if {name: type(each) for name, each in given.items()} != {
+        name: type(each) for name, each in usual.items()
+    }:
+        raise UserError(f"Got no state of fp16's loss scaling in {what}; train again.")
+    scaler.load_state_dict(given)
 
 
 def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
@@ -185,10 +246,13 @@ def _make_room(folder: Path) -> Path:
     return path
 
 
-def _finish(temporary: Path, path: Path, facts: dict[str, Any], keep: int) -> None:
+def _finish(
+    temporary: Path, path: Path, facts: dict[str, Any], contents: dict[str, Any], keep: int
+) -> None:
     try:
-        digests = {file.name: _digest(file) for file in sorted(temporary.iterdir())}
-        stated = {"facts": facts, "digests": digests}
+        files = sorted(each for each in temporary.iterdir() if is_file_name(each.name))
+        digests = {file.name: _digest(file) for file in files}
+        stated = {"facts": facts, "contents": contents, "digests": digests}
         with open(temporary / _FACTS, "w", encoding="utf-8") as file:
             json.dump({**stated, "digest": _digest_of(stated)}, file)
             file.flush()
@@ -203,15 +267,51 @@ def _finish(temporary: Path, path: Path, facts: dict[str, Any], keep: int) -> No
 
 
 def _is_whole(folder: Path) -> bool:
+    """Whether a folder is as it was written; what it says may still be of no use."""
     try:
-        stated = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        stated = _stated(folder)
         digest = stated.pop("digest")
-        files = stated["digests"].items()
+        digests = stated["digests"].items()
         return digest == _digest_of(stated) and all(
-            _digest(folder / name) == digest for name, digest in files
+            Path(name).name != name  # no name of a file: of that `_read` will tell
+            or ((folder / name).is_file() and _digest(folder / name) == digest)
+            for name, digest in digests
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
+
+
+def _read(folder: Path) -> _State:
+    """Reads what a checkpoint says of itself, and makes sure that it can be.
+
+    Raises:
+        UserError: It cannot.
+    """
+    stated = _stated(folder)
+    stated.pop("digest", None)
+    if "contents" not in stated:
+        raise UserError(
+            f"Cannot resume from {folder}: it was written by an earlier version, which listed the "
+            "contents in a pickle, and none is read; start anew from its weights by --weights."
+        )
+    state = from_plain(_State, stated, str(folder / _FACTS))
+    for name in state.digests:
+        file = folder / name
+        if not is_file_name(name) or file.is_symlink() or not file.is_file():
+            raise UserError(
+                f"Cannot resume from {folder}: it says that {name!r} is a file of tensors in it, "
+                "which is not so; train again."
+            )
+    check_contents(state.contents, folder, state.digests)
+    return state
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    file = folder / _FACTS
+    stated = read_json(read_small(file, MOST_TEXT), str(file))
+    if not isinstance(stated, dict):
+        raise UserError(f"Got no facts of a checkpoint in {file}; train again.")
+    return stated
 
 
 def _digest_of(stated: dict[str, Any]) -> str:
@@ -242,11 +342,25 @@ def _single_process_allowed() -> Generator[None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Returns what torch wrapped, the system's own error if there is one."""
+    """Returns what torch wrapped: an interruption, or the system's own error, if there is one."""
     if not isinstance(error, dcp.CheckpointException):
-        return error
-    causes = [cause for cause, _ in error.failures.values()]
-    return next((each for each in causes if isinstance(each, OSError)), causes[0])
+        return _root(error)
+    causes = [_root(cause) for cause, _ in error.failures.values()]
+    for kind in (KeyboardInterrupt, OSError):
+        found = next((each for each in causes if isinstance(each, kind)), None)
+        if found is not None:
+            return found
+    return causes[0]
+
+
+def _root(error: BaseException) -> BaseException:
+    """Returns the interruption or the system's error that led to this one, if one did."""
+    each: BaseException | None = error
+    while each is not None:
+        if isinstance(each, OSError | KeyboardInterrupt):
+            return each
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def _first_line(error: BaseException) -> str:
