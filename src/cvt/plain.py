@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -17,6 +17,7 @@ from typing import (
     Literal,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -54,8 +55,24 @@ class Range:
         return self.least <= value <= self.most and value > self.above
 
     def __str__(self) -> str:
-        lower = f"above {self.above:g}" if self.above > -math.inf else f"from {self.least:g}"
-        return f"{lower} to {self.most:g}" if self.most < math.inf else f"{lower} on"
+        lower = f"above {self.above:.9g}" if self.above > -math.inf else f"from {self.least:.9g}"
+        return f"{lower} to {self.most:.9g}" if self.most < math.inf else f"{lower} on"
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many items or letters, in the annotation of a field: `Annotated[str, Length(0, 80)]`.
+
+    Args:
+        least: The fewest.
+        most: The most.
+    """
+
+    least: int
+    most: int
+
+    def __contains__(self, value: Any) -> bool:
+        return not isinstance(value, Sized) or self.least <= len(value) <= self.most
 
 
 def read_json(text: str | bytes, what: str) -> Any:
@@ -82,9 +99,9 @@ def read_json(text: str | bytes, what: str) -> Any:
 def from_plain(cls: Callable[..., T], plain: Any, what: str) -> T:
     """Builds a dataclass from plain data, each value checked against its field's annotation first.
 
-    Understood are `Annotated` with a `Range`, `Literal`, unions, nested dataclasses, `tuple`,
-    `list` and `dict` of such, and plain types. Lists become tuples where those are asked for, and
-    whole numbers pass as floats; floats have to be finite.
+    Understood are `Annotated` with a `Range` or a `Length`, `Literal`, unions, nested dataclasses,
+    `tuple`, `list` and `dict` of such, and plain types. Lists become tuples where those are asked
+    for, and whole numbers pass as floats; floats have to be finite.
 
     Args:
         what: What a message calls the data, such as `the record in m.safetensors`.
@@ -106,9 +123,31 @@ def from_plain(cls: Callable[..., T], plain: Any, what: str) -> T:
         has_default = each.default is not each.default_factory  # both MISSING where there is none
         if each.init and not has_default and each.name not in plain:
             raise UserError(f"There is no {each.name!r} in {what}, expected it.")
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     values = {key: _fitted(value, hints[key], f"{key} in {what}") for key, value in plain.items()}
     return cls(**values)
+
+
+def check_values(instance: Any, what: str) -> None:
+    """Checks each value of a dataclass against its annotation, as `from_plain` does.
+
+    For the `__post_init__` of a dataclass that is built by hand as well; lists become tuples where
+    those are asked for, in a frozen dataclass too.
+
+    Args:
+        what: What a message calls the instance.
+
+    Raises:
+        UserError: A value is of another kind than its field or out of its range.
+    """
+    for name, hint in _hints(type(instance)).items():
+        value = _fitted(getattr(instance, name), hint, f"{name} in {what}")
+        object.__setattr__(instance, name, value)
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
 
 
 def _fitted(value: Any, hint: Any, what: str) -> Any:
@@ -117,11 +156,12 @@ def _fitted(value: Any, hint: Any, what: str) -> Any:
     if hint is Any:
         return value
     if origin is Annotated:
+        _check_length(value, arguments[1:], what)
         return _in_range(_fitted(value, arguments[0], what), arguments[1:], what)
     if origin in (Union, UnionType):
         return _one_of(value, arguments, what)
     if is_dataclass(hint):
-        return from_plain(hint, value, what)
+        return value if isinstance(value, cast("type", hint)) else from_plain(hint, value, what)
     if origin in (tuple, list) and isinstance(value, list | tuple):
         return _items(value, origin, arguments, what)
     if origin is dict and isinstance(value, Mapping):
@@ -130,7 +170,10 @@ def _fitted(value: Any, hint: Any, what: str) -> Any:
             for key, item in value.items()
         }
     if not _is_a(value, hint):
-        raise UserError(f"Got {_quoted(value)} for {what}, expected {_words(hint)}.")
+        near = (
+            did_you_mean(value, arguments) if origin is Literal and isinstance(value, str) else ""
+        )
+        raise UserError(f"Got {_quoted(value)} for {what}, expected {_words(hint)}.{near}")
     return value
 
 
@@ -159,6 +202,16 @@ def _items(value: Any, origin: Any, arguments: tuple[Any, ...], what: str) -> An
             f"Got {len(value)} values for {what}, expected {_words(origin[arguments])}."
         )
     return tuple(_fitted(item, each, what) for item, each in zip(value, arguments, strict=True))
+
+
+def _check_length(value: Any, marks: tuple[Any, ...], what: str) -> None:
+    """Before each item is looked at, since there may be millions."""
+    for mark in marks:
+        if isinstance(mark, Length) and value not in mark:
+            unit = "letters" if isinstance(value, str) else "items"
+            raise UserError(
+                f"Got {len(value):,} {unit} for {what}, expected {mark.least:,} to {mark.most:,}."
+            )
 
 
 def _in_range(value: Any, marks: tuple[Any, ...], what: str) -> Any:

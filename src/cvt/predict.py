@@ -23,7 +23,11 @@ Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | BadImage
 
 @dataclass(frozen=True)
 class Label:
-    """A class, by name and by its number in the model's output, and its softmax probability."""
+    """A class, by name and by its number in the model's output, and its probability.
+
+    It is a softmax over all classes, or where the model's record says `multi_label`, the sigmoid of
+    this class alone.
+    """
 
     name: str
     index: int
@@ -82,6 +86,7 @@ class Predictor:
         self.batch_size = batch_size
         self.model = loaded.to(self.device).eval()
         self.class_names = record.class_names or tuple(map(str, range(record.spec.num_classes)))
+        self._multi_label = record.multi_label
         self._transform = eval_transform(record.preprocessing)
 
     def __call__(self, sources: Source | Iterable[Source], top_k: int = 5) -> list[Prediction]:
@@ -123,7 +128,9 @@ class Predictor:
         if tensors:
             with autocast(self.device, self.precision):
                 logits = self.model(torch.stack(tensors).to(self.device))
-            rows = map(self._labels, logits.float().softmax(dim=1).cpu(), [top_k] * len(tensors))
+            logits = logits.float().cpu()
+            probabilities = logits.sigmoid() if self._multi_label else logits.softmax(dim=1)
+            rows = map(self._labels, probabilities, [top_k] * len(tensors))
         for name, image in batch:
             if isinstance(image, Tensor):
                 yield Prediction(name, next(rows))

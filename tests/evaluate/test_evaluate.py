@@ -8,6 +8,7 @@ from PIL import Image
 
 from cvt.errors import UserError
 from cvt.evaluate import evaluate
+from cvt.evaluate.model_facts import class_names_of
 from cvt.train.config import TrainConfig, save_config
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.record import Preprocessing, Record
@@ -99,3 +100,10 @@ def test_the_validation_split_is_the_runs(checkpoint, colours):
 def test_a_model_may_be_given_as_it_is(colours):
     model = create_model("cvt_nano_32", num_classes=3, depth=1)
     assert evaluate(model, str(colours), split="all").num_images == 24
+
+
+def test_classes_that_may_hold_together_are_not_measured_as_one(oracle):
+    model = oracle(num_classes=3)
+    model.record = dataclasses.replace(model.record, multi_label=True)
+    with pytest.raises(UserError, match=r"classes may hold together \(multi_label\)"):
+        class_names_of(model)

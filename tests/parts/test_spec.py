@@ -34,7 +34,7 @@ def test_unknown_key_names_the_nearest():
 
 @pytest.mark.parametrize("stages", [None, 3, [1, 2]])
 def test_from_dict_needs_stages(stages):
-    with pytest.raises(UserError, match="'stages'"):
+    with pytest.raises(UserError, match="stages in the spec"):
         BackboneSpec.from_dict({"stages": stages})
 
 

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,3 +126,21 @@ def test_class_numbers_where_there_are_no_names(checkpoint, photos):
 def test_mistakes_get_a_sentence(checkpoint, make, message):
     with pytest.raises(cvt.UserError, match=message):
         make(checkpoint)
+
+
+def test_classes_that_may_hold_together_are_sigmoids(checkpoint, photos):
+    model = cvt.load(checkpoint)
+    (single,) = cvt.Predictor(model)(photos / "a.jpg", top_k=6)
+    model.record = replace(model.record, multi_label=True)
+    (several,) = cvt.Predictor(model)(photos / "a.jpg", top_k=6)
+    odds = {label.name: label.probability / (1 - label.probability) for label in several.labels}
+    # exp(logit) is the odds of a sigmoid, and what a softmax shares out.
+    for label in single.labels:
+        assert odds[label.name] / sum(odds.values()) == pytest.approx(label.probability, rel=1e-4)
+
+
+def test_one_output_is_no_certainty(checkpoint, photos):
+    model = cvt.load(checkpoint, num_classes=1)
+    model.record = replace(model.record, multi_label=True, class_names=("defect",))
+    (prediction,) = cvt.Predictor(model)(photos / "a.jpg")
+    assert prediction.labels[0].probability < 0.999

@@ -11,7 +11,9 @@ from cvt.errors import UserError
 from cvt.plain import (
     MOST_TEXT,
     MOST_YAML,
+    Length,
     Range,
+    check_values,
     from_plain,
     read_json,
     read_yaml,
@@ -174,3 +176,29 @@ def test_no_json_is_one_sentence(text):
 def test_any_plain_data_is_fitted_or_refused(plain):
     with suppress(UserError):
         from_plain(Outer, {"model": plain, "inner": plain, "figures": plain, "more": plain}, "it")
+
+
+@dataclass(frozen=True)
+class Named:
+    """Built by hand too: its values are checked either way."""
+
+    names: Annotated[tuple[Annotated[str, Length(1, 5)], ...], Length(1, 2)]
+    inner: Inner | None = None
+    word: Literal["one", "other"] = "one"
+
+    def __post_init__(self) -> None:
+        check_values(self, "the sheet")
+
+
+def test_a_dataclass_built_by_hand_is_checked_alike():
+    assert Named(["a", "b"], Inner(names=("x",))).names == ("a", "b")
+    assert from_plain(Named, {"names": ["a"], "inner": {}}, "it").inner == Inner()
+    for wrong, says in (
+        ({"names": []}, "Got 0 items for names in the sheet, expected 1 to 2"),
+        ({"names": ["a"] * 10**6}, "Got 1,000,000 items for names"),
+        ({"names": ["abcdef"]}, "Got 6 letters for names in the sheet, expected 1 to 5"),
+        ({"names": 3}, "expected a list"),
+        ({"names": ["a"], "word": "othr"}, "expected one of 'one', 'other'. Did you mean 'other'"),
+    ):
+        with pytest.raises(UserError, match=says):
+            Named(**wrong)

@@ -24,8 +24,17 @@ def open_model(model: str | Path | VisionModel, world: World) -> VisionModel:
 
 
 def class_names_of(network: VisionModel) -> tuple[str, ...] | None:
-    """Returns one name per output, or None if they are not known."""
+    """Returns one name per output, or None if they are not known.
+
+    Raises:
+        UserError: A picture may show several of the classes at once.
+    """
     record = _record_of(network)
+    if record is not None and record.multi_label:
+        raise UserError(
+            "Got a model whose classes may hold together (multi_label), expected one that names a "
+            "single class; `cvt predict` says the probability of each."
+        )
     return record.class_names if record else None
 
 

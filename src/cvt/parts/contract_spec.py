@@ -1,8 +1,9 @@
 """What the plain data of every vision network has in common."""
 
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 
+@runtime_checkable
 class Spec(Protocol):
     """A network as plain data; every kind of network has a frozen dataclass that is one."""
 

@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cvt.errors import UserError
 from cvt.parts.spec_checks import (
-    check_choice,
-    check_count,
+    MOST_STAGES,
+    Channels,
+    Classes,
+    Epsilon,
+    Rate,
+    Side,
     check_fields,
-    check_flag,
-    check_keys,
-    check_rate,
     image_size,
     per_stage,
 )
 from cvt.parts.stage_spec import StageSpec
+from cvt.plain import Length, check_values, from_plain
 
 Activation = Literal["quick_gelu", "gelu", "silu", "relu"]
 Scale = Literal["dim", "head_dim"]
@@ -38,36 +40,24 @@ class BackboneSpec:
     section 4). `extra_level` adds a map of half the last stage's resolution to the pyramid.
     """
 
-    stages: tuple[StageSpec, ...]
-    num_classes: int = 1000
-    in_chans: int = 3
-    img_size: tuple[int, int] = (224, 224)
+    stages: Annotated[tuple[StageSpec, ...], Length(1, MOST_STAGES)]
+    num_classes: Classes = 1000
+    in_chans: Channels = 3
+    img_size: tuple[Side, Side] = (224, 224)
     global_pool: Pool = "token"
     distilled: bool = False
     act_layer: Activation = "quick_gelu"
-    norm_eps: float = 1e-5
-    embed_norm_eps: float = 1e-5
+    norm_eps: Epsilon = 1e-5
+    embed_norm_eps: Epsilon = 1e-5
     attn_scale: Scale = "dim"
     pos_interpolation: Interpolation = "bicubic"
-    drop_rate: float = 0.0
+    drop_rate: Rate = 0.0
     drop_path_schedule: Schedule = "stage"
     extra_level: bool = False
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise UserError("A backbone needs at least one stage, got none.")
-        object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "img_size", image_size(self.img_size))
-        check_count(self, "num_classes", 0)
-        check_count(self, "in_chans", 1)
-        check_choice(self, "global_pool", Pool)
-        check_choice(self, "act_layer", Activation)
-        check_choice(self, "attn_scale", Scale)
-        check_choice(self, "pos_interpolation", Interpolation)
-        check_choice(self, "drop_path_schedule", Schedule)
-        check_flag(self, "extra_level")
-        check_flag(self, "distilled")
-        check_rate(self, "drop_rate")
+        check_values(self, "the model")
         if self.global_pool == "token" and not self.stages[-1].cls_token:
             raise UserError(
                 "global_pool='token' needs a class token in the last stage; "
@@ -93,14 +83,7 @@ class BackboneSpec:
         Raises:
             UserError: An unknown key (the nearest is named), a missing one, or a wrong value.
         """
-        check_keys(plain, cls)
-        stages = plain.get("stages")
-        if not isinstance(stages, list | tuple) or not all(isinstance(s, Mapping) for s in stages):
-            raise UserError("A spec needs 'stages': a list with one mapping a stage.")
-        for stage in stages:
-            check_keys(stage, StageSpec)
-        whole: dict[str, Any] = {**plain, "stages": tuple(StageSpec(**row) for row in stages)}
-        return cls(**whole)
+        return from_plain(cls, plain, "the spec")
 
     def change(self, **changes: Any) -> "BackboneSpec":
         """Returns a copy with fields replaced; a stage's field may be named directly.
@@ -117,6 +100,10 @@ class BackboneSpec:
         of_whole = {field.name for field in fields(BackboneSpec)}
         check_fields(changes, of_stage | of_whole)
         stages = changes.get("stages", self.stages)
+        if not isinstance(stages, list | tuple) or not all(
+            isinstance(each, StageSpec) for each in stages
+        ):
+            raise UserError(f"Got stages={stages!r}, expected a list with one StageSpec a stage.")
         columns = {
             name: per_stage(name, value, len(stages))
             for name, value in changes.items()

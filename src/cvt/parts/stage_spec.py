@@ -5,14 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cvt.errors import UserError
-from cvt.parts.spec_checks import (
-    check_choice,
-    check_count,
-    check_flag,
-    check_heads,
-    check_positive,
-    check_rate,
-)
+from cvt.parts.spec_checks import Depth, Kernel, Padding, Rate, Ratio, Width, check_heads
+from cvt.plain import check_values
 
 Embed = Literal["conv", "t2t", "t2t_performer"]
 Projection = Literal["conv", "avg", "linear", "reduction"]
@@ -41,42 +35,29 @@ class StageSpec:
     the backbone's schedule says otherwise.
     """
 
-    embed_dim: int
-    depth: int
-    num_heads: int
+    embed_dim: Width
+    depth: Depth
+    num_heads: Width
     embed: Embed = "conv"
-    embed_kernel: int = 3
-    embed_stride: int = 2
-    embed_padding: int = 1
+    embed_kernel: Kernel = 3
+    embed_stride: Kernel = 2
+    embed_padding: Padding = 1
     embed_norm: bool = True
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
     projection: Projection = "conv"
-    conv_kernel: int = 3
-    q_stride: int = 1
-    kv_stride: int = 2
+    conv_kernel: Kernel = 3
+    q_stride: Kernel = 1
+    kv_stride: Kernel = 2
     qkv_bias: bool = True
     cls_token: bool = False
     pos_embed: Position = "none"
-    peg_depth: int = 1
-    proj_drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
+    peg_depth: Width = 1
+    proj_drop_rate: Rate = 0.0
+    attn_drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "num_heads", "embed_kernel", "embed_stride", "peg_depth"):
-            check_count(self, name, 1)
-        for name in ("conv_kernel", "q_stride", "kv_stride"):
-            check_count(self, name, 1)
-        for name in ("depth", "embed_padding"):
-            check_count(self, name, 0)
-        for name in ("proj_drop_rate", "attn_drop_rate", "drop_path_rate"):
-            check_rate(self, name)
-        for name in ("embed_norm", "qkv_bias", "cls_token"):
-            check_flag(self, name)
-        check_choice(self, "embed", Embed)
-        check_choice(self, "projection", Projection)
-        check_choice(self, "pos_embed", Position)
-        check_positive(self, "mlp_ratio")
+        check_values(self, "a stage")
         check_heads(self)
         if self.projection in ("conv", "avg") and self.conv_kernel % 2 == 0:
             raise UserError(f"conv_kernel={self.conv_kernel} must be odd to keep the grid.")

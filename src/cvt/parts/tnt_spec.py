@@ -7,16 +7,20 @@ from typing import Any
 from cvt.errors import UserError
 from cvt.parts.spec import Activation, Pool
 from cvt.parts.spec_checks import (
-    check_choice,
-    check_count,
+    Channels,
+    Classes,
+    Depth,
+    Epsilon,
+    Kernel,
+    Rate,
+    Ratio,
+    Side,
+    Width,
     check_fields,
-    check_flag,
     check_heads,
-    check_keys,
-    check_positive,
-    check_rate,
     image_size,
 )
+from cvt.plain import check_values, from_plain
 
 KIND = "tnt"
 
@@ -33,43 +37,33 @@ class TNTSpec:
     the patches only. `drop_path_rate` is reached at the last block, linearly from 0 at the first.
     """
 
-    embed_dim: int
-    depth: int
-    num_heads: int
-    inner_dim: int
-    inner_heads: int
-    patch_size: int = 16
-    inner_kernel: int = 7
-    inner_stride: int = 4
-    mlp_ratio: float = 4.0
+    embed_dim: Width
+    depth: Depth
+    num_heads: Width
+    inner_dim: Width
+    inner_heads: Width
+    patch_size: Kernel = 16
+    inner_kernel: Kernel = 7
+    inner_stride: Kernel = 4
+    mlp_ratio: Ratio = 4.0
     qkv_bias: bool = False
     act_layer: Activation = "gelu"
-    norm_eps: float = 1e-5
-    num_classes: int = 1000
-    in_chans: int = 3
-    img_size: tuple[int, int] = (224, 224)
+    norm_eps: Epsilon = 1e-5
+    num_classes: Classes = 1000
+    in_chans: Channels = 3
+    img_size: tuple[Side, Side] = (224, 224)
     global_pool: Pool = "token"
-    drop_rate: float = 0.0
-    pos_drop_rate: float = 0.0
-    proj_drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
+    drop_rate: Rate = 0.0
+    pos_drop_rate: Rate = 0.0
+    proj_drop_rate: Rate = 0.0
+    attn_drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", image_size(self.img_size))
-        for name in ("embed_dim", "depth", "num_heads", "inner_dim", "inner_heads", "in_chans"):
-            check_count(self, name, 1)
-        for name in ("patch_size", "inner_kernel", "inner_stride"):
-            check_count(self, name, 1)
-        check_count(self, "num_classes", 0)
-        for name in ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate"):
-            check_rate(self, name)
-        check_rate(self, "drop_path_rate")
-        check_flag(self, "qkv_bias")
-        check_choice(self, "act_layer", Activation)
-        check_choice(self, "global_pool", Pool)
-        check_positive(self, "mlp_ratio")
-        check_positive(self, "norm_eps")
+        check_values(self, "the model")
+        if not self.depth:
+            raise UserError("Got depth 0 for the model, expected at least one block.")
         check_heads(self)
         check_heads(self, "inner_dim", "inner_heads")
         if self.inner_kernel % 2 == 0:
@@ -91,11 +85,7 @@ class TNTSpec:
         kind = own.pop("kind", KIND)
         if kind != KIND:
             raise UserError(f"Got a spec of kind {kind!r}, expected {KIND!r} for this network.")
-        check_keys(own, cls)
-        for name in ("embed_dim", "depth", "num_heads", "inner_dim", "inner_heads"):
-            if name not in own:
-                raise UserError(f"A spec of kind {KIND!r} needs {name!r}, which is missing.")
-        return cls(**own)
+        return from_plain(cls, own, "the spec")
 
     def change(self, **changes: Any) -> "TNTSpec":
         """Returns a copy with fields replaced.

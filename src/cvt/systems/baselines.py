@@ -6,14 +6,8 @@ from typing import Any
 
 from cvt.errors import UserError
 from cvt.parts.spec import Pool
-from cvt.parts.spec_checks import (
-    check_choice,
-    check_count,
-    check_fields,
-    check_keys,
-    check_rate,
-    image_size,
-)
+from cvt.parts.spec_checks import Channels, Classes, Rate, Side, check_fields, image_size
+from cvt.plain import check_values, from_plain
 from cvt.systems.system import Facts, System
 
 KIND = "baseline"
@@ -25,20 +19,16 @@ class BaselineSpec:
     """A network of timm's, by its name there; `img_size` (H, W) is what it is made for."""
 
     architecture: str
-    num_classes: int = 1000
-    in_chans: int = 3
-    img_size: tuple[int, int] = (224, 224)
+    num_classes: Classes = 1000
+    in_chans: Channels = 3
+    img_size: tuple[Side, Side] = (224, 224)
     global_pool: Pool = "avg"
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
+    drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", image_size(self.img_size))
-        check_count(self, "num_classes", 0)
-        check_count(self, "in_chans", 1)
-        check_choice(self, "global_pool", Pool)
-        check_rate(self, "drop_rate")
-        check_rate(self, "drop_path_rate")
+        check_values(self, "the model")
         if self.architecture not in SIZES:
             raise UserError(
                 f"Got architecture {self.architecture!r}, expected one of {', '.join(SIZES)}."
@@ -58,10 +48,7 @@ class BaselineSpec:
             UserError: An unknown key (the nearest is named), a missing one, or a wrong value.
         """
         own = {name: value for name, value in plain.items() if name != "kind"}
-        check_keys(own, cls)
-        if "architecture" not in own:
-            raise UserError(f"A spec of kind {KIND!r} needs 'architecture', which is missing.")
-        return cls(**own)
+        return from_plain(cls, own, "the spec")
 
     def change(self, **changes: Any) -> "BaselineSpec":
         """Returns a copy with fields replaced.

@@ -81,7 +81,7 @@ def make_network(spec: Spec) -> "VisionModel":
     return _make_baseline(spec)
 
 
-def spec_from_dict(plain: Mapping[str, Any]) -> Spec:
+def spec_from_dict(plain: Any) -> Spec:
     """Rebuilds a spec of any kind from its `to_dict`'s data.
 
     Raises:
@@ -92,8 +92,10 @@ def spec_from_dict(plain: Mapping[str, Any]) -> Spec:
         "tnt": TNTSpec,
         baselines.KIND: BaselineSpec,
     }
+    if not isinstance(plain, Mapping):
+        raise UserError(f"Got {type(plain).__name__} for a spec, expected an object with keys.")
     kind = plain.get("kind", "")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         known = [each for each in kinds if each]
         raise UserError(f"Got a spec of kind {kind!r}, expected {', '.join(known)} or none.")
     return kinds[kind].from_dict(plain)

@@ -100,6 +100,11 @@ def find_teacher(name: str, changes: Mapping[str, Any]) -> Source:
         return _from_timm(name, changes)
     model = _from_here(name, changes)
     record = model.record
+    if record.multi_label:
+        raise UserError(
+            f"Got the teacher {name}, whose classes may hold together (multi_label), expected one "
+            "that names a single class."
+        )
     return Source(
         name=name,
         network=model,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cvt.errors import UserError, did_you_mean
 from cvt.files import atomic_path
+from cvt.plain import read_json
 from cvt.weights.layouts import StateDict
 from cvt.weights.record import Record
 
@@ -63,11 +64,11 @@ def record_of(metadata: Mapping[str, str], *, source: str) -> Record:
             f"{source} has no record of its model in it, expected a checkpoint of this library; "
             "make one with `cvt convert`."
         )
+    content = read_json(metadata[METADATA_KEY], f"the record in {source}")
     try:
-        content = json.loads(metadata[METADATA_KEY])
-    except json.JSONDecodeError as error:
-        raise UserError(f"The record in {source} is no JSON: {error}.") from error
-    return Record.from_dict(content)
+        return Record.from_dict(content)
+    except UserError as error:
+        raise UserError(f"{source} cannot be used. {error}") from error
 
 
 def read_safetensors(path: str | Path) -> tuple[StateDict, dict[str, str]]:

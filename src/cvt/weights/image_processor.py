@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from cvt.errors import UserError
-from cvt.weights.record import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from cvt.weights.record import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 _SQUASHED_FROM = 384
-RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by PIL's codes
+RESAMPLES: dict[int, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+}  # by PIL's codes
 _FILE = "preprocessor_config.json"
 
 

@@ -1,15 +1,22 @@
 """What a checkpoint says about itself: architecture, preprocessing, classes, figures, licence."""
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError
 from cvt.parts.contract_spec import Spec
+from cvt.parts.spec_checks import Channels, Side
+from cvt.plain import Length, Range, check_values, from_plain
 from cvt.systems.catalog import spec_from_dict
 from cvt.systems.system import IMAGENET_MEAN, IMAGENET_STD
 
-INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
-CROP_MODES = ("center", "squash")
+Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
+CropMode = Literal["center", "squash"]
+ClassNames = Annotated[tuple[Annotated[str, Length(0, 1000)], ...], Length(0, 1_000_000)]
+Text = Annotated[str, Length(0, 10_000)]
+
+MOST_RESIZED = 16384
+"""Pixels a side that a picture is resized to, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,34 +36,27 @@ class Preprocessing:
         UserError: A value is not of the kind that the field asks for.
     """
 
-    input_size: tuple[int, int, int] = (3, 224, 224)
+    input_size: tuple[Channels, Side, Side] = (3, 224, 224)
     mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    interpolation: str = "bicubic"
-    crop_pct: float = 0.875
-    crop_mode: str = "center"
+    std: tuple[Annotated[float, Range(above=0)], ...] = IMAGENET_STD
+    interpolation: Interpolation = "bicubic"
+    crop_pct: Annotated[float, Range(above=0, most=1)] = 0.875
+    crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "mean", "std"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        if len(self.input_size) != 3 or any(n < 1 or n != int(n) for n in self.input_size):
-            raise UserError(
-                f"Got input_size {self.input_size}, expected (channels, height, width) as "
-                "positive whole numbers."
-            )
+        check_values(self, "the preprocessing")
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.input_size[0]:
                 raise UserError(
                     f"Got {name} {getattr(self, name)}, expected one number for each of the "
                     f"{self.input_size[0]} channels of input_size."
                 )
-        if any(value <= 0 for value in self.std):
-            raise UserError(f"Got std {self.std}, expected numbers above 0.")
-        crop_pct = self.crop_pct
-        if not isinstance(crop_pct, int | float) or not 0 < crop_pct <= 1:
-            raise UserError(f"Got crop_pct {crop_pct!r}, expected a number in (0, 1].")
-        _one_of("interpolation", self.interpolation, INTERPOLATIONS)
-        _one_of("crop_mode", self.crop_mode, CROP_MODES)
+        if max(self.size) > MOST_RESIZED * self.crop_pct:
+            raise UserError(
+                f"Got crop_pct {self.crop_pct:g} for an input of {self.size[0]}x{self.size[1]} "
+                f"pixels, expected a picture of at most {MOST_RESIZED} pixels a side before the "
+                "crop."
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,14 +99,13 @@ class Preprocessing:
         return {name: _plain(value) for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Builds the record that `to_dict` wrote.
+    def from_dict(cls, data: Any) -> Self:
+        """Builds what `to_dict` wrote.
 
         Raises:
             UserError: A key is unknown (the nearest one is named) or a value is unusable.
         """
-        _only_known(data, cls, "preprocessing")
-        return cls(**data)
+        return from_plain(cls, data, "the preprocessing")
 
     @classmethod
     def from_timm(cls, cfg: dict[str, Any]) -> Self:
@@ -130,7 +129,9 @@ class Record:
     Args:
         model: Registered name of the row that the spec comes from, such as `cvt_13`.
         spec: The whole architecture; building it and loading the tensors gives the model.
-        class_names: One label per output, or None if they are not known.
+        class_names: One label per output, of at most 1,000 letters; None: they are not known.
+        multi_label: Whether each class is there or not by itself, so that probabilities are the
+            sigmoids of the outputs; otherwise a picture shows one class, and they are a softmax.
         metrics: Figures measured with these weights, such as `{"top1": 98.2}` (percent).
         licence: Under what terms the weights may be used.
         source: Where the weights come from: a path, hub id or published name.
@@ -139,19 +140,18 @@ class Record:
         UserError: There are more or fewer class names than outputs.
     """
 
-    model: str
+    model: Annotated[str, Length(1, 200)]
     spec: Spec
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    class_names: tuple[str, ...] | None = None
+    class_names: ClassNames | None = None
+    multi_label: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
-    licence: str | None = None
-    source: str | None = None
+    licence: Text | None = None
+    source: Text | None = None
 
     def __post_init__(self) -> None:
-        if self.class_names is None:
-            return
-        object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
-        if len(self.class_names) != self.spec.num_classes:
+        check_values(self, "the record")
+        if self.class_names is not None and len(self.class_names) != self.spec.num_classes:
             raise UserError(
                 f"Got {len(self.class_names)} class names for a model with "
                 f"{self.spec.num_classes} outputs; expected as many names as outputs."
@@ -164,50 +164,22 @@ class Record:
             "spec": self.spec.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "class_names": None if self.class_names is None else list(self.class_names),
+            "multi_label": self.multi_label,
             "metrics": dict(self.metrics),
             "licence": self.licence,
             "source": self.source,
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    def from_dict(cls, data: Any) -> Self:
         """Builds the record that `to_dict` wrote.
 
         Raises:
             UserError: A key is unknown (the nearest one is named) or missing, or a value unusable.
         """
-        _only_known(data, cls, "record")
-        for name in ("model", "spec"):
-            if name not in data:
-                raise UserError(
-                    f"The record has no {name!r}; expected one written by this library."
-                )
-        parts: dict[str, Any] = {**data, "spec": spec_from_dict(data["spec"])}
-        if "preprocessing" in data:
-            parts["preprocessing"] = Preprocessing.from_dict(data["preprocessing"])
-        return cls(**parts)
-
-
-def _only_known(data: object, cls: Any, what: str) -> None:
-    if not isinstance(data, dict):
-        raise UserError(f"Got {type(data).__name__} for the {what}, expected an object with keys.")
-    names = [each.name for each in fields(cls)]
-    for key in data:
-        if key not in names:
-            hint = did_you_mean(str(key), names)
-            raise UserError(f"Got unknown key {key!r} in the {what}, expected {names}.{hint}")
-
-
-def _numbers(name: str, value: object) -> tuple:
-    if not isinstance(value, list | tuple) or not all(isinstance(n, int | float) for n in value):
-        raise UserError(f"Got {name} {value!r}, expected a list of numbers.")
-    return tuple(value)
-
-
-def _one_of(name: str, got: object, options: tuple[str, ...]) -> None:
-    if got not in options:
-        hint = did_you_mean(str(got), options)
-        raise UserError(f"Got {name} {got!r}, expected one of {', '.join(options)}.{hint}")
+        if isinstance(data, dict) and "spec" in data:
+            data = {**data, "spec": spec_from_dict(data["spec"])}
+        return from_plain(cls, data, "the record")
 
 
 def _plain(value: object) -> object:
