@@ -1,13 +1,12 @@
 """`cvt ablate TABLES...`."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from cvt.cli.contest_flags import Budget, KeepRuns, Recipe, Seeds, contest_config
 from cvt.cli.flags import Json
-from cvt.cli.output import print_json, print_table
+from cvt.cli.output import print_json, print_table, say, say_lines
 from cvt.cli.train import Flags
 from cvt.errors import UserError
 
@@ -144,16 +143,19 @@ def _show(blocks: "list[Block]", plain: list[dict[str, Any]], json: bool) -> Non
             print_json(row)
         return
     for block in blocks:
-        print(f"{block.title}\n")
+        say(block.title)
+        say()
         print_table(block.columns, block.rows)
+        say()
         for note in block.notes:
-            print(f"\n{note}", end="")
-        print("\n" if block.notes else "")
+            say_lines(note)
+        if block.notes:
+            say()
 
 
 def _tell(skipped: list[str]) -> int:
     for sentence in skipped:
-        print(f"cvt: skipped: {sentence}", file=sys.stderr)
+        say(f"cvt: skipped: {sentence}", error=True)
     return 1 if skipped else 0
 
 
@@ -177,6 +179,8 @@ def _train(numbers: list[int], bases: tuple[str, ...], contest: "ContestConfig",
     for block, findings in zip(report.blocks, report.tables, strict=True):
         _show([block], [each.to_dict() for each in findings], json)
     if not json:
-        print("\n".join(report.notes))
-        print(f"\nTables and picture: {contest.out}/{NAME}.{{md,csv,png}}")
+        for note in report.notes:
+            say_lines(note)
+        say()
+        say(f"Tables and picture: {contest.out}/{NAME}.{{md,csv,png}}")
     return max(_tell(skipped), int(results.has_failures))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from cyclopts import Parameter
 
 from cvt.cli.flags import Json
-from cvt.cli.output import print_json, print_table
+from cvt.cli.output import print_json, print_table, say, say_lines
 from cvt.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,11 +105,16 @@ def _run(config: "BenchConfig", json: bool) -> int:
         print_json(results.to_dict())
         return int(results.has_failures)
     for block in speed_blocks(results):
-        print(f"\n{block.title}\n")
+        say()
+        say(block.title)
+        say()
         print_table(block.columns, block.rows)
-    print("\n" + "\n".join(notes_of(results)))
+    say()
+    for note in notes_of(results):
+        say_lines(note)
     files = ", ".join((MEASURED_FILE, CSV_FILE, TABLE_FILE, PLOT_FILE))
-    print(f"\nWritten to {config.folder}: {files}")
+    say()
+    say(f"Written to {config.folder}: {files}")
     return int(results.has_failures)
 
 

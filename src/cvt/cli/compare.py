@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from cvt.cli.contest_flags import Budget, KeepRuns, Recipe, Seeds, contest_config
 from cvt.cli.flags import Json
-from cvt.cli.output import print_json, print_table
+from cvt.cli.output import print_json, print_table, say, say_lines
 from cvt.cli.train import Flags
 from cvt.errors import UserError
 
@@ -66,7 +66,7 @@ def _print_sheet(names: tuple[str, ...], json: bool) -> None:
         for row in sheet_rows(names):
             print_json(row)
     else:
-        print(sheet_text(names), end="")
+        say_lines(sheet_text(names))
 
 
 def _train(names: tuple[str, ...], contest: "ContestConfig", json: bool) -> int:
@@ -80,8 +80,13 @@ def _train(names: tuple[str, ...], contest: "ContestConfig", json: bool) -> int:
         print_json(results.to_dict())
     else:
         block = results_block(results)
-        print(f"\n{block.title}\n")
+        say()
+        say(block.title)
+        say()
         print_table(block.columns, block.rows)
-        print("\n" + "\n".join(block.notes))
-        print(f"\nWritten to {contest.out}: {RESULTS_FILE}, {TABLE_FILE}, {PLOT_FILE}")
+        say()
+        for note in block.notes:
+            say_lines(note)
+        say()
+        say(f"Written to {contest.out}: {RESULTS_FILE}, {TABLE_FILE}, {PLOT_FILE}")
     return int(results.has_failures)

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from cvt.cli.output import say
+
 Layout = Literal["cvt", "microsoft", "hugging_face", "timm"]
 
 
@@ -29,6 +31,6 @@ def convert(
     from cvt.weights.convert import convert as run
 
     note = run(source, target, to=to)
-    print(f"Wrote {target}.")
+    say(f"Wrote {target}.")
     if note:
-        print(note)
+        say(note)

@@ -1,6 +1,5 @@
 """`cvt export MODEL PATH`."""
 
-import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from cvt.cli.flags import Json
-from cvt.cli.output import print_json, print_skipped, print_table
+from cvt.cli.output import print_json, print_skipped, print_table, say, say_lines
 from cvt.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _report(result: "Exported", json: bool) -> int:
     else:
         _print(result)
     if result.caution:
-        print(f"cvt: {result.caution}", file=sys.stderr)
+        say(f"cvt: {result.caution}", error=True)
     return int(bool(result.bad_images))
 
 
@@ -155,9 +154,10 @@ def _print(result: "Exported") -> None:
     from cvt.deploy.export_formats import FORMATS
 
     about = result.metadata
-    print(f"Wrote {result.path}: {FORMATS[result.format].title}, {about.dtype}, ", end="")
-    print(f"{result.num_bytes / 1e6:.1f} MB, for images {about.sizes.sentence()}.\n")
-    print("Its outputs beside the model's:")
+    kind = f"{FORMATS[result.format].title}, {about.dtype}, {result.num_bytes / 1e6:.1f} MB"
+    say(f"Wrote {result.path}: {kind}, for images {about.sizes.sentence()}.")
+    say()
+    say("Its outputs beside the model's:")
     columns = ("Images", "Count", "Size", "Largest error / spread", "Mean", "Same top-1 %")
     print_table(
         columns,
@@ -173,4 +173,4 @@ def _print(result: "Exported") -> None:
             for each in result.checks
         ],
     )
-    print(f"\nTo use it, without cvt:\n\n{result.snippet}", end="")
+    say_lines(f"\nTo use it, without cvt:\n\n{result.snippet}")

@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from cvt.cli.flags import Json
-from cvt.cli.output import print_json, print_table
+from cvt.cli.output import print_json, print_table, say
 from cvt.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -62,13 +62,14 @@ def _print_tables(names: list[str], published: "list[Published]") -> None:
         is_long = len(names) > _COUNTED
         rows = [_row(name, is_long) for name in names]
         print_table(("Model", "Pixels", "Parameters", "GMACs", "Top-1 %", "From"), rows)
-        print()
+        say()
         systems = {system.name: system.paper for system in map(system_of, names)}
         print_table(("System", "Paper"), list(systems.items()))
         if any(row[3] == "-" for row in rows):
-            print("\nGMACs that are not on record are counted by `cvt show NAME`.")
+            say()
+            say("GMACs that are not on record are counted by `cvt show NAME`.")
     if published:
-        print()
+        say()
         print_table(
             ("Published weights", "Top-1 %", "Side", "Hub id", "Reported by"),
             [(p.name, p.top1, p.preprocessing.size[0], p.hub_id, p.top1_by) for p in published],

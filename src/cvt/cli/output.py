@@ -1,19 +1,42 @@
-"""How verbs speak: tables for people, one JSON object a line for machines."""
+"""How verbs speak: lines and tables for people, one JSON object a line for machines.
+
+Whatever is printed may hold names and sentences of strangers: files, classes, runs, messages.
+"""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from cvt.errors import is_unsafe, shown
+from cvt.errors import MOST_SHOWN, is_unsafe, shown
+
+_GAP = 2  # blanks between columns
+
+# A number, perhaps of two parts or with units: 1,234 20/30 224x224 1.2e-07 2 min 10 s
+_FIGURE = re.compile(
+    r"[-+]?\d[\d.,]*(?:[/x]\d+|e[-+]\d+)?(?: ?[A-Za-z%]{1,3}(?: \d+ [a-z]{1,3})?)?"
+)
 
 
-def say(text: object, *, error: bool = False) -> None:
-    """Prints one line for people, whatever names of strangers are in it, on stdout or stderr."""
-    print(shown(text), file=sys.stderr if error else sys.stdout)
+def say(text: object = "", *, error: bool = False, most: int = MOST_SHOWN) -> None:
+    """Prints one line for people, whatever names of strangers are in it, on stdout or stderr.
+
+    Args:
+        most: Characters from which the middle is left out.
+    """
+    print(shown(text, most), file=sys.stderr if error else sys.stdout)
+
+
+def say_lines(text: str) -> None:
+    """Prints text of our own that has several lines, whatever stands in them, each one whole."""
+    for line in text.rstrip("\n").split("\n"):
+        say(line, most=len(line))
 
 
 def print_json(content: Any) -> None:
@@ -25,17 +48,23 @@ def print_json(content: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a plain table; columns of numbers stand right, long text wraps in a terminal."""
+    """Prints a plain table, in which nothing is cut off; columns of figures stand right.
+
+    On a terminal, text and headers wrap between words where a table is too wide. If the longest
+    words don't fit side by side either, the columns that are left over make tables of their own
+    below, each of which begins with the first column again. Only a word that leaves no room
+    for another column goes on in a second line.
+    """
     cells = [[shown(cell) for cell in row] for row in rows]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, values in zip(columns, zip(*cells, strict=True), strict=True):
-        numeric = all(value[:1].isdigit() or value == "-" for value in values)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
-    for row in cells:
-        table.add_row(*row)
-    # A pipe has no width to fit into: nothing may be cut off there.
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False, markup=False).print(table)
+    made = [_Column(name, [row[n] for row in cells]) for n, name in enumerate(columns)]
+    # A pipe has no width to fit into.
+    is_terminal = sys.stdout.isatty()
+    console = Console(force_terminal=is_terminal, highlight=False, markup=False, emoji=False)
+    width = console.width if is_terminal else None
+    for number, group in enumerate(_side_by_side(made, width)):
+        if number:
+            say()
+        _print_columns(console, group, width)
 
 
 def print_skipped(bad: Sequence[str], num_good: int) -> None:
@@ -44,3 +73,59 @@ def print_skipped(bad: Sequence[str], num_good: int) -> None:
         say(f"cvt: skipped: {sentence}", error=True)
     if bad:
         say(f"cvt: {len(bad)} of {len(bad) + num_good} images skipped.", error=True)
+
+
+class _Column:
+    """A header and its cells, and how wide they are as they stand, and with one word a line."""
+
+    def __init__(self, header: str, cells: Sequence[str]) -> None:
+        self.header, self.cells = shown(header), cells
+        self.is_figures = all(value == "-" or _FIGURE.fullmatch(value) for value in cells)
+        self.natural = max(cell_len(value) for value in (self.header, *cells))
+        words = self.header.split()
+        for value in cells:
+            words += [value] if self.is_figures else value.split()
+        self.least = max(map(cell_len, words), default=0)
+
+
+def _side_by_side(columns: Sequence[_Column], width: int | None) -> list[list[_Column]]:
+    """Puts columns into as few tables as are needed, each with the first column in front."""
+    if width is None:
+        return [list(columns)]
+    first, *others = columns
+    widest = max((column.least for column in others), default=0)
+    first.least = min(first.least, max(width // 2, width - _GAP - widest))
+    groups = [[first]]
+    for column in others:
+        column.least = min(column.least, width - first.least - _GAP)
+        taken = sum(each.least + _GAP for each in groups[-1])
+        if len(groups[-1]) > 1 and taken + column.least > width:
+            groups.append([first])
+        groups[-1].append(column)
+    return groups
+
+
+def _print_columns(console: Console, columns: Sequence[_Column], width: int | None) -> None:
+    widths = [column.natural for column in columns]
+    if width is not None:
+        widths = _narrowed(columns, width - _GAP * (len(columns) - 1))
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    for column, wide in zip(columns, widths, strict=True):
+        justify = "right" if column.is_figures else "left"
+        table.add_column(Text(column.header), justify=justify, width=wide, overflow="fold")
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, row))
+    console.width = sum(widths) + _GAP * (len(widths) - 1)
+    with console.capture() as printed:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+
+def _narrowed(columns: Sequence[_Column], room: int) -> list[int]:
+    """Takes from the widest columns first; the first one is what the others are about, and last."""
+    widths = [column.natural for column in columns]
+    while sum(widths) > room:
+        spare = [wide - column.least for wide, column in zip(widths, columns, strict=True)]
+        giving = [n for n, each in enumerate(spare) if n and each > 0]
+        widths[max(giving, key=lambda n: widths[n]) if giving else 0] -= 1
+    return widths

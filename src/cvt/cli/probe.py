@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from cvt.cli.bar import image_bar
 from cvt.cli.flags import BatchSize, DataDir, Device, Download, Json, NumWorkers
-from cvt.cli.output import print_json, print_skipped, print_table
+from cvt.cli.output import print_json, print_skipped, print_table, say
 
 if TYPE_CHECKING:
     from cvt.evaluate import Probe, ProbeScore
@@ -80,7 +80,8 @@ def _print(result: "Probe") -> None:
             for score in result.scores
         ],
     )
-    print(f"\n{result.num_features} frozen features, learned from {result.num_train:,} images")
+    say()
+    say(f"{result.num_features} frozen features, learned from {result.num_train:,} images")
     print_skipped(result.bad, result.num_train + _num_measured(result))
 
 

@@ -1,13 +1,12 @@
 """`cvt runs [FOLDER]`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from cvt.cli.flags import Json
-from cvt.cli.output import print_json, print_table
+from cvt.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from cvt.train.runs import Run
@@ -40,18 +39,22 @@ def runs(
     if plot is not None and found:
         _plot(found, plot)
         if not json:
-            print(f"\nValidation curves: {plot}")
+            say()
+            say(f"Validation curves: {plot}")
     for sentence in bad:
-        print(f"cvt: skipped: {sentence}", file=sys.stderr)
+        say(f"cvt: skipped: {sentence}", error=True)
     if bad:
-        print(f"cvt: {len(bad)} of {len(bad) + len(found)} runs skipped.", file=sys.stderr)
+        say(f"cvt: {len(bad)} of {len(bad) + len(found)} runs skipped.", error=True)
     return 1 if bad else 0
 
 
 def _print(found: "list[Run]") -> None:
     """Prints the runs on each data set by themselves, as only those can be compared."""
     for number, (data, runs) in enumerate(_by_data(found).items()):
-        print(f"{chr(10) * bool(number)}{data}\n")
+        if number:
+            say()
+        say(data)
+        say()
         print_table(
             ("Run", "Model", "Parameters", "Epochs", "Val top-1 %", "Test %", "Images/s", "Time",
              "State"),
@@ -87,7 +90,7 @@ def _print_differences(runs: "list[Run]") -> None:
         return
     cells = {name: [_said(value, say_value) for value in differing[name]] for name in differing}
     names = [run.name for run in runs]
-    print()
+    say()
     if len(cells) > len(runs):
         print_table(("Differs in", *names), [(name, *cells[name]) for name in cells])
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cvt.cli.flags import Json
-from cvt.cli.output import print_json, print_table
+from cvt.cli.output import print_json, print_table, say
 from cvt.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,12 +49,13 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _print(sheet: "Description") -> None:
-    print(f"{sheet.name}, {_origin(sheet)}, at {_grid(sheet.size)} pixels\n")
+    say(f"{sheet.name}, {_origin(sheet)}, at {_grid(sheet.size)} pixels")
+    say()
     if sheet.stages:
         _print_stages(sheet)
     else:
         print_table(("Map", "Grid"), [(n, _grid(g)) for n, g in enumerate(sheet.grids, start=1)])
-    print()
+    say()
     print_table(
         ("Part", "MMACs", "Share %"),
         [
@@ -63,10 +64,9 @@ def _print(sheet: "Description") -> None:
         ],
     )
     norm = f"final norm {sheet.num_params_norm:,}, " if sheet.num_params_norm else ""
-    print(
-        f"\nParameters: {sheet.num_params:,} ({norm}classifier {sheet.num_params_head:,})"
-        f"\nMACs: {sheet.macs / 1e9:.3f} G for one image"
-    )
+    say()
+    say(f"Parameters: {sheet.num_params:,} ({norm}classifier {sheet.num_params_head:,})")
+    say(f"MACs: {sheet.macs / 1e9:.3f} G for one image")
 
 
 def _origin(sheet: "Description") -> str:
