@@ -15,8 +15,14 @@ import os, signal, sys, time
 from cvt.bench import worker
 from cvt.errors import UserError
 
+def path_of_a_child():
+    import json, subprocess
+    code = "import json, sys; print(json.dumps(sys.path))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
 def mistake(plain):
-    raise UserError("Got this,\\n expected that.")
+    raise UserError("Got this,", details=["  expected that."])
 
 def crash(plain):
     print("a warning", file=sys.stderr)
@@ -39,6 +45,7 @@ worker.TASKS.update(
     kill=lambda plain: os.kill(os.getpid(), plain["signal"]),
     sleep=sleep,
     long=lambda plain: sys.exit("x" * 5000),
+    path=lambda plain: {"path": sys.path, "of_a_child": path_of_a_child()},
 )
 if __name__ == "__main__":
     sys.exit(worker.main(sys.argv[1:]))
@@ -81,6 +88,17 @@ def test_what_goes_wrong_is_a_sentence(do, task, plain, words):
         do(task, plain)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 400
+
+
+def test_it_imports_nothing_from_the_current_folder(do, tmp_path, monkeypatch):
+    """Nor does what it starts in turn: a file beside pictures may be a stranger's."""
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path / "pictures")
+    for name in ("timm", "torch", "numpy", "yaml", "json", "cvt", "tiny_worker", "sitecustomize"):
+        (tmp_path / "pictures" / f"{name}.py").write_text("raise SystemExit('a stranger ran')")
+    found = do("path", {})
+    here = str(tmp_path / "pictures")
+    assert not {"", ".", here} & set(found["path"] + found["of_a_child"])
 
 
 def test_asked_to_stop_it_saves_first(do, tmp_path):

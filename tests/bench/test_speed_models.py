@@ -47,6 +47,23 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("my_nets", None)
 
 
+def test_a_users_module_hides_none_that_is_installed(mine, tmp_path):
+    """Naming a module in the current folder is no leave to run whatever else lies there."""
+    for name in ("timm", "colorsys", "bench_sibling"):
+        (tmp_path / f"{name}.py").write_text("lie = True")
+    text = "import bench_sibling\nfrom torch import nn\nimport timm\nimport colorsys\n"
+    text += "def real():\n    assert timm.create_model and colorsys.hsv_to_rgb\n"
+    (tmp_path / "my_nets.py").write_text(text + "    return nn.Linear(3, 3)\n")
+    before = list(sys.path)
+    try:
+        assert isinstance(build("my_nets:real", 32), torch.nn.Linear)
+        with pytest.raises(UserError, match=r"no model from .*colorsys\.py \(AttributeError"):
+            build("colorsys:net", 32)
+    finally:
+        sys.modules.pop("bench_sibling", None)
+    assert sys.path == before
+
+
 @pytest.mark.parametrize("name", ["cvt_13", "cvt_nano_32"])
 def test_ours_count_as_describe_says(name):
     sheet = describe(name, 96)

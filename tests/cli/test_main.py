@@ -30,6 +30,39 @@ def test_help_imports_nothing_heavy():
     assert out.stdout.splitlines()[-1] == "[]"
 
 
+def test_as_a_module_it_imports_nothing_from_the_current_folder(tmp_path):
+    """As torchrun starts it, beside pictures that came with more than pictures."""
+    for name in (
+        "timm",
+        "torch",
+        "numpy",
+        "yaml",
+        "json",
+        "cyclopts",
+        "rich",
+        "PIL",
+        "safetensors",
+    ):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger ran')")
+    for options in ((), ("-P",)):
+        done = subprocess.run(
+            [sys.executable, *options, "-m", "cvt", "models", "--json"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "cvt_13" in done.stdout
+
+
+def test_what_it_starts_imports_nothing_from_the_current_folder(run, monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    run("--help")
+    code = "import sys; sys.exit('' in sys.path)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_version(run):
     import cvt
 

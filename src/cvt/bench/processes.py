@@ -1,6 +1,7 @@
 """Work in processes of its own, started, watched and stopped from here."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def work(
     with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
         source, target, said = (Path(folder) / name for name in ("in.yaml", "out.json", "said"))
         source.write_text(write_yaml(dict(plain)), encoding="utf-8")
-        command = [sys.executable, "-m", module, task, str(source), str(target)]
+        # -P, and the variable for what it starts in turn: or a timm.py that lies in the current
+        # folder, perhaps beside a stranger's pictures, would be imported.
+        command = [sys.executable, "-P", "-m", module, task, str(source), str(target)]
         with open(said, "wb") as errors:
             # A session of its own: Ctrl-C comes to us alone, and we pass it on, once.
             process = subprocess.Popen(
@@ -53,6 +56,7 @@ def work(
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                env={**os.environ, "PYTHONSAFEPATH": "1"},
                 start_new_session=True,
             )
         try:

@@ -3,7 +3,8 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ def build(name: str, image_size: int) -> "nn.Module":
         name: A row of `cvt models`, changed in a field if need be, as in `cvt_13+kv_stride=1`;
             a checkpoint's file, a run's folder or `demo`, as `cvt.load` takes them;
             `hf/` and a row of the paper's, for transformers' CvT built from the same figures;
-            `timm/` and a name of timm's; or `module:callable`, called without arguments.
+            `timm/` and a name of timm's; or `module:callable`, called without arguments, from an
+            installed module or else from one in the current folder.
         image_size: Side of the images that it will see, for position tables.
 
     Raises:
@@ -131,20 +133,35 @@ def _of_timm(name: str, image_size: int) -> "nn.Module":
     return timm.create_model(name)
 
 
+@contextmanager
+def _current_folder() -> Generator[None]:
+    """Lets modules be found in the current folder as well, behind all that are installed.
+
+    Whoever names a module there wants it to be run; nothing else that lies there should be.
+    """
+    before, here = list(sys.path), os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 def _of_user(name: str) -> "nn.Module":
     from torch import nn
 
     module, _, function = name.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
     try:
-        made: Any = importlib.import_module(module)
-        for part in function.split("."):
-            made = getattr(made, part)
-        model = made()
+        with _current_folder():
+            made: Any = importlib.import_module(module)
+            for part in function.split("."):
+                made = getattr(made, part)
+            model = made()
     except Exception as error:  # whatever somebody else's code raises
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"Got {name!r}, which gave no model ({said}).") from error
+        file = getattr(sys.modules.get(module), "__file__", None)
+        where = f" from {file}" if file else ""
+        raise UserError(f"Got {name!r}, which gave no model{where} ({said}).") from error
     if not isinstance(model, nn.Module):
         raise UserError(
             f"Got {name!r}, which returned {type(model).__name__}, expected a torch.nn.Module."

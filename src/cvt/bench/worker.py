@@ -1,4 +1,4 @@
-"""A process of its own for each piece of work: `python -m cvt.bench.worker TASK INPUT OUTPUT`.
+"""A process of its own for each piece of work: `python -P -m cvt.bench.worker TASK INPUT OUTPUT`.
 
 Peak memory is then that of one run, and a crash takes nothing else along. The process ends itself,
 saving its state, when its standard input closes: so also when whoever started it was killed.

@@ -46,6 +46,8 @@ def make_app() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
+    # Whatever is started from here imports nothing from the current folder either.
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         code = make_app()(
             list(sys.argv[1:] if arguments is None else arguments),
