@@ -7,6 +7,7 @@ import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -111,6 +112,42 @@ def read_small(path: str | Path, most: int) -> bytes:
     if len(content) > most:
         raise UserError(f"Got more than {most:,} bytes in {path}; it is no file of this kind.")
     return content
+
+
+def new_files(folder: Path, *names: str) -> list[Path]:
+    """Makes empty files that were not there before, for what must not replace anything.
+
+    If one of the names is taken, all of them get `-2` before the suffix, and so on.
+
+    Raises:
+        UserError: The folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            tail = f"-{number}" if number > 1 else ""
+            paths = [folder / f"{Path(name).stem}{tail}{Path(name).suffix}" for name in names]
+            if _made(paths):
+                return paths
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    raise AssertionError("count() does not end")
+
+
+def _made(paths: list[Path]) -> bool:
+    """Makes all of these files, or none if one of them is there."""
+    if any(path.exists() for path in paths):
+        return False
+    made = []
+    try:
+        for path in paths:
+            path.open("x").close()
+            made.append(path)
+    except FileExistsError:  # another process was faster
+        for path in made:
+            path.unlink()
+        return False
+    return True
 
 
 def remove_left_behind(folder: Path) -> None:

@@ -1,6 +1,9 @@
 """`cvt eval --benchmark`, and the pictures that `cvt eval` leaves behind."""
 
+import errno
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -37,7 +40,7 @@ def val(tmp_path):
 
 
 def test_real_labels(run, of_imagenet, val, tmp_path):
-    flags = ("--benchmark", "real", "--confusion", tmp_path / "out" / "confusion.png")
+    flags = ("--benchmark", "real", "--out", tmp_path / "out")
     code, out, err = run("eval", of_imagenet, val, *flags)
     assert code == 0
     assert "3 images (1 without a label left out): ReaL top-1 " in out
@@ -52,7 +55,7 @@ def test_real_labels(run, of_imagenet, val, tmp_path):
     code, out, err = run("eval", of_imagenet, val, *flags, "--json")
     figures = json.loads(out)
     assert (code, err, figures["benchmark"], figures["num_expected"]) == (1, "", "real", 46_837)
-    assert figures["reliability_picture"].endswith("reliability.png")
+    assert figures["reliability_picture"] == str(tmp_path / "out" / "reliability-3.png")
 
 
 def test_two_hundred_classes(run, of_imagenet, tmp_path):
@@ -84,11 +87,111 @@ def test_corruptions(run, of_imagenet, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_calibration_is_drawn_beside_the_confusion(run, checkpoint, photos, tmp_path):
+@pytest.fixture
+def six(tmp_path):
+    """A picture of each class of the checkpoint."""
     for name in ("ant", "bee", "cat", "dog", "eel", "fox"):
         draw(tmp_path / "data" / name / "x.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def own(checkpoint, tmp_path):
+    """The checkpoint in a folder of its own."""
+    (tmp_path / "own").mkdir()
+    return shutil.copy(checkpoint, tmp_path / "own" / "tiny.safetensors")
+
+
+def test_pictures_lie_beside_the_checkpoint_and_replace_none(run, own, six, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "own" / "reliability.png").write_text("older")
+    for tail in ("-2", "-3"):
+        code, out, err = run("eval", own, six, "--split", "all")
+        assert (code, err) == (0, "")
+        assert f"Confusion matrix: {tmp_path}/own/confusion{tail}.png\n" in out
+        assert f"Reliability diagram: {tmp_path}/own/reliability{tail}.png\n" in out
+    assert (tmp_path / "own" / "reliability.png").read_text() == "older"
+    assert len(list((tmp_path / "own").iterdir())) == 6
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_what_has_no_place_of_its_own_is_drawn_where_out_says(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ten = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    for name in ten:
+        draw(tmp_path / "ten" / name / "x.png")
+    code, out, err = run("eval", "demo", "ten", "--split", "all")
+    assert (code, err) == (0, "")
+    assert "No pictures: name a folder for them with --out." in out
+    assert not list(tmp_path.glob("*.png"))
+    code, out, _ = run("eval", "demo", "ten", "--split", "all", "--out", "new/out", "--json")
+    assert json.loads(out)["confusion_picture"] == "new/out/confusion.png"
+    assert sorted(each.name for each in (tmp_path / "new" / "out").iterdir()) == (
+        ["confusion.png", "reliability.png"]
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_replaced_by_the_working_folder(
+    run, own, six, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    real = Path.open
+
+    def read_only(path, mode="r", **more):
+        if mode == "x" and path.parent.name == "own":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, mode, **more)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    code, out, err = run("eval", own, six, "--split", "all")
+    assert code == 0
+    assert f"Cannot write {tmp_path}/own: Permission denied." in err
+    assert "in the working folder instead" in err
+    assert "Confusion matrix: confusion.png" in out
+
+
+@pytest.mark.parametrize("json_flag", [(), ("--json",)])
+@pytest.mark.parametrize(
+    "where", [("--out", "/proc/none"), ("--confusion", "/proc/none/c.png"),
+              ("--confusion", "c.xyz"), ("--reliability", "/proc/none/r.png")],
+)  # fmt: skip
+def test_figures_are_printed_whatever_becomes_of_the_pictures(
+    run, own, six, tmp_path, monkeypatch, where, json_flag
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("eval", own, six, "--split", "all", *where, *json_flag)
+    assert code == 1
+    assert "Traceback" not in err
+    assert err.startswith("cvt: There ")
+    assert ('"top1"' if json_flag else "top-1 ") in out
+
+
+def test_a_drawing_library_that_fails_or_is_stopped_costs_no_figure(run, own, six, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", broken)
+    code, out, err = run("eval", own, six, "--split", "all")
+    assert code == 1
+    assert "top-1 " in out
+    assert err.count("no font") == 2
+    assert [each.name for each in Path(own).parent.iterdir()] == ["tiny.safetensors"]
+
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", pressed)
+    code, out, _ = run("eval", own, six, "--split", "all", "--json")
+    assert code == 130
+    assert "top1" in json.loads(out)
+    assert [each.name for each in Path(own).parent.iterdir()] == ["tiny.safetensors"]
+
+
+def test_reliability_is_drawn_beside_a_confusion_that_has_a_name(run, checkpoint, six, tmp_path):
     flags = ("--split", "all", "--confusion", tmp_path / "out" / "c.png", "--json")
-    code, out, _ = run("eval", checkpoint, tmp_path / "data", *flags)
+    code, out, _ = run("eval", checkpoint, six, *flags)
     figures = json.loads(out)
     assert code == 0
     assert sum(each["num_images"] for each in figures["reliability"]) == 6

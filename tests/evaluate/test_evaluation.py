@@ -44,7 +44,9 @@ def test_plain_data_goes_to_json_without_what_does_not_exist():
     assert plain["per_class"][2] == {"name": "c", "num_images": 0}
 
 
-def test_top5_from_five_classes_on():
+def test_top5_says_nothing_of_five_classes():
+    five = Logits(torch.eye(5), torch.arange(5))
+    assert summarise(five, tuple("abcde")).top5 is None
     answers = Logits(torch.eye(6), torch.tensor([0, 1, 2, 3, 4, 4]))
     assert summarise(answers, tuple("abcdef")).top5 == pytest.approx(100.0)
     assert summarise(answers, tuple("abcdef")).top1 == pytest.approx(500 / 6)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from cvt.cli.bar import image_bar
 from cvt.cli.flags import BatchSize, DataDir, Device, Download, Json, NumWorkers
-from cvt.cli.scores import report
+from cvt.cli.scores import PicturePlaces, report
 from cvt.errors import UserError
 
 BenchmarkFlag = Annotated[
@@ -21,10 +21,18 @@ BenchmarkFlag = Annotated[
 SplitFlag = Annotated[
     str | None, Parameter(help="train, val, test or all; by default test if there is one.")
 ]
-ConfusionFlag = Annotated[Path, Parameter(help="Where the picture of the confusion matrix goes.")]
-ReliabilityFlag = Annotated[
+OutFlag = Annotated[
     Path | None,
-    Parameter(help="Where the picture of the calibration goes; by default beside the confusion."),
+    Parameter(
+        help="Folder for confusion.png and reliability.png, by default the run's or the "
+        "checkpoint's; if there are such, -2 and on."
+    ),
+]
+ConfusionFlag = Annotated[
+    Path | None, Parameter(help="File for the picture of the confusion matrix, to be replaced.")
+]
+ReliabilityFlag = Annotated[
+    Path | None, Parameter(help="File for the picture of the calibration, to be replaced.")
 ]
 
 
@@ -37,7 +45,8 @@ def evaluate(
     split: SplitFlag = None,
     data_dir: DataDir = None,
     download: Download = False,
-    confusion: ConfusionFlag = Path("confusion.png"),
+    out: OutFlag = None,
+    confusion: ConfusionFlag = None,
     reliability: ReliabilityFlag = None,
     batch_size: BatchSize = 64,
     num_workers: NumWorkers = 0,
@@ -75,4 +84,7 @@ def evaluate(
             on_start=bar.start,
             on_batch=bar.advance,
         )
-    return report(result, benchmark, confusion, reliability, json) if world.is_main else 0
+    if not world.is_main:
+        return 0
+    places = PicturePlaces(checkpoint, out, confusion, reliability)
+    return report(result, benchmark, places, json)

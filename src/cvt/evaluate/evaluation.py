@@ -32,7 +32,7 @@ class Evaluation:
 
     Args:
         top1: Percentage of pictures whose most likely class is right.
-        top5: Percentage whose class is among the five most likely; None below five classes.
+        top5: Percentage whose class is among the five most likely; None up to five classes.
         loss: Mean cross-entropy in nats.
         ece: Expected calibration error over 15 bins, 0 to 1.
         reliability: Those bins.
@@ -92,7 +92,7 @@ def summarise(answers: Logits, class_names: Sequence[str]) -> Evaluation:
     bins = reliability(confidences, guesses == labels)
     return Evaluation(
         top1=answers.top_k(1),
-        top5=answers.top_k(5) if num_classes >= 5 else None,
+        top5=answers.top_k(5) if num_classes > 5 else None,
         loss=answers.loss(),
         ece=bins.ece,
         reliability=bins,

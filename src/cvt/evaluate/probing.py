@@ -31,7 +31,7 @@ class ProbeScore:
         split: `val` or `test`. The linear classifier's `C` was chosen on val, which flatters its
             figure there a little.
         top1: Percentage of pictures whose most likely class is right.
-        top5: Percentage whose class is among the five most likely; None below five classes. A
+        top5: Percentage whose class is among the five most likely; None up to five classes. A
             class without any vote is not among them.
         setting: `k`, or `C`.
     """
@@ -176,7 +176,7 @@ def _score(
         method=method,
         split=split,
         top1=100 * float(hits[:, 0].mean()),
-        top5=100 * float(hits.any(axis=1).mean()) if shares.shape[1] >= 5 else None,
+        top5=100 * float(hits.any(axis=1).mean()) if shares.shape[1] > 5 else None,
         num_images=len(labels),
         setting=setting,
     )
