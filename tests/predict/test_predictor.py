@@ -1,8 +1,13 @@
 import io
 from dataclasses import replace
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from PIL import Image
 
 import cvt
@@ -144,3 +149,195 @@ def test_one_output_is_no_certainty(checkpoint, photos):
     model.record = replace(model.record, multi_label=True, class_names=("defect",))
     (prediction,) = cvt.Predictor(model)(photos / "a.jpg")
     assert prediction.labels[0].probability < 0.999
+
+
+def rgb(seed=0, size=(40, 30)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def same(one, other):
+    """Whether two predictions name the same, to float32's rounding in batches of other sizes."""
+    return [x.index for x in one.labels] == [x.index for x in other.labels] and [
+        x.probability for x in one.labels
+    ] == pytest.approx([x.probability for x in other.labels], abs=1e-5)
+
+
+def test_arrays_and_tensors_are_the_pictures_that_they_hold(predictor):
+    pixels = rgb()
+    grey, clear = pixels[:, :, 0], np.dstack([pixels, pixels[:, :, 0]])
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    for array, picture in [
+        (pixels, Image.fromarray(pixels)),
+        (pixels[:, ::-1], Image.fromarray(np.ascontiguousarray(pixels[:, ::-1]))),
+        (pixels.astype(np.float32) / 255, Image.fromarray(pixels)),
+        (pixels / 255, Image.fromarray(pixels)),
+        (grey, Image.fromarray(grey)),
+        (grey[:, :, None], Image.fromarray(grey)),
+        (grey > 100, Image.fromarray((grey > 100).astype(np.uint8) * 255)),
+        (clear, Image.fromarray(clear)),
+        (planes, Image.fromarray(pixels)),
+        (planes[0], Image.fromarray(grey)),
+        (planes.double() / 255, Image.fromarray(pixels)),
+        ((planes.float() / 255).requires_grad_(), Image.fromarray(pixels)),
+    ]:
+        (got,), (expected,) = predictor(array), predictor(picture)
+        assert got.error is None
+        assert got.image == "image 1"
+        assert same(got, expected)
+
+
+def test_several_arrays_stand_for_several_pictures(predictor):
+    pixels = np.stack([rgb(seed) for seed in range(3)])
+    expected = [predictor(each)[0] for each in pixels]
+    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    for several in (pixels, planes, list(pixels), [planes[:2], planes[2]], iter(planes)):
+        got = predictor(several)
+        assert [each.image for each in got] == ["image 1", "image 2", "image 3"]
+        assert all(map(same, got, expected))
+
+
+def test_folders_patterns_and_mixed_lists(predictor, photos):
+    names = ["a.jpg", "b.png", "c.webp", "d.jpeg"]
+    assert [Path(each.image).name for each in predictor(photos)] == names
+    assert [Path(each.image).name for each in predictor(f"{photos}/*.[jp]*g")] == names[:2]
+    mixed = [
+        photos / "more",
+        rgb(),
+        str(photos / "b.png"),
+        bytearray((photos / "a.jpg").read_bytes()),
+    ]
+    got = predictor(mixed)
+    assert [each.error for each in got] == [None] * 5
+    assert [each.image for each in got][2:] == ["image 3", str(photos / "b.png"), "image 5"]
+    paths = np.array([str(photos / name) for name in names[:2]])
+    assert [Path(each.image).name for each in predictor(paths)] == names[:2]
+    with NamedTemporaryFile(suffix=".png") as file:
+        file.write((photos / "b.png").read_bytes())
+        file.seek(0)
+        assert predictor(file)[0].error is None
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (np.zeros((3, 40, 30), np.uint8), "shape (3, 40, 30), expected (H, W) or (H, W, C)"),
+        (torch.zeros(40, 30, 3), "shape (40, 30, 3), expected (H, W) or (C, H, W)"),
+        (np.zeros((0, 30, 3), np.uint8), "shape (0, 30, 3)"),
+        (np.zeros((2, 2, 2, 2, 3), np.uint8), "shape (2, 2, 2, 2, 3)"),
+        (np.zeros(7), "shape (7,)"),
+        (np.zeros((4, 4), np.int64), "of int64, expected uint8 of 0 to 255, or floats of 0 to 1"),
+        (torch.zeros(4, 4, dtype=torch.int32), "of int32"),
+        (np.full((4, 4), 255.0), "values from 255 to 255"),
+        (torch.randn(3, 9, 9), "that are not normalised yet"),
+        (np.full((4, 4, 3), np.nan), "values from nan to nan"),
+        (torch.zeros(4, 4).to_sparse(), "without plain numbers"),
+        (np.zeros((1, 4000, 3), np.uint8), "the long side"),
+        ([3.5], "Got float '3.5' among the images"),
+        ([None], "Got NoneType"),
+        ([[rgb()]], "Got list"),
+        ("nowhere/*.jpg", "No file matches"),
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_stands_in_its_place_with_a_sentence(predictor, source, words):
+    first, *rest = predictor([source, rgb()] if not isinstance(source, list) else [*source, rgb()])
+    assert words in first.error
+    assert len(first.error) < 400
+    assert rest[-1].labels
+
+
+@given(
+    dtype=some.sampled_from(["uint8", "float32", "float64", "float16", "int16", "?", "complex64"]),
+    shape=some.lists(some.integers(0, 5), max_size=5),
+    fill=some.sampled_from([0.0, 0.5, 1.0, 2.0, float("nan"), float("inf"), -1.0]),
+    as_tensor=some.booleans(),
+)  # fmt: skip
+@settings(max_examples=60)
+def test_any_array_is_answered_or_refused_by_a_sentence(tiny, dtype, shape, fill, as_tensor):
+    with np.errstate(invalid="ignore"):
+        array = np.full(shape, fill).astype(dtype)
+    for got in tiny(torch.from_numpy(array) if as_tensor else array):
+        assert bool(got.labels) != bool(got.error)
+        assert all(0 <= label.probability <= 1 for label in got.labels)
+
+
+@pytest.fixture(scope="module")
+def tiny(checkpoint):
+    return cvt.Predictor(checkpoint)
+
+
+@pytest.mark.parametrize("sources", [3, None, {"image": "a.jpg"}, object()])
+def test_no_pictures_at_all_are_a_mistake(predictor, sources):
+    with pytest.raises(cvt.UserError, match="expected images: paths, bytes"):
+        predictor(sources)
+
+
+def test_probabilities_are_rows_in_order(predictor, photos):
+    sources = [photos / "a.jpg", rgb(), photos / "b.png"]
+    table = predictor.probabilities(sources)
+    assert (table.shape, table.dtype) == ((3, 6), np.float32)
+    assert table.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    for row, prediction in zip(table, predictor(sources, top_k=6), strict=True):
+        for label in prediction.labels:
+            assert row[label.index] == pytest.approx(label.probability, abs=1e-6)
+    assert predictor.probabilities([]).shape == (0, 6)
+
+
+def test_embeddings_are_what_the_classifier_is_fed_with(predictor, photos):
+    table = predictor.embed([photos / "a.jpg", rgb(), photos / "b.png"])
+    assert (table.shape, table.dtype) == ((3, predictor.model.num_features), np.float32)
+    with torch.no_grad():
+        logits = predictor.model.head(torch.from_numpy(table))
+    expected = predictor.probabilities([photos / "a.jpg", rgb(), photos / "b.png"])
+    assert logits.softmax(dim=1).numpy() == pytest.approx(expected, abs=1e-5)
+    assert predictor.embed([]).shape == (0, predictor.model.num_features)
+
+
+@pytest.mark.parametrize("table", ["probabilities", "embed"])
+def test_rows_never_stand_for_other_pictures(predictor, photos, table):
+    bad = [f"nowhere{number}.jpg" for number in range(12)]
+    with pytest.raises(cvt.UserError, match="12 of 13 images that cannot be used") as raised:
+        getattr(predictor, table)([photos / "a.jpg", *bad])
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 12
+    assert "nowhere0.jpg" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dtype": "bfloat16"}, pytest.param({"engine": "openvino"}, id="openvino")],
+)
+def test_deployed_models_predict(checkpoint, photos, options):
+    if "engine" in options:
+        pytest.importorskip("openvino")
+    model = cvt.load(checkpoint)
+    deployed = cvt.Predictor(cvt.deploy(model, **options))
+    (got,), (expected,) = deployed(photos / "a.jpg", 6), cvt.Predictor(model)(photos / "a.jpg", 6)
+    chances = {label.index: label.probability for label in expected.labels}
+    # Logits of a size of about 1, rounded to bfloat16's 8 bits, or to float32's in another order.
+    tolerance = 1e-2 if options.get("dtype") else 1e-5
+    assert all(abs(chances[x.index] - x.probability) < tolerance for x in got.labels)
+    with pytest.raises(cvt.UserError, match="model that it was deployed from"):
+        deployed.embed(photos)
+    with pytest.raises(cvt.UserError, match="deployed model, which has its own"):
+        cvt.Predictor(deployed.model, precision="bf16")
+
+
+def test_outputs_that_are_no_numbers_are_said(checkpoint, photos):
+    model = cvt.load(checkpoint)
+    with torch.no_grad():
+        model.head.bias[2] = torch.nan
+    predictor = cvt.Predictor(model)
+    (got,) = predictor(photos / "a.jpg")
+    assert (got.labels, "no finite number" in got.error) == ((), True)
+    with pytest.raises(cvt.UserError, match="cannot be used"):
+        predictor.probabilities(photos)
+
+
+def test_labels_that_hold_together_have_chances_of_their_own(checkpoint, photos):
+    model = cvt.load(checkpoint)
+    model.record = replace(model.record, multi_label=True)
+    table = cvt.Predictor(model).probabilities(photos / "a.jpg")
+    model.record = replace(model.record, multi_label=False)
+    chances = cvt.Predictor(model).probabilities(photos / "a.jpg")
+    odds = table / (1 - table)  # exp of each logit; a softmax is their share
+    assert odds / odds.sum() == pytest.approx(chances, abs=1e-4)

@@ -36,6 +36,9 @@ class Deployed(nn.Module):
         rewritten: How many places each pass has rewritten.
     """
 
+    is_deployed = True
+    """What no other network has: it stays on its device and in its arithmetic."""
+
     def __init__(self, network: nn.Module, model: nn.Module, rewritten: Mapping[str, int]) -> None:
         super().__init__()
         self.network = network

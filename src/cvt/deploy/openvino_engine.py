@@ -45,6 +45,8 @@ class OnOpenVINO(nn.Module):
         quantized: Makes a graph one in int8; sizes that it does not leave free are then refused.
     """
 
+    is_deployed = True
+
     def __init__(
         self,
         network: nn.Module,
