@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -23,7 +24,8 @@ from typing import (
     get_type_hints,
 )
 
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, did_you_mean, is_unsafe
+from cvt.files import read_small
 
 MOST_TEXT = 64 * 2**20
 """Bytes of JSON that are read; ImageNet-22k's class names take half a megabyte."""
@@ -75,6 +77,10 @@ class Length:
         return not isinstance(value, Sized) or self.least <= len(value) <= self.most
 
 
+NOT_FINITE = "not finite"
+"""Stands in a field's annotation, `Annotated[float, NOT_FINITE]`, where nan and inf may come."""
+
+
 def read_json(text: str | bytes, what: str) -> Any:
     """Reads JSON into plain data.
 
@@ -96,12 +102,49 @@ def read_json(text: str | bytes, what: str) -> Any:
     return content
 
 
+def read_json_file(path: str | Path) -> Any:
+    """Reads a file of JSON into plain data.
+
+    Raises:
+        UserError: It cannot be read, is no file, or `read_json` refuses it.
+    """
+    return read_json(read_small(path, MOST_TEXT), str(path))
+
+
+def read_yaml_file(path: str | Path, what: str = "") -> Any:
+    """Reads a file of YAML into plain data.
+
+    Args:
+        what: What a message calls it, other than by its path.
+
+    Raises:
+        UserError: It cannot be read, is no file, or `read_yaml` refuses it.
+    """
+    what = what or str(path)
+    try:
+        text = read_small(path, MOST_YAML).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not YAML: {error}.") from None
+    return read_yaml(text, what)
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """Writes plain data as JSON: letters as they are, what could act on a terminal escaped."""
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"\\u{ord(each):04x}" if is_unsafe(each) and each != "\n" else each for each in text
+    )
+
+
 def from_plain(cls: Callable[..., T], plain: Any, what: str) -> T:
     """Builds a dataclass from plain data, each value checked against its field's annotation first.
 
     Understood are `Annotated` with a `Range` or a `Length`, `Literal`, unions, nested dataclasses,
     `tuple`, `list` and `dict` of such, and plain types. Lists become tuples where those are asked
-    for, and whole numbers pass as floats; floats have to be finite.
+    for, and whole numbers pass as floats; floats have to be finite, but for those with
+    `NOT_FINITE`.
 
     Args:
         what: What a message calls the data, such as `the record in m.safetensors`.
@@ -157,6 +200,8 @@ def _fitted(value: Any, hint: Any, what: str) -> Any:
         return value
     if origin is Annotated:
         _check_length(value, arguments[1:], what)
+        if NOT_FINITE in arguments[1:] and isinstance(value, float):
+            return value
         return _in_range(_fitted(value, arguments[0], what), arguments[1:], what)
     if origin in (Union, UnionType):
         return _one_of(value, arguments, what)

@@ -11,6 +11,7 @@ import pytest
 from cvt.data import DataSplits
 from cvt.data.array_set import ArraySet
 from cvt.errors import UserError
+from cvt.plain import from_plain
 from cvt.train.config import MixConfig, OptimConfig, TrainConfig
 from cvt.train.identity import Identity, resumed_config, same_chunks
 from stored import stored_facts
@@ -50,12 +51,12 @@ START = identity_of(Named(["x/0", "x/1", "x/2"], [0, 1, 1]))
 )
 def test_the_same_data_are_the_same_run(same):
     START.check(same)
-    Identity.from_dict(json.loads(json.dumps(START.to_dict()))).check(same)
+    from_plain(Identity, json.loads(json.dumps(START.to_dict())), "it").check(same)
 
 
 def test_runs_from_before_there_were_teachers_have_none():
     plain = {name: value for name, value in START.to_dict().items() if name != "teacher"}
-    assert Identity.from_dict(plain) == START
+    assert from_plain(Identity, plain, "it") == START
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_runs_from_before_there_were_teachers_have_none():
             replace(START, software={**START.software, "torch": "9.0", "timm": "8.0"}),
             f"torch is 9.0 instead of {START.software['torch']}, timm is 8.0 instead of",
         ),
-        (replace(START, teacher=["demo", "f00d"]), "the teacher is demo instead of none"),
+        (replace(START, teacher=("demo", "f00d")), "the teacher is demo instead of none"),
     ],
     ids=["fewer", "renamed", "relabelled", "in another order", "other software", "taught"],
 )

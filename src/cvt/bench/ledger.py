@@ -1,7 +1,6 @@
 """The results folder: what the contest is, and what has been measured so far."""
 
 import csv
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -13,7 +12,7 @@ from cvt.bench.results import Outcome
 from cvt.bench.rows import read_rows
 from cvt.errors import UserError
 from cvt.files import atomic_write
-from cvt.plain import read_yaml, write_yaml
+from cvt.plain import json_text, read_json_file, read_yaml_file, write_yaml
 
 CONTEST_FILE = "contest.yaml"
 RESULTS_FILE = "results.csv"
@@ -32,7 +31,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.measured: dict[str, Any] = _read_json(folder / MEASURED_FILE)
+        self.measured: dict[str, Any] = _read_measured(folder / MEASURED_FILE)
         self.outcomes: dict[tuple[str, int], Outcome] = {
             (each.label, each.seed): each for each in read_outcomes(folder / RESULTS_FILE)
         }
@@ -58,8 +57,7 @@ class Ledger:
         """Keeps something that was measured beside the runs."""
         self.measured[name] = value
         with atomic_write(self.folder / MEASURED_FILE, "w") as file:
-            json.dump(self.measured, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+            file.write(json_text(self.measured, indent=2) + "\n")
 
     def remove_run(self, run: Path) -> None:
         """Deletes a run whose figures are written down, as far as that is allowed."""
@@ -110,11 +108,9 @@ def row_of(outcome: Outcome, more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_contest(path: Path) -> dict[str, Any]:
-    try:
-        stored = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    if not isinstance(stored, dict) or not isinstance(stored.get("contenders"), dict):
+    stored = read_yaml_file(path)
+    is_one = isinstance(stored, dict) and isinstance(stored.get("contenders"), dict)
+    if not is_one or not isinstance(stored.get("seeds", 0), int):
         raise UserError(f"{path} does not describe a comparison; give another --out.")
     return stored
 
@@ -149,12 +145,10 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_measured(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValueError:
-        raise UserError(f"{path} is not JSON; remove it to have it measured again.") from None
+    measured = read_json_file(path)
+    if not isinstance(measured, dict):
+        raise UserError(f"{path} is not what was measured; remove it to have it measured again.")
+    return measured

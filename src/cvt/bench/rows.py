@@ -1,10 +1,12 @@
 """Tables with a line a row of one dataclass, as the results folders keep them."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from cvt.errors import UserError
+from cvt.files import read_small
+from cvt.plain import MOST_TEXT
 
 Row = TypeVar("Row")
 
@@ -21,22 +23,22 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     if not path.exists():
         return []
     hints = get_type_hints(kind)
+    text = read_small(path, MOST_TEXT).decode()
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = csv.DictReader(file)
-            if missing := [name for name in hints if name not in (lines.fieldnames or ())]:
-                raise ValueError(f"it has no column {missing[0]}")
-            return [
-                kind(**{name: _value(line[name], hint) for name, hint in hints.items()})
-                for line in lines
-            ]
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (TypeError, csv.Error) as error:
+        lines = csv.DictReader(io.StringIO(text, newline=""))
+        if missing := [name for name in hints if name not in (lines.fieldnames or ())]:
+            raise ValueError(f"it has no column {missing[0]}")
+        return [
+            kind(**{name: _value(line[name], hint) for name, hint in hints.items()})
+            for line in lines
+        ]
+    except (TypeError, OverflowError, csv.Error) as error:
         raise ValueError(str(error)) from error
 
 
-def _value(text: str, hint: Any) -> Any:
+def _value(text: str | None, hint: Any) -> Any:
+    if text is None:
+        raise ValueError("a line is too short")
     if hint is str:
         return text
     if text == "":

@@ -10,7 +10,7 @@ from cvt.bench.rows import read_rows
 from cvt.bench.speed_measurement import Measurement
 from cvt.errors import UserError
 from cvt.files import atomic_write
-from cvt.plain import read_yaml, write_yaml
+from cvt.plain import read_yaml_file, write_yaml
 
 BENCH_FILE = "bench.yaml"
 MEASURED_FILE = "measurements.csv"
@@ -107,10 +107,7 @@ def _write_bench(path: Path, bench: Mapping[str, Any]) -> None:
 
 
 def _read_bench(path: Path) -> dict[str, Any]:
-    try:
-        stored = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    stored = read_yaml_file(path)
     if not isinstance(stored, dict):
         raise UserError(f"{path} does not describe a bench; give another --out.")
     return stored

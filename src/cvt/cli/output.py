@@ -3,7 +3,6 @@
 Whatever is printed may hold names and sentences of strangers: files, classes, runs, messages.
 """
 
-import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cvt.errors import MOST_SHOWN, is_unsafe, shown
+from cvt.errors import MOST_SHOWN, shown
+from cvt.plain import json_text
 
 _GAP = 2  # blanks between columns
 
@@ -41,10 +41,7 @@ def say_lines(text: str) -> None:
 
 def print_json(content: Any) -> None:
     """Prints one JSON object on one line, at once; what could act on a terminal is escaped."""
-    text = json.dumps(content, ensure_ascii=False)
-    if not text.isascii():
-        text = "".join(f"\\u{ord(each):04x}" if is_unsafe(each) else each for each in text)
-    print(text, flush=True)
+    print(json_text(content), flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -38,9 +38,9 @@ from cvt.train.contents import (
     is_file_name,
     list_contents,
 )
+from cvt.train.run_folder import CHECKPOINTS_FOLDER
 from cvt.train.world import World, is_lost_peer
 
-FOLDER = "checkpoints"
 _FACTS = "state.json"
 _UNREADABLE = (
     OSError,
@@ -121,7 +121,7 @@ def save_state(
         UserError: The disk is full or the folder not writable; older checkpoints are kept.
     """
     state = _state(tensors, has_moments=bool(tensors.optimizer.state))
-    path = world.on_main(lambda: _make_room(run / FOLDER))
+    path = world.on_main(lambda: _make_room(run / CHECKPOINTS_FOLDER))
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with _single_process_allowed():
@@ -230,7 +230,8 @@ def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
 
 def _saved(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest last."""
-    return sorted((run / FOLDER).glob(_PATTERN))
+    found = (run / CHECKPOINTS_FOLDER).glob(_PATTERN)
+    return sorted(each for each in found if each.is_dir() and not each.is_symlink())
 
 
 def _make_room(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from cvt.errors import UserError, did_you_mean
-from cvt.plain import read_yaml, write_yaml
+from cvt.plain import read_yaml, read_yaml_file, write_yaml
 from cvt.train.config_groups import AugmentConfig, DistillConfig, MixConfig, OptimConfig
 from cvt.train.fields import check_fields
 
@@ -179,13 +179,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: As `load_config` does; the message names the file.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"Cannot read the config {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"The config {path} is not YAML: {error}.") from None
-    plain = read_yaml(text, f"The config {path}")
+    plain = read_yaml_file(path, f"The config {path}")
     try:
         TrainConfig.from_dict(plain)
     except UserError as error:

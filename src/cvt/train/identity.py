@@ -1,11 +1,14 @@
 """Whether a run that goes on is still the same run: its config, its data, its software."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
 
 from cvt.data import DataSplits
 from cvt.errors import UserError
+from cvt.plain import Range, from_plain
+from cvt.train.checkpoints import read_facts
 from cvt.train.config import TrainConfig
 from cvt.train.machine import software
 
@@ -34,26 +37,21 @@ class Identity:
         teacher: Name and a digest of the network that is learned from; empty where there is none.
     """
 
-    data: dict[str, list[Any]]
+    data: dict[str, tuple[int, str]]
     software: dict[str, str]
-    chunks: int
-    teacher: list[str] = field(default_factory=list)
+    chunks: Annotated[int, Range(1, 2**20)]
+    teacher: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, splits: DataSplits, chunks: int, teacher: Sequence[str] = ()) -> "Identity":
         """Looks at the data and the software at hand."""
         named = {"training": splits.train, "validation": splits.val, "test": splits.test}
         return cls(
-            data={name: [len(each), each.fingerprint()] for name, each in named.items() if each},
+            data={name: (len(each), each.fingerprint()) for name, each in named.items() if each},
             software={name: found for name, found in software().items() if name != "Python"},
             chunks=chunks,
-            teacher=list(teacher),
+            teacher=tuple(teacher),
         )
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "Identity":
-        """Rebuilds what `to_dict` returned."""
-        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
@@ -67,7 +65,7 @@ class Identity:
         """
         changes = []
         for name, (count, digest) in self.data.items():
-            new_count, new_digest = now.data.get(name, [0, ""])
+            new_count, new_digest = now.data.get(name, (0, ""))
             if count != new_count:
                 changes.append(f"the {name} split has {new_count} images instead of {count}")
             elif digest != new_digest:
@@ -84,6 +82,27 @@ class Identity:
                 f"The run to resume would not be the same: {', '.join(changes)}; put that back, "
                 "or go on all the same with --force."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a checkpoint says of its run; `TrainConfig`, `Record`, `Progress` read the rest."""
+
+    config: dict[str, Any]
+    identity: Identity
+    record: dict[str, Any]
+    progress: dict[str, Any]
+
+
+def read_run_facts(checkpoint: Path) -> RunFacts:
+    """Reads what a checkpoint says of its run.
+
+    Raises:
+        UserError: It is no checkpoint of a run, or of another version's.
+    """
+    plain = read_facts(checkpoint)
+    names = [each.name for each in fields(RunFacts) if each.name in plain]
+    return from_plain(RunFacts, {name: plain[name] for name in names}, f"the facts in {checkpoint}")
 
 
 def resumed_config(given: TrainConfig, stored: TrainConfig) -> TrainConfig:

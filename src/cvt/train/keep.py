@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
 )
 
+from cvt.errors import UserError
 from cvt.files import remove_left_behind
 from cvt.train.card import CardFacts, write_card
 from cvt.train.checkpoints import save_state
@@ -92,10 +93,16 @@ def keep_result(job: Job, result: TrainResult) -> None:
 
 def load_best(job: Job) -> None:
     """Puts the best epoch's weights into the model."""
-    state_dict, _ = load_checkpoint(job.run / BEST_WEIGHTS)
-    set_model_state_dict(
-        job.network.product, dict(state_dict), options=StateDictOptions(full_state_dict=True)
-    )
+    path = job.run / BEST_WEIGHTS
+    state_dict, _ = load_checkpoint(path)
+    options = StateDictOptions(full_state_dict=True)
+    try:
+        set_model_state_dict(job.network.product, dict(state_dict), options=options)
+    except (RuntimeError, ValueError, LookupError) as error:
+        raise UserError(
+            f"The best weights are not this run's ({str(error).partition(':')[0]}): {path} was "
+            "changed; train again."
+        ) from error
 
 
 def _save_weights(job: Job, name: str, row: EpochRow | None) -> None:

@@ -101,10 +101,11 @@ class _Session:
 
 def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
     start = time.monotonic()
-    job = prepare(config, world)
-    done, epochs_done = job.done_updates, job.progress.epoch
     with ExitStack() as stack:
-        world.on_main(lambda: stack.enter_context(held(job.run)))
+        job = prepare(
+            config, world, lambda run: world.on_main(lambda: stack.enter_context(held(run)))
+        )
+        done, epochs_done = job.done_updates, job.progress.epoch
         # From here on the run can be resumed, if only from its beginning.
         world.on_main(lambda: save_config(job.run / CONFIG_FILE, job.config))
         screen = stack.enter_context(Screen(job.total_updates, done, shown))

@@ -5,11 +5,11 @@ from pathlib import Path
 from cvt.data import load_data
 from cvt.errors import UserError
 from cvt.plain import write_yaml
-from cvt.train.checkpoints import newest, read_facts
+from cvt.train.checkpoints import newest
 from cvt.train.config import TrainConfig
 from cvt.train.defaults import derive, measure
 from cvt.train.device import choose_device
-from cvt.train.identity import resumed_config
+from cvt.train.identity import read_run_facts, resumed_config
 from cvt.weights.source import open_weights
 
 
@@ -23,8 +23,8 @@ def preview(config: TrainConfig) -> str:
         UserError: The config is wrong, or the run to resume cannot be.
     """
     if config.resume:
-        stored = read_facts(newest(Path(config.resume).expanduser()))["config"]
-        return write_yaml(resumed_config(config, TrainConfig.from_dict(stored)).to_dict())
+        stored = read_run_facts(newest(Path(config.resume).expanduser()))
+        return write_yaml(resumed_config(config, TrainConfig.from_dict(stored.config)).to_dict())
     device = choose_device(config.device)
     try:
         splits = load_data(

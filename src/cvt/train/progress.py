@@ -1,7 +1,14 @@
 """How far a run has come: everything but the weights that going on exactly needs."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from cvt.errors import UserError
+from cvt.plain import NOT_FINITE, Range, from_plain
+
+_Count = Annotated[int, Range(0, 2**53)]
+_Figure = Annotated[float, NOT_FINITE]
+_Amount = Annotated[float, Range(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,15 +19,15 @@ class EpochRow:
     `memory_mb` the most memory in use so far, on the GPU if that is where the model is.
     """
 
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_top1: float
-    lr: float
-    images_per_s: float
-    seconds: float
-    data_wait: float
-    memory_mb: float
+    epoch: Annotated[int, Range(1, 2**53)]
+    train_loss: _Figure
+    val_loss: _Figure
+    val_top1: _Figure
+    lr: _Figure
+    images_per_s: _Figure
+    seconds: _Figure
+    data_wait: _Figure
+    memory_mb: _Figure
 
     def is_better_than(self, other: "EpochRow | None") -> bool:
         """Whether this epoch's weights are to be kept: higher top-1, or as high with less loss."""
@@ -45,12 +52,12 @@ class Progress:
         best: The epoch whose weights are the best so far.
     """
 
-    epoch: int = 0
-    batch: int = 0
-    loss_sum: float = 0.0
-    num_images: int = 0
-    seconds: float = 0.0
-    wait_seconds: float = 0.0
+    epoch: _Count = 0
+    batch: _Count = 0
+    loss_sum: _Figure = 0.0
+    num_images: _Count = 0
+    seconds: _Amount = 0.0
+    wait_seconds: _Amount = 0.0
     bad: list[str] = field(default_factory=list)
     history: list[EpochRow] = field(default_factory=list)
     best: EpochRow | None = None
@@ -111,9 +118,18 @@ class Progress:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "Progress":
-        """Rebuilds what `to_dict` wrote."""
-        progress = cls(**plain)
-        progress.history = [EpochRow(**row) for row in plain["history"]]
-        progress.best = EpochRow(**plain["best"]) if plain["best"] else None
+    def from_dict(cls, plain: Any, what: str = "the progress of a run") -> "Progress":
+        """Rebuilds what `to_dict` wrote.
+
+        Args:
+            what: What a message calls the data.
+
+        Raises:
+            UserError: It is of other kinds, or its parts contradict one another.
+        """
+        progress = from_plain(cls, plain, what)
+        numbers = [row.epoch for row in progress.history]
+        is_best_known = progress.best in progress.history if numbers else progress.best is None
+        if numbers != list(range(1, progress.epoch + 1)) or not is_best_known:
+            raise UserError(f"Got {len(numbers)} epochs in {what} that do not go together.")
         return progress

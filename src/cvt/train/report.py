@@ -1,22 +1,22 @@
 """What is said and kept when a run has ended: the figures, the files, what to type next."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from cvt.files import atomic_write
+from cvt.plain import json_text
 from cvt.train.run_folder import (
     BEST_WEIGHTS,
     CARD_FILE,
     CONFIG_FILE,
     CURVES_FILE,
+    EVENTS_FOLDER,
     LAST_WEIGHTS,
     METRICS_FILE,
     RESULT_FILE,
 )
-from cvt.train.tensorboard import EVENTS_FOLDER
 from cvt.train.units import say_time
 
 
@@ -61,8 +61,7 @@ def save_result(run: Path, result: TrainResult) -> None:
         UserError: The disk is full or the folder not writable.
     """
     with atomic_write(run / RESULT_FILE, "w") as file:
-        json.dump(result.to_dict(), file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(json_text(result.to_dict(), indent=2) + "\n")
 
 
 def report(result: TrainResult) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ METRICS_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"
 RESULT_FILE = "result.json"
 CARD_FILE = "README.md"
+CHECKPOINTS_FOLDER = "checkpoints"
+EVENTS_FOLDER = "tensorboard"
 _LOCK_FILE = ".lock"
 _HELD = (errno.EACCES, errno.EAGAIN)
 
@@ -86,6 +89,11 @@ def read_metrics(run: Path) -> list[EpochRow]:
         ) from None
 
 
+def is_run(run: Path) -> bool:
+    """Whether a folder is one in which a training was begun at least."""
+    return any((run / name).exists() for name in (CONFIG_FILE, CHECKPOINTS_FOLDER))
+
+
 @contextmanager
 def held(run: Path) -> Generator[None]:
     """Marks a run as in training inside the block; the mark goes with the process, however it ends.
@@ -93,13 +101,20 @@ def held(run: Path) -> Generator[None]:
     A file system without locks marks nothing.
 
     Raises:
-        UserError: Another process is training it.
+        UserError: Another process is training it, or what is written there would come to lie
+            elsewhere.
     """
     import fcntl  # not on Windows
 
     path = run / _LOCK_FILE
+    for name in (CHECKPOINTS_FOLDER, EVENTS_FOLDER, _LOCK_FILE):
+        if (run / name).is_symlink():
+            raise UserError(
+                f"Got a link in the place of {run / name}, and a run writes and deletes in its own "
+                "folder only; put there what the link leads to."
+            )
     try:
-        file = open(path, "ab")  # noqa: SIM115
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "rb")  # noqa: SIM115
     except OSError as error:
         raise cannot_write(path, error) from error
     with file:
@@ -118,7 +133,7 @@ def is_held(run: Path) -> bool:
     import fcntl
 
     try:
-        file = open(run / _LOCK_FILE, "rb")  # noqa: SIM115
+        file = open(os.open(run / _LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
     except OSError:  # never trained in by this version, or not ours to read
         return False
     with file:

@@ -1,5 +1,6 @@
 """Everything a run needs before its first update, built from the config and the data."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,17 +18,17 @@ from cvt.data import (
 from cvt.errors import UserError
 from cvt.parts.backbone import Backbone
 from cvt.parts.contract import VisionModel
-from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, passed_over, read_facts
+from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, passed_over
 from cvt.train.config import AugmentConfig, TrainConfig, known, load_config
 from cvt.train.defaults import derive, measure, preprocessing_for
 from cvt.train.device import choose_device
-from cvt.train.identity import Identity, resumed_config, same_chunks
+from cvt.train.identity import Identity, read_run_facts, resumed_config, same_chunks
 from cvt.train.job import Job
 from cvt.train.losses import make_loss
 from cvt.train.network import make_network
 from cvt.train.optim import make_optimizer
 from cvt.train.progress import Progress
-from cvt.train.run_folder import CONFIG_FILE, make_run_folder
+from cvt.train.run_folder import CONFIG_FILE, is_run, make_run_folder
 from cvt.train.seeding import seed_position
 from cvt.train.step import StepOptions, make_mixer
 from cvt.train.teacher import Teacher, check_teacher, find_teacher
@@ -37,33 +38,42 @@ from cvt.zoo.create import create_model, load
 from cvt.zoo.timm_models import build
 
 
-def prepare(config: TrainConfig, world: World) -> Job:
+def prepare(config: TrainConfig, world: World, hold: Callable[[Path], None] | None = None) -> Job:
     """Loads the data, derives the config, builds model and optimiser, and makes the run's folder.
 
     With `config.resume`, or after torchrun restarted its processes, all of it is put back to
-    where the run was saved.
+    where the run was saved. What such a folder says decides what is read, as it did when the run
+    was begun; but nothing is fetched that is not asked for anew, and nothing written elsewhere.
+
+    Args:
+        hold: Marks the run's folder as in training, before anything in it is read; None leaves it.
 
     Raises:
         UserError: Something in the config, the data or the run to resume cannot be used.
     """
     with world.alike():
-        return _prepare(_after_restart(config, world), world)
+        return _prepare(_after_restart(config, world), world, hold or (lambda run: None))
 
 
-def _prepare(config: TrainConfig, world: World) -> Job:
+def _prepare(config: TrainConfig, world: World, hold: Callable[[Path], None]) -> Job:
     run = None
     if config.resume:
         run = Path(config.resume).expanduser()
+        if world.on_main(lambda: is_run(run)):
+            hold(run)
         if not world.on_main(lambda: _is_only_begun(run)):
             return _resume(config, run, world)
-        config = resumed_config(config, load_config(run / CONFIG_FILE))
+        stored = replace(load_config(run / CONFIG_FILE), download=config.download)
+        config = resumed_config(config, stored)
     device = _device(config, world)
     splits = _splits(config, world)
     seed_position(config.seed)
     config, model, record = _new_model(config, splits, device)
     check_batch(config, len(splits.train), world.size)
     teacher, notes = _teacher(config, record, splits, device, world)
-    run = run or world.on_main(lambda: _run_folder(config, world))
+    if run is None:
+        run = world.on_main(lambda: _run_folder(config, world))
+        hold(run)
     config = replace(config, out=str(run), resume=None)
     job = _assemble(config, run, splits, device, model, record, world, teacher)
     job.notes += notes
@@ -77,13 +87,14 @@ def _is_only_begun(run: Path) -> bool:
 
 def _resume(given: TrainConfig, run: Path, world: World) -> Job:
     checkpoint = world.on_main(lambda: newest(run))
-    facts = read_facts(checkpoint)
-    stored = Identity.from_dict(facts["identity"])
-    config = resumed_config(given, TrainConfig.from_dict(facts["config"]))
+    facts = read_run_facts(checkpoint)
+    stored = facts.identity
+    config = replace(TrainConfig.from_dict(facts.config), download=given.download)
+    config = resumed_config(given, config)
     config = same_chunks(config, stored.chunks, world.size)
     device = _device(config, world)
     splits = _splits(config, world)
-    record = Record.from_dict(facts["record"])
+    record = Record.from_dict(facts.record)
     model = build(
         record.model,
         record.spec,
@@ -97,7 +108,7 @@ def _resume(given: TrainConfig, run: Path, world: World) -> Job:
         stored.check(job.identity)
     check_batch(config, len(splits.train), world.size)
     load_tensors(checkpoint, job.tensors)
-    job.progress = Progress.from_dict(facts["progress"])
+    job.progress = Progress.from_dict(facts.progress, f"the progress in {checkpoint}")
     job.set_lr(job.done_updates - 1)
     job.notes += notes
     job.notes += [

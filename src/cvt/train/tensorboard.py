@@ -18,8 +18,8 @@ from typing import Any
 from cvt.errors import UserError
 from cvt.files import atomic_write
 from cvt.train.progress import EpochRow
+from cvt.train.run_folder import EVENTS_FOLDER
 
-EVENTS_FOLDER = "tensorboard"
 _NUMBER = "epoch/number"
 _LEAST_GAP_S = 1.0
 _GAPS_IN_A_RUN = 1000.0  # after 1000 s the gaps grow: ten days make about 8,000 events, 2 MB
