@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvt.bench.contender import Contender
-from cvt.bench.ledger import Ledger, read_outcomes, row_of
+from cvt.bench.ledger import Ledger, open_folder, read_outcomes, row_of
 from cvt.bench.notes import notes_of
 from cvt.bench.outcome import read_outcome
 from cvt.bench.results import Outcome, Results, Spread, Standing
@@ -94,9 +94,24 @@ def test_a_damaged_table_is_a_sentence(tmp_path, text):
 
 
 def test_damaged_measurements_are_a_sentence(tmp_path):
-    (tmp_path / "measured.json").write_text("{")
-    with pytest.raises(UserError, match="measured again"):
-        Ledger(tmp_path)
+    for text in ("{", "[]", "[" * 2000, "1" * 5000):
+        (tmp_path / "measured.json").write_text(text)
+        with pytest.raises(UserError, match=r"measured\.json"):
+            Ledger(tmp_path)
+
+
+def test_a_damaged_comparison_is_a_sentence(tmp_path):
+    contest = {"contenders": {"a": {}}, "seeds": 1}
+    for text in (
+        "contenders: []",
+        "[",
+        "contenders: {a: {}}\nseeds: x",
+        "contenders: {a: [1]}",
+        "\x00",
+    ):
+        (tmp_path / "contest.yaml").write_text(text)
+        with pytest.raises(UserError, match=str(tmp_path)):
+            open_folder(tmp_path, contest)
 
 
 @pytest.mark.parametrize("text", [None, "{}", "[]", "{", '{"best_top1": "high", "bad": []}'])

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def test_broken_runs_are_named_and_the_rest_is_read(folder):
     )
     assert "not YAML" in named["no_yaml"]
     assert "No such file" in named["gone"]
-    assert "not JSON" in named["json"]
+    assert "no JSON" in named["json"]
     assert "best.safetensors is truncated" in named["weights"]
 
 
@@ -166,3 +167,85 @@ def test_reading_runs_imports_neither_torch_nor_numpy_s_friends(folder):
     arguments = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["3", "[]"]
+
+
+ODD_CONFIGS = [
+    "null",
+    "data: [1]\nmodel: m",
+    "data: null\nmodel: m",
+    "data: d\nmodel: m\nepochs: lots",
+    "data: d\nmodel: m\nbatch_size: {}",
+    "data: d\nmodel: m\noptim: []",
+    "data: d\nmodel: m\noptim: {lr: fast, base_lr: 1, min_lr: 0}",
+    "data: d\nmodel: m\noptim: {lr: [1]}",
+    "a: &a [x]\ndata: *a\nmodel: m",
+    "data: !!python/name:os.system\nmodel: m",
+    "data: d\nmodel: " + "[" * 3000,
+    "data: d\nmodel: m\nseed: " + "1" * 5000,
+    "\x00",
+]
+ODD_RESULTS = [
+    "null",
+    "[]",
+    "[" * 100_000,
+    '{"best_epoch": null, "best_top1": 1}',
+    '{"best_epoch": -1, "best_top1": 1}',
+    '{"best_epoch": 1, "best_top1": "high"}',
+    '{"best_epoch": 1, "best_top1": 1, "test_top1": [99]}',
+    '{"best_epoch": 1, "best_top1": 1, "test_top1": 1e999}',
+    '{"best_epoch": 1, "best_top1": ' + "9" * 5000 + "}",
+]
+ODD_METRICS = [
+    "epoch\nnan\n",
+    "epoch\n1e999\n",
+    "epoch\n-3\n",
+    "epoch,seconds\n1,1e300\n",
+    "epoch,images_per_s\n1,inf\n",
+    'epoch,"' + "x" * 200_000 + '"\n1\n',
+    "epoch\n" + "1" * 5000,
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(("config.yaml", each) for each in ODD_CONFIGS),
+        *(("result.json", each) for each in ODD_RESULTS),
+        *(("metrics.csv", each) for each in ODD_METRICS),
+    ],
+)
+def test_no_run_stops_the_list(folder, file, content):
+    (make_run(folder / "odd", 99) / file).write_text(content)
+    runs, bad = read_runs(folder)
+    assert [run.name for run in runs] == ["sweep/b", "a", "c"]
+    [sentence] = bad
+    assert sentence.startswith(f"{folder}/odd: ")
+    assert len(sentence) < 1500
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "result.json", "metrics.csv", "best.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "endless"])
+def test_what_is_no_file_is_not_waited_for(folder, file, kind):
+    path = make_run(folder / "odd", 99) / file
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    runs, bad = read_runs(folder)
+    assert len(runs) + len(bad) == 4
+    assert len(runs) >= 3
+
+
+def test_links_that_go_round_and_folders_without_end_do_no_harm(folder):
+    (folder / "sweep" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "here").symlink_to("here")
+    deep = folder / "deep"
+    for _ in range(40):
+        deep = deep / ("x" * 60)
+    deep.mkdir(parents=True)
+    runs, bad = read_runs(folder)
+    assert [run.name for run in runs] == ["sweep/b", "a", "c"]
+    assert bad == []

@@ -1,6 +1,5 @@
 """From a run's folder to its line in the results."""
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from cvt.bench.results import Outcome
 from cvt.errors import UserError
+from cvt.train.report import read_result
 from cvt.train.run_folder import RESULT_FILE, is_held, read_metrics
 
 _LOOK_EVERY_S = 0.2
@@ -26,29 +26,22 @@ def read_outcome(
     Raises:
         UserError: The run is not finished, or its files are damaged.
     """
-    try:
-        result = json.loads((run / RESULT_FILE).read_text(encoding="utf-8"))
-        val_top1, bad = float(result["best_top1"]), len(result["bad"])
-    except OSError as error:
-        raise UserError(f"Cannot read the result of {run}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{run / RESULT_FILE} is not the result of a run; remove the run to have it made again."
-        ) from None
-    history = read_metrics(run)
+    result, history = read_result(run), read_metrics(run)
+    if result is None or not history:
+        raise UserError(f"The run {run} is not finished; remove it to have it made again.")
     return Outcome(
         label=label,
         seed=seed,
-        top1=result.get("test_top1", val_top1),
-        top5=result.get("test_top5"),
-        val_top1=val_top1,
+        top1=result.best_top1 if result.test_top1 is None else result.test_top1,
+        top5=result.test_top5,
+        val_top1=result.best_top1,
         updates=updates,
         images=updates * batch_size,
         train_images_per_s=statistics.median(row.images_per_s for row in history),
         memory_mb=max(row.memory_mb for row in history),
         seconds=sum(row.seconds for row in history),
         hardware=hardware,
-        bad=bad,
+        bad=len(result.bad),
     )
 
 

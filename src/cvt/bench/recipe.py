@@ -109,8 +109,7 @@ class SharedRecipe:
         warm_up = "as given" if self.has_own_warm_up else "at most a tenth of the run"
         return {
             "recipe": {**recipe, "warm_up": warm_up},
-            "data": self.identity.data,
-            "software": self.identity.software,
+            **{name: self.identity.to_dict()[name] for name in ("data", "software")},
         }
 
     def _args(self, contender: Contender) -> dict[str, Any]:

@@ -55,7 +55,11 @@ class Identity:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        return asdict(self)
+        return {
+            **asdict(self),
+            "data": {name: list(found) for name, found in self.data.items()},
+            "teacher": list(self.teacher),
+        }
 
     def check(self, now: "Identity") -> None:
         """Makes sure that data, teacher and software are those that this run was started with.

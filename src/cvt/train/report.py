@@ -1,12 +1,13 @@
 """What is said and kept when a run has ended: the figures, the files, what to type next."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Annotated, Any
 
+from cvt.errors import UserError
 from cvt.files import atomic_write
-from cvt.plain import json_text
+from cvt.plain import Range, from_plain, json_text, read_json_file
 from cvt.train.run_folder import (
     BEST_WEIGHTS,
     CARD_FILE,
@@ -18,6 +19,8 @@ from cvt.train.run_folder import (
     RESULT_FILE,
 )
 from cvt.train.units import say_time
+
+_Percent = Annotated[float, Range(0, 100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,33 @@ class TrainResult:
         """Returns plain data for JSON; figures that do not exist are left out."""
         plain = {**vars(self), "run": str(self.run), "bad": list(self.bad)}
         return {name: value for name, value in plain.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFacts:
+    """What other rooms read of a `result.json`; see `TrainResult`."""
+
+    best_epoch: Annotated[int, Range(1)]
+    best_top1: _Percent
+    test_top1: _Percent | None = None
+    test_top5: _Percent | None = None
+    bad: tuple[str, ...] = ()
+
+
+def read_result(run: Path) -> ResultFacts | None:
+    """Reads a finished run's result; None of a run that is not finished.
+
+    Raises:
+        UserError: The file is no result of a run.
+    """
+    path = run / RESULT_FILE
+    if not path.exists():
+        return None
+    plain = read_json_file(path)
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} is not the result of a run; remove it and resume the run.")
+    known = {each.name for each in fields(ResultFacts)}
+    return from_plain(ResultFacts, {key: plain[key] for key in plain if key in known}, str(path))
 
 
 def save_result(run: Path, result: TrainResult) -> None:

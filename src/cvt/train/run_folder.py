@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import os
 import re
 from collections.abc import Generator
@@ -13,7 +14,8 @@ from shlex import quote
 from typing import Any
 
 from cvt.errors import UserError
-from cvt.files import atomic_write, cannot_write
+from cvt.files import atomic_write, cannot_write, read_small
+from cvt.plain import MOST_TEXT, from_plain
 from cvt.train.config import TrainConfig
 from cvt.train.progress import EpochRow
 
@@ -27,6 +29,7 @@ CARD_FILE = "README.md"
 CHECKPOINTS_FOLDER = "checkpoints"
 EVENTS_FOLDER = "tensorboard"
 _LOCK_FILE = ".lock"
+_MOST = 1e12
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -74,19 +77,24 @@ def read_metrics(run: Path) -> list[EpochRow]:
     if not path.exists():
         return []
     names = [each.name for each in fields(EpochRow)]
+    text = read_small(path, MOST_TEXT)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        rows: list[dict[str, Any]] = [
-            {name: float(line.get(name, "nan")) for name in names} for line in lines
-        ]
-        return [EpochRow(**{**row, "epoch": int(row["epoch"])}) for row in rows]
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, TypeError, csv.Error) as error:
+        lines = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
+        rows = [{name: float(line.get(name, "nan")) for name in names} for line in lines]
+        return [_row(row, str(path)) for row in rows]
+    except (ValueError, TypeError, OverflowError, csv.Error) as error:
         raise UserError(
             f"{path} is not a table of epochs ({error}); resume the run to have it written anew."
         ) from None
+
+
+def _row(figures: dict[str, Any], what: str) -> EpochRow:
+    """A run's line, its figures within what clocks and losses can say."""
+    row = from_plain(EpochRow, {**figures, "epoch": int(figures["epoch"])}, what)
+    for name in ("seconds", "images_per_s", "memory_mb", "data_wait"):
+        if abs(getattr(row, name)) > _MOST:  # of what is not known, nan, that is false
+            raise ValueError(f"{name} of epoch {row.epoch} is {getattr(row, name):g}")
+    return row
 
 
 def is_run(run: Path) -> bool:

@@ -1,15 +1,16 @@
 """Runs read back from their folders, to list and compare them; needs neither torch nor the data."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from cvt.errors import UserError
+from cvt.plain import from_plain, read_yaml_file
 from cvt.train.progress import EpochRow
+from cvt.train.report import read_result
 from cvt.train.run_folder import (
     BEST_WEIGHTS,
     CONFIG_FILE,
@@ -105,7 +106,7 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
             f"There is no folder {folder}, expected one with runs; make a run by `cvt train`."
         )
     runs, bad = [], []
-    for path in _run_folders(folder):
+    for path in _run_folders(folder, bad):
         try:
             runs.append(_read_run(path, folder))
         except UserError as error:
@@ -134,18 +135,31 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return found
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
-    """Finds folders with a run's files in them, and does not look below those."""
-    for where, folders, files in os.walk(folder):
-        if any(name in files for name in _ALL_FILES[:3]):
-            folders.clear()
-            yield Path(where)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def _run_folders(folder: Path, unread: list[str]) -> Iterator[Path]:
+    """Finds folders with a run's files in them, and does not look below those, nor along links.
+
+    Args:
+        unread: Gets a sentence for each folder that cannot be looked into.
+    """
+    left = [folder]
+    while left:
+        where = left.pop()
+        try:
+            with os.scandir(where) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            below = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            unread.append(f"{where}: Cannot look into it: {error.strerror}.")
+            continue
+        if {entry.name for entry in found}.intersection(_ALL_FILES[:3]):
+            yield where
+        else:
+            left += [where / name for name in below[::-1] if not name.startswith(".")]
 
 
 def _read_run(path: Path, folder: Path) -> Run:
     config = _read_config(path / CONFIG_FILE)
-    result = _read_result(path / RESULT_FILE)
+    result = read_result(path)
     name = str(path.relative_to(folder)) if path != folder else path.resolve().name
     finished = "finished" if result else "stopped"
     return Run(
@@ -153,39 +167,42 @@ def _read_run(path: Path, folder: Path) -> Run:
         path=path,
         config=config,
         history=tuple(read_metrics(path)),
-        test_top1=result.get("test_top1"),
+        test_top1=result.test_top1 if result else None,
         num_params=_num_params(path),
         state="running" if is_held(path) else finished,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """The settings that are calculated with or called by name."""
+
+    data: str
+    model: str | None
+    epochs: int | None = None
+    batch_size: int | None = None
+    optim: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rates:
+    base_lr: float | None = None
+    lr: float | None = None
+    min_lr: float | None = None
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     """Reads a config as it is: runs of other versions, with other fields, are to be listed too."""
-    import yaml
-
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read its {path.name}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"Its {path.name} is not YAML.") from None
+    plain = read_yaml_file(path)
     if not isinstance(plain, dict) or not {"data", "model"} <= set(plain):
         raise UserError(f"Its {path.name} is not the config of a run: it needs data and model.")
+    known = from_plain(_Figures, _only(plain, _Figures), str(path))
+    from_plain(_Rates, _only(known.optim, _Rates), f"optim in {path}")
     return flat(plain)
 
 
-def _read_result(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read its {path.name}: {error.strerror}.") from error
-    except ValueError:
-        raise UserError(f"Its {path.name} is not JSON.") from None
-    if not isinstance(result, dict) or "best_epoch" not in result:
-        raise UserError(f"Its {path.name} is not the result of a run: it needs best_epoch.")
-    return result
+def _only(plain: Mapping[Any, Any], cls: Any) -> dict[str, Any]:
+    return {each.name: plain[each.name] for each in fields(cls) if each.name in plain}
 
 
 def _num_params(path: Path) -> int | None:
@@ -193,7 +210,7 @@ def _num_params(path: Path) -> int | None:
     from safetensors import SafetensorError, safe_open
 
     for name in (BEST_WEIGHTS, LAST_WEIGHTS):
-        if not (path / name).exists():
+        if not (path / name).is_file():
             continue
         try:
             with safe_open(path / name, framework="np") as file:

@@ -50,7 +50,7 @@ def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and name in GROUPS:
             values |= flat(value, f"{prefix}{name}.")
         else:
-            values[prefix + name] = value
+            values[f"{prefix}{name}"] = value
     return values
 
 

@@ -1,8 +1,15 @@
 """Times and sizes as people say them."""
 
+import math
+
 
 def say_time(seconds: float) -> str:
-    """Returns a duration in its two largest units: `45 s`, `3 min 5 s`, `2 h 14 min`, `3 d 2 h`."""
+    """Returns a duration in its two largest units: `45 s`, `3 min 5 s`, `2 h 14 min`, `3 d 2 h`.
+
+    What is not known, nan, is `-`.
+    """
+    if math.isnan(seconds):
+        return "-"
     total = max(round(seconds), 0)
     if total < 60:
         return f"{total} s"
