@@ -173,3 +173,26 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"The disk is full: {path} was not written; free some space first.")
     return UserError(f"Cannot write {path}: {error.strerror or error}.")
+
+
+def file_inside(folder: str | Path, name: str) -> Path:
+    """Returns the file that a stranger's text names inside a folder.
+
+    Raises:
+        UserError: It leads out of the folder (by a path from the root, `..` or a link), or is
+            there but no file.
+    """
+    inside, path = Path(folder).resolve(), Path(folder) / name
+    try:
+        found = path.resolve()
+        is_other = found.exists() and not found.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
+        raise UserError(f"Got the file name {name!r}, which cannot be; correct it.") from None
+    if not found.is_relative_to(inside):
+        raise UserError(
+            f"Got the file name {name!r}, which leads out of {folder}, expected one inside; only "
+            "files beside those that name them are opened."
+        )
+    if is_other:
+        raise UserError(f"Got the name {name!r} in {folder}, which is no file; correct it.")
+    return path

@@ -58,7 +58,7 @@ class ImageSet(ABC):
         """Returns a digest of all labels and of the file names of up to 1000 pictures."""
         digest = hashlib.sha256(self.labels.tobytes())
         for index in np.linspace(0, len(self) - 1, min(_NAMES, len(self)), dtype=int):
-            digest.update(self.name(int(index)).rpartition("/")[2].encode())
+            digest.update(self.name(int(index)).rpartition("/")[2].encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":

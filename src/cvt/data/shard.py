@@ -1,15 +1,21 @@
 """One webdataset shard: a tar archive whose files with equal names make up a sample."""
 
-import json
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from cvt.data.folder import image_suffixes
-from cvt.data.tar_index import Member, TarDamage, open_tar, tar_members
+from cvt.data.labels import BadLabel, Label, as_label
+from cvt.data.tar_index import MOST_NAME, Member, TarDamage, tar_members
 from cvt.errors import UserError
+from cvt.plain import read_json
 
+MOST_BYTES = 2**30
+"""Bytes of one image's file in an archive or table."""
+
+_MOST_LABEL_FILE = 2**20  # bytes of a sample's label or JSON
 _FIRST_CHOICES = ("jpg", "jpeg", "png", "webp")
 
 
@@ -19,109 +25,126 @@ class Shard:
 
     Args:
         keys: What the files of a sample are called, up to the first dot.
-        places: Where in the file its picture lies, and how many bytes it has.
-        labels: A number or a class name, or None for a sample that has a place in `bad`.
-        bad: A sentence about each sample that cannot be used.
+        places: Where in the file its image lies, and how many bytes it has.
+        labels: What the sample shows, or why it cannot be used.
     """
 
     path: Path
     keys: list[str] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
-    labels: list[int | str | None] = field(default_factory=list)
-    bad: dict[int, str] = field(default_factory=dict)
+    labels: list[Label | BadLabel] = field(default_factory=list)
 
-    def name(self, number: int) -> str:
-        """What messages call a sample."""
-        return f"{self.path} sample {self.keys[number]}"
-
-    def drop(self, number: int, why: str) -> None:
-        """Notes that a sample cannot be used."""
-        self.labels[number] = None
-        self.bad[number] = f"{self.name(number)} {why}"
+    def add(self, key: str, label: Label | BadLabel, place: tuple[int, int] = (0, 0)) -> None:
+        """Appends a sample."""
+        self.keys.append(key)
+        self.labels.append(label)
+        self.places.append(place)
 
 
 def read_shard(path: Path, label_key: str = "label") -> Shard:
-    """Finds the samples of a shard and reads their labels, but none of the pictures.
+    """Finds the samples of a shard and reads their labels, but none of the images.
 
-    A label is the number or name in the file `.cls` or `.cls.txt` of a sample, or the value of
-    `label_key` in its `.json`. A sample without picture or label is kept as a bad one, and so is
-    what lies behind a damaged place, as a single one.
+    A label is the text in the file `.cls` or `.cls.txt` of a sample, or the value of `label_key`
+    in its `.json`. A sample without image or label is kept as a bad one, and so is what lies
+    behind a damaged place, as a single one. Where a file's name comes a second time, another
+    sample begins.
 
     Raises:
         UserError: The file cannot be read or is no tar archive at all.
     """
-    samples: dict[str, dict[str, Member]] = {}
-    damage = ""
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"Got {path} as a shard, expected a tar file; check the path.")
     try:
-        content = open_tar(path)
+        with open(path, "rb", buffering=0) as archive:
+            return _read_samples(archive, path, label_key)
     except OSError as error:
         raise UserError(f"Cannot read the shard {path}: {error.strerror or error}.") from error
+
+
+def _read_samples(archive: BinaryIO, path: Path, label_key: str) -> Shard:
+    shard, damage = Shard(path=path), ""
+    samples: list[tuple[str, dict[str, Member]]] = []
+    latest: dict[str, dict[str, Member]] = {}
     try:
-        for member in tar_members(content):
-            folder, _, file = member.name.rpartition("/")
-            stem, dot, extension = file.partition(".")
-            if stem and dot:
-                key = f"{folder}/{stem}" if folder else stem
-                samples.setdefault(key, {})[extension.lower()] = member
+        for member in tar_members(archive):
+            key, extension = _key(member.name)
+            files = latest.get(key)
+            if len(member.name) > MOST_NAME:
+                why = f"at byte {member.start} has a name of more than {MOST_NAME:,} letters"
+                shard.add(f"{member.name[:40]}...", BadLabel(why))
+            elif key and (files is None or extension in files):
+                latest[key] = {extension: member}
+                samples.append((key, latest[key]))
+            elif files is not None:
+                files[extension] = member
     except TarDamage as error:
         damage = str(error)
         if not samples:
             raise UserError(
                 f"{path} {damage}, expected an uncompressed tar archive; fetch it again."
             ) from None
-    shard = Shard(path=path)
     suffixes = image_suffixes()
-    for key, files in samples.items():
-        _add(shard, key, files, _picture(files, suffixes), _label(content, files, label_key))
+    for key, files in samples:
+        image = _image(files, suffixes)
+        label = _usable(files, image) or _label(archive, files, label_key)
+        shard.add(key, label, (image.start, image.size) if image else (0, 0))
     if damage:
-        _add(shard, "(the rest)", {}, None, None)
-        shard.bad[len(shard.keys) - 1] = f"{path} {damage}: what follows is lost; fetch it again."
+        shard.add("(the rest)", BadLabel(f"is lost, because {path} {damage}; fetch it again"))
     return shard
 
 
-def _add(
-    shard: Shard,
-    key: str,
-    files: dict[str, Member],
-    picture: Member | None,
-    label: int | str | None,
-) -> None:
-    shard.keys.append(key)
-    shard.places.append((picture.start, picture.size) if picture else (0, 0))
-    shard.labels.append(label)
-    number = len(shard.keys) - 1
-    held = ", ".join(f".{extension}" for extension in files)
-    if picture is None:
-        shard.drop(number, f"has the files {held} but no picture.")
-    elif label is None:
-        shard.drop(number, f"has the files {held}, of which none gives a label.")
+def _key(name: str) -> tuple[str, str]:
+    """Returns what a sample is called and which of its files this is; nothing if it is none."""
+    folder, _, file = name.rpartition("/")
+    stem, dot, extension = file.partition(".")
+    if not stem or not dot:
+        return "", ""
+    return (f"{folder}/{stem}" if folder else stem), extension.lower()
 
 
-def _picture(files: dict[str, Member], suffixes: Sequence[str] | frozenset[str]) -> Member | None:
+def _usable(files: dict[str, Member], image: Member | None) -> BadLabel | None:
+    """Returns why a sample cannot be used whatever its label is."""
+    if image is None:
+        return BadLabel(f"has {_held(files)} but no image")
+    if not image.is_file:
+        return BadLabel("has a link in place of an image, expected the file itself")
+    if image.size > MOST_BYTES:
+        return BadLabel(f"is an image of {image.size:,} bytes, expected at most {MOST_BYTES:,}")
+    return None
+
+
+def _held(files: dict[str, Member]) -> str:
+    """The first files of a sample, for a message."""
+    held = ", ".join(f".{extension}" for extension in islice(files, 5))
+    return f"the files {held}" + (f" and {len(files) - 5} others" if len(files) > 5 else "")
+
+
+def _image(files: dict[str, Member], suffixes: Sequence[str] | frozenset[str]) -> Member | None:
     for extension in (*_FIRST_CHOICES, *files):
         if extension in files and f".{extension}" in suffixes:
             return files[extension]
     return None
 
 
-def _label(content: mmap.mmap | bytes, files: dict[str, Member], key: str) -> int | str | None:
-    for extension in ("cls", "cls.txt"):
-        if extension in files:
-            return _number_or_name(_read(content, files[extension]).decode(errors="replace"))
-    if "json" not in files:
-        return None
+def _label(archive: BinaryIO, files: dict[str, Member], key: str) -> Label | BadLabel:
+    extension = next((each for each in ("cls", "cls.txt", "json") if each in files), None)
+    if extension is None:
+        return BadLabel(f"has {_held(files)}, of which none gives a label", is_missing=True)
+    member = files[extension]
+    if not member.is_file or member.size > _MOST_LABEL_FILE:
+        got = f"{member.size:,} bytes" if member.is_file else "a link"
+        return BadLabel(f"has {got} as .{extension}, expected at most {_MOST_LABEL_FILE:,} bytes")
+    archive.seek(member.start)
+    content = archive.read(member.size)
     try:
-        facts = json.loads(_read(content, files["json"]))
-    except ValueError:
-        return None
-    label = facts.get(key) if isinstance(facts, dict) else None
-    return _number_or_name(str(label)) if isinstance(label, int | str) else None
-
-
-def _read(content: mmap.mmap | bytes, member: Member) -> bytes:
-    return content[member.start : member.start + member.size]
-
-
-def _number_or_name(text: str) -> int | str | None:
-    text = text.strip()
-    return int(text) if text.isdecimal() else text or None
+        if extension != "json":
+            return as_label(content.decode("utf-8-sig"))
+        facts = read_json(content, "it")
+    except UnicodeDecodeError:
+        return BadLabel(f"has a .{extension} that is no UTF-8 text")
+    except UserError:
+        return BadLabel("has a .json that is none")
+    label = as_label(facts.get(key) if isinstance(facts, dict) else None)
+    if isinstance(label, BadLabel) and label.is_missing:
+        return BadLabel(f"has a .json without a label as {key!r}", is_missing=True)
+    return label

@@ -1,12 +1,13 @@
-"""Pictures in webdataset shards, read one at a time from wherever they lie."""
+"""Images in webdataset shards, read one at a time from wherever they lie."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from cvt.data.image import BadImage, open_image
 from cvt.data.image_set import ImageSet
+from cvt.data.labels import BadLabel, Classes
 from cvt.data.shard import Shard
 
 
@@ -20,33 +21,41 @@ class ShardSet(ImageSet):
     Args:
         shards: The shards as read.
         labels: Position of each sample's class in `classes`, -1 for a bad one, shape (N,).
+        bad: Why some samples have none.
     """
 
-    def __init__(self, shards: Sequence[Shard], labels: np.ndarray, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        labels: np.ndarray,
+        bad: Mapping[int, BadLabel],
+        classes: Classes,
+    ) -> None:
         counts = [len(shard.keys) for shard in shards]
         assert len(labels) == sum(counts)
         self.labels = labels
-        self.classes = tuple(classes)
+        self.bad = bad
+        self.classes = classes.names
+        self.notes = classes.notes
         self.paths = tuple(str(shard.path) for shard in shards)
         # Arrays, because lists of a million members are copied by every forked process.
         self.shard_of = np.repeat(np.arange(len(shards)), counts)
         self.places = np.array([place for shard in shards for place in shard.places], np.int64)
-        self.keys = np.array([key.encode() for shard in shards for key in shard.keys])
-        starts = np.cumsum([0, *counts])
-        self.bad = {
-            int(start) + number: sentence
-            for start, shard in zip(starts, shards, strict=False)
-            for number, sentence in shard.bad.items()
-        }
+        # One text of all keys: an array of texts gives each the room of the longest.
+        keys = [key.encode(errors="surrogateescape") for shard in shards for key in shard.keys]
+        self.keys = b"".join(keys)
+        self.key_ends = np.cumsum([0, *map(len, keys)])
 
     def name(self, index: int) -> str:
-        return f"{self.paths[self.shard_of[index]]} sample {self.keys[index].decode()}"
+        start, end = self.key_ends[index : index + 2]
+        key = self.keys[start:end].decode(errors="surrogateescape")
+        return f"{self.paths[self.shard_of[index]]} sample {key}"
 
     def image(self, index: int) -> Image.Image:
-        if index in self.bad:
-            raise BadImage(self.bad[index])
-        start, size = self.places[index].tolist()
         name = self.name(index)
+        if index in self.bad:
+            raise BadImage(f"{name} {self.bad[index].why}.")
+        start, size = self.places[index].tolist()
         try:
             with open(self.paths[self.shard_of[index]], "rb", buffering=0) as file:
                 file.seek(start)

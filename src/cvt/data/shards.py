@@ -1,23 +1,56 @@
 """Webdataset shards: a folder of tar archives, or a pattern that stands for several."""
 
-import json
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cvt.data.folder import SPLIT_OF_NAME
 from cvt.data.image_set import ImageSet
+from cvt.data.labels import (
+    BadLabel,
+    Classes,
+    classes_of,
+    declared_classes,
+    labelled_splits,
+    numbered,
+)
 from cvt.data.shard import Shard, read_shard
 from cvt.data.shard_set import ShardSet
 from cvt.errors import UserError
+from cvt.files import file_inside
+from cvt.plain import MOST_TEXT, from_plain, read_json
 
+MOST_SHARDS = 100_000
+"""Shards that a pattern may stand for."""
+
+_MOST_PATTERN = 4096  # letters, as many as a path may have
 _CHOICE = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST_CLASSES = 1_000_000
+_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 _INFO_FILE, _CLASSES_FILE = "_info.json", "classes.txt"
+
+
+@dataclass(frozen=True)
+class _SplitInfo:
+    """What timm's `_info.json` says of a split, as far as it is used."""
+
+    filenames: tuple[str, ...] = ()
+    alt_label: str | None = None
+
+
+@dataclass(frozen=True)
+class _Info:
+    """What it says of the whole."""
+
+    splits: dict[str, _SplitInfo] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+
+    def split(self, name: str) -> _SplitInfo:
+        """What it says of our "train", "val" or "test"."""
+        called = (each for each in self.splits if name in (each, SPLIT_OF_NAME.get(each)))
+        return self.splits.get(next(called, ""), _SplitInfo())
 
 
 def shard_splits(path: Path) -> dict[str, ImageSet]:
@@ -34,7 +67,7 @@ def shard_splits(path: Path) -> dict[str, ImageSet]:
         UserError: There are no shards, one is missing or unreadable as a whole, there is no train
             split, or not one sample has a label.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     info = _read_info(folder)
     files = _split_files(path, info)
     if "train" not in files:
@@ -42,39 +75,79 @@ def shard_splits(path: Path) -> dict[str, ImageSet]:
             f"{path} holds shards of {', '.join(files)} but none of train; add them, or give the "
             "shards of one split as a pattern."
         )
-    keys = {split: _split_info(info, split).get("alt_label") or "label" for split in files}
     shards = {
-        split: [read_shard(file, keys[split]) for file in members]
+        split: [read_shard(file, info.split(split).alt_label or "label") for file in members]
         for split, members in files.items()
     }
-    classes = _class_names(folder, info, [each for some in shards.values() for each in some])
-    return {
-        split: ShardSet(some, _numbered(some, classes), classes) for split, some in shards.items()
-    }
+    classes = _classes(folder, info, shards["train"])
+    splits: dict[str, ImageSet] = {}
+    bad: dict[str, dict[int, BadLabel]] = {}
+    for split, some in shards.items():
+        labels, bad[split] = numbered([each for shard in some for each in shard.labels], classes)
+        splits[split] = ShardSet(some, labels, bad[split], classes)
+    return labelled_splits(splits, bad, str(path))
 
 
 def expand_braces(pattern: str) -> list[str]:
     """Returns what a pattern stands for: `{00..11}` counts, `{a,b}` enumerates.
 
     Numbers keep the width of the first, leading zeros included.
+
+    Raises:
+        UserError: It stands for more than `MOST_SHARDS`.
     """
-    found = _CHOICE.search(pattern)
-    if found is None:
-        return [pattern]
-    counted = _RANGE.fullmatch(found[1])
-    if counted:
-        first, last = (int(number) for number in counted.groups())
-        choices = [f"{number:0{len(counted[1])}}" for number in range(first, last + 1)]
-    else:
-        choices = found[1].split(",")
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    return [each for choice in choices for each in expand_braces(before + choice + after)]
+    if len(pattern) > _MOST_PATTERN:
+        raise UserError(
+            f"Got a pattern of {len(pattern):,} letters, expected at most {_MOST_PATTERN:,}."
+        )
+    waiting, found = [pattern], {}
+    while waiting:
+        each = waiting.pop()
+        choice = _CHOICE.search(each)
+        if choice is None:
+            found[each] = None
+            continue
+        before, after = each[: choice.start()], each[choice.end() :]
+        waiting += [f"{before}{one}{after}" for one in reversed(_choices(choice[1], pattern))]
+        if len(waiting) + len(found) > MOST_SHARDS:
+            raise _too_many(pattern)
+    return list(found)
 
 
-def _split_files(path: Path, info: dict[str, Any]) -> dict[str, list[Path]]:
-    if not path.is_dir():
-        files = [Path(each) for each in expand_braces(str(path))]
-        missing = [file for file in files if not file.is_file()]
+def _choices(inside: str, pattern: str) -> Sequence[str]:
+    counted = _RANGE.fullmatch(inside)
+    if counted is None:
+        return inside.split(",")
+    if max(map(len, counted.groups())) > 9:
+        raise _too_many(pattern)
+    first, last = (int(number) for number in counted.groups())
+    if last - first >= MOST_SHARDS:
+        raise _too_many(pattern)
+    if last < first:
+        raise UserError(f"The pattern {pattern} counts from {first} down to {last}; turn it round.")
+    return [f"{number:0{len(counted[1])}}" for number in range(first, last + 1)]
+
+
+def _too_many(pattern: str) -> UserError:
+    return UserError(
+        f"The pattern {pattern} stands for more than {MOST_SHARDS:,} shards; correct its braces."
+    )
+
+
+def _pattern_files(path: Path) -> list[Path]:
+    """Returns the shards that a pattern stands for; whatever exists is no pattern."""
+    if os.path.exists(path):
+        return [path]
+    parts = path.parts
+    real = next((end for end in range(len(parts), 0, -1) if os.path.exists(Path(*parts[:end]))), 0)
+    rest = "/".join(parts[real:])
+    return [Path(*parts[:real], each) for each in expand_braces(rest)]
+
+
+def _split_files(path: Path, info: _Info) -> dict[str, list[Path]]:
+    if not os.path.isdir(path):
+        files = _pattern_files(path)
+        missing = [file for file in files if not os.path.isfile(file)]
         if missing or not files:
             raise UserError(
                 f"There is no shard {missing[0] if missing else path}, {len(missing)} of "
@@ -82,8 +155,8 @@ def _split_files(path: Path, info: dict[str, Any]) -> dict[str, list[Path]]:
             )
         splits = _by_name(files)
         return splits if len(splits) > 1 else {"train": files}
-    if info.get("splits"):
-        named = {name: _listed(path, name, info) for name in info["splits"]}
+    if info.splits:
+        named = {name: _listed(path, name, info) for name in info.splits}
         return {SPLIT_OF_NAME[name]: named[name] for name in named if name in SPLIT_OF_NAME}
     folders = {each.name: each for each in sorted(path.iterdir()) if each.is_dir()}
     splits = {
@@ -114,9 +187,9 @@ def _by_name(files: Sequence[Path]) -> dict[str, list[Path]]:
     return splits or ({"train": unknown} if unknown else {})
 
 
-def _listed(folder: Path, name: str, info: dict[str, Any]) -> list[Path]:
-    files = [folder / file for file in _split_info(info, name).get("filenames", ())]
-    missing = [file for file in files if not file.is_file()]
+def _listed(folder: Path, name: str, info: _Info) -> list[Path]:
+    files = [file_inside(folder, file) for file in info.splits[name].filenames]
+    missing = [file for file in files if not os.path.isfile(file)]
     if missing or not files:
         raise UserError(
             f"{folder / _INFO_FILE} lists {len(files)} shards of {name}, of which {len(missing)} "
@@ -125,60 +198,46 @@ def _listed(folder: Path, name: str, info: dict[str, Any]) -> list[Path]:
     return files
 
 
-def _read_info(folder: Path) -> dict[str, Any]:
+def _read_info(folder: Path) -> _Info:
     for name in (_INFO_FILE, _INFO_FILE.lstrip("_")):
+        if os.path.isfile(folder / name):
+            what = str(folder / name)
+            known = _known(_Info, read_json(_start_of(folder / name), what), what)
+            if isinstance(known.get("splits"), dict):
+                known["splits"] = {
+                    split: _known(_SplitInfo, facts, f"{split!r} in splits of {what}")
+                    for split, facts in known["splits"].items()
+                }
+            return from_plain(_Info, known, what)
+    return _Info()
+
+
+def _known(cls: Any, plain: Any, what: str) -> dict[str, Any]:
+    """Returns the keys that a dataclass knows; these files hold many others."""
+    if not isinstance(plain, dict):
+        raise UserError(f"Got {what} without keys, expected timm's description of a data set.")
+    return {each.name: plain[each.name] for each in fields(cls) if each.name in plain}
+
+
+def _start_of(file: Path) -> bytes:
+    """Reads a small file; of a large one as much as shows that it is."""
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(MOST_TEXT + 1)
+    except OSError as error:
+        raise UserError(f"Cannot read {file}: {error.strerror or error}.") from error
+
+
+def _classes(folder: Path, info: _Info, train: Sequence[Shard]) -> Classes:
+    if info.classes:
+        return declared_classes(info.classes, str(folder / _INFO_FILE))
+    file = folder / _CLASSES_FILE
+    if os.path.isfile(file):
         try:
-            info = json.loads((folder / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise UserError(f"Cannot read {folder / name} as JSON ({error}).") from error
-        if isinstance(info, dict):
-            return info
-    return {}
-
-
-def _split_info(info: dict[str, Any], split: str) -> dict[str, Any]:
-    for name, facts in (info.get("splits") or {}).items():
-        if name == split or SPLIT_OF_NAME.get(name) == split:
-            return facts
-    return {}
-
-
-def _class_names(folder: Path, info: dict[str, Any], shards: Sequence[Shard]) -> tuple[str, ...]:
-    names = info.get("classes")
-    if isinstance(names, list) and names:
-        return tuple(map(str, names))
-    if (folder / _CLASSES_FILE).is_file():
-        lines = (folder / _CLASSES_FILE).read_text(encoding="utf-8").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
-    seen = {label for shard in shards for label in shard.labels}
-    numbers = [label for label in seen if isinstance(label, int)]
-    if max(numbers, default=0) > _MOST_CLASSES:
-        raise UserError(
-            f"A sample in {folder} has the label {max(numbers)}, expected numbers from 0 on; "
-            f"correct it, or name the classes in {folder / _CLASSES_FILE}."
-        )
-    if numbers:
-        return tuple(str(label) for label in range(max(numbers) + 1))
-    found = tuple(sorted(label for label in seen if isinstance(label, str)))
-    if not found:
-        raise UserError(
-            f"Not one sample of {shards[0].path} has a label, expected files .cls or .json with "
-            "a number; name what the first sample holds: "
-            f"{next(iter(shards[0].bad.values()), 'nothing')}"
-        )
-    return found
-
-
-def _numbered(shards: Sequence[Shard], classes: tuple[str, ...]) -> np.ndarray:
-    """Returns the position of each label in `classes`; a sample with another label is dropped."""
-    numbers: dict[int | str | None, int] = {name: label for label, name in enumerate(classes)}
-    numbers |= {label: label for label in range(len(classes))}
-    for shard in shards:
-        for number, label in enumerate(shard.labels):
-            if label is not None and label not in numbers:
-                shard.drop(number, f"has the label {label!r}, none of the {len(classes)} classes.")
-    return np.array(
-        [numbers.get(label, -1) for shard in shards for label in shard.labels], dtype=np.int64
-    )
+            text = _start_of(file).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is no UTF-8 text ({error}); save it as UTF-8.") from None
+        if len(text) > MOST_TEXT:
+            raise UserError(f"{file} has over {MOST_TEXT:,} bytes, expected a class name a line.")
+        return declared_classes([line for line in text.splitlines() if line.strip()], str(file))
+    return classes_of((label for shard in train for label in shard.labels), str(folder))

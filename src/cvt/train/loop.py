@@ -125,9 +125,7 @@ def _work(session: _Session) -> Logits | None:
     """Makes the epochs that are not made yet; returns the best weights' answers to the test."""
     job, screen = session.job, session.screen
     screen.describe(job.config, job.describe(), job.world.size)
-    for note in job.splits.notes:
-        screen.say(note)
-    for note in job.notes:
+    for note in (*job.splits.notes, *job.notes):
         screen.say(note)
     if job.done_updates:
         keep_again(job)

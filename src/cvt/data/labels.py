@@ -1,0 +1,190 @@
+"""What archives and tables say that an image shows: labels of any origin, as class numbers."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cvt.data.image_set import ImageSet
+from cvt.errors import UserError
+
+MOST_CLASSES = 1_000_000
+"""Classes of one data set, and the number from which on a label is none."""
+
+MOST_CLASS_NAME = 1000
+"""Letters of a class name."""
+
+Label = int | str
+"""A class by its number or by its name; names are in Unicode's composed normal form (NFC)."""
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # 02134 is a postcode
+
+
+@dataclass(frozen=True)
+class BadLabel:
+    """Why a value is no label; `is_missing` if there is none, as in a split for a contest."""
+
+    why: str
+    is_missing: bool = False
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set.
+
+    Args:
+        names: Class names; a label's number is a position in them.
+        are_declared: Whether the data names them apart from its labels, so that a whole number
+            means a position; otherwise it is a name like any other.
+        notes: What the user should be told of them.
+    """
+
+    names: tuple[str, ...]
+    are_declared: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def as_label(value: Any) -> Label | BadLabel:
+    """Returns what a cell, a JSON value or the text of a file says, as a label."""
+    if value is None or (isinstance(value, int) and value == -1):
+        return BadLabel("has no label", is_missing=True)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if 0 <= value < MOST_CLASSES:
+            return value
+        got = value if abs(value) < 10**20 else "of more than 20 digits"
+        return BadLabel(f"has the label {got}, expected a number from 0 to {MOST_CLASSES - 1:,}")
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        return BadLabel(f"has a label of the kind {kind}, expected a whole number or a name")
+    return _as_name(value)
+
+
+def _as_name(text: str) -> str | BadLabel:
+    if len(text) > MOST_CLASS_NAME:
+        return BadLabel(f"has a label of {len(text):,} letters, expected at most {MOST_CLASS_NAME}")
+    name = unicodedata.normalize("NFC", text.strip())
+    if not name:
+        return BadLabel("has no label", is_missing=True)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return BadLabel(f"has the label {name!r}, which is no text")
+    return name
+
+
+def declared_classes(names: Sequence[Any], where: str) -> Classes:
+    """Checks the class names that a file gives.
+
+    Raises:
+        UserError: One is no name, two are the same, or there are more than `MOST_CLASSES`.
+    """
+    if len(names) > MOST_CLASSES:
+        raise UserError(
+            f"Got {len(names):,} class names in {where}, expected at most {MOST_CLASSES:,}."
+        )
+    known: dict[str, int] = {}
+    for number, given in enumerate(names):
+        name = as_label(given)
+        if not isinstance(name, str):
+            raise UserError(f"Class {number} in {where} has no usable name; write one as text.")
+        if name in known:
+            raise UserError(
+                f"Classes {known[name]} and {number} in {where} are both called {name!r}; "
+                "rename one."
+            )
+        known[name] = number
+    return Classes(tuple(known))
+
+
+def classes_of(labels: Iterable[Label | BadLabel], source: str) -> Classes:
+    """Returns the classes that labels without declared names stand for: each is called by itself.
+
+    Whole numbers are sorted as such and names as text. What is not counted from 0 without a gap
+    gets a note.
+
+    Raises:
+        UserError: There is not one label.
+    """
+    seen = {str(label) for label in labels if not isinstance(label, BadLabel)}
+    if not all(_NUMBER.fullmatch(name) for name in seen):
+        return Classes(tuple(sorted(seen)), are_declared=False)
+    numbers = sorted(map(int, seen))
+    notes = ()
+    if numbers and numbers != list(range(len(numbers))):
+        notes = (
+            f"The labels of {source} are {len(numbers)} numbers from {numbers[0]} to "
+            f"{numbers[-1]}, not all those from 0 on: each is a class, called by its number.",
+        )
+    return Classes(tuple(map(str, numbers)), are_declared=False, notes=notes)
+
+
+def numbered(
+    labels: Sequence[Label | BadLabel], classes: Classes, own_names: Sequence[str] | None = None
+) -> tuple[np.ndarray, dict[int, BadLabel]]:
+    """Returns the position of each label in `classes`, int64, and why some have none (-1).
+
+    Names are matched by name. Text that looks like a number is a name as well, unless the classes
+    are declared and not all of such texts are among them.
+
+    Args:
+        own_names: What whole numbers stand for in this file, where it says so itself.
+    """
+    positions = {name: position for position, name in enumerate(classes.names)}
+    distinct = set(labels)
+    are_names = all(each in positions for each in distinct if isinstance(each, str))
+
+    def find(label: Label | BadLabel) -> int:
+        if isinstance(label, BadLabel):
+            return -1
+        if isinstance(label, int) and own_names is not None:
+            return positions.get(own_names[label], -1) if label < len(own_names) else -1
+        number = _NUMBER.fullmatch(str(label)) if classes.are_declared else None
+        if number and (isinstance(label, int) or not are_names) and int(label) < len(positions):
+            return int(label)
+        is_position = isinstance(label, int) and classes.are_declared
+        return -1 if is_position else positions.get(str(label), -1)
+
+    found = {label: find(label) for label in distinct}
+    bad = {
+        row: label if isinstance(label, BadLabel) else _foreign(label, classes)
+        for row, label in enumerate(labels)
+        if found[label] < 0
+    }
+    return np.fromiter((found[label] for label in labels), np.int64, len(labels)), bad
+
+
+def _foreign(label: Label, classes: Classes) -> BadLabel:
+    return BadLabel(f"has the label {label!r}, none of the {len(classes.names)} classes")
+
+
+def labelled_splits(
+    splits: Mapping[str, ImageSet], bad: Mapping[str, Mapping[int, BadLabel]], source: str
+) -> dict[str, ImageSet]:
+    """Returns the splits that have labels; one for validation or test without any gets a note.
+
+    Args:
+        bad: For each split, why some of its pictures have no class.
+
+    Raises:
+        UserError: No training picture has a label, or all labels of another split are of other
+            classes than those of the training pictures.
+    """
+    kept: dict[str, ImageSet] = {}
+    notes: list[str] = []
+    for split, images in splits.items():
+        if (images.labels >= 0).any():
+            kept[split] = images
+        elif split != "train" and all(each.is_missing for each in bad[split].values()):
+            notes.append(f"The {split} split of {source} has no labels, and is not used.")
+        else:
+            row, first = next(iter(bad[split].items()), (0, None))
+            example = f": {images.name(row)} {first.why}" if first else ""
+            raise UserError(
+                f"Not one image of the {split} split of {source} has a label that can be "
+                f"used{example}; correct the labels."
+            )
+    kept["train"].notes = (*kept["train"].notes, *notes)
+    return kept
