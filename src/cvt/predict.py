@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cvt.data import BadImage, eval_transform, open_image
+from cvt.data import BadImage, eval_transform
+from cvt.data.image import opened
 from cvt.data.inputs import find_images
 from cvt.errors import UserError
 from cvt.train.device import autocast, choose_device, choose_precision
@@ -196,7 +197,9 @@ class Predictor:
             return name, source
         try:
             picture = _from_array(source, name) if _is_array(source) else source
-            return name, self._transform(open_image(cast("Any", picture), name=name))
+            # A large one keeps its turn until it has been made small.
+            with opened(cast("Any", picture), name=name) as image:
+                return name, self._transform(image)
         except BadImage as error:
             return name, error
 

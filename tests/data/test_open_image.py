@@ -1,17 +1,29 @@
 """Every mode and format comes out as upright RGB; every unusable file gets one sentence."""
 
+import builtins
+import ctypes
 import io
 import os
 import struct
+import subprocess
+import threading
+import time
+import warnings
 import zlib
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile, PngImagePlugin
 
-from cvt.data.image import MAX_PIXELS, BadImage, open_image
+from cvt.data import image as image_module
+from cvt.data.formats import FORMATS, MAX_SCANS, SUFFIXES, format_of, looks_like_image
+from cvt.data.image import MAX_PIXELS, MOST_BYTES_PER_PIXEL, BadImage, open_image, opened
+from cvt.data.inputs import find_images
 
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
 DEEP_MODES = ["I", "F", "I;16", "I;16L", "I;16B"]
@@ -23,6 +35,26 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def tiff(width: int, height: int, pixels: bytes, tags: dict[int, int] | None = None) -> bytes:
+    """A grey TIFF of one strip, by hand."""
+    said = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: height}
+    said |= {279: len(pixels), **(tags or {})}
+    said[273] = 8 + 2 + 12 * len(said) + 4
+    rows = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(said.items())]
+    return b"II*\0" + struct.pack("<IH", 8, len(rows)) + b"".join(rows) + bytes(4) + pixels
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def with_chunks(*chunks: bytes) -> bytes:
+    """A good PNG of 6 x 4 pixels with more chunks behind its header."""
+    png = encoded(Image.new("RGB", (6, 4), RED), "PNG")
+    return png[:33] + b"".join(chunks) + png[33:]
 
 
 def huge_png(width: int, height: int) -> bytes:
@@ -145,6 +177,39 @@ def test_floats_run_from_lowest_to_highest(values):
     assert np.asarray(open_image(encoded(image, "TIFF")))[0, :, 0].tolist() == [0, 128, 255]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_in_16_bits_has_the_depth_that_holds_its_values(bits, kind):
+    largest = 2**bits - 1
+    grey = np.array([[0, largest // 2, largest]], dtype=np.uint16)
+    got = np.asarray(open_image(encoded(Image.fromarray(grey), kind)))[0, :, 0]
+    assert got.tolist() == [0, round(largest // 2 * 255 / largest), 255]
+
+
+def test_a_depth_that_the_file_states_is_followed():
+    """Netpbm says the largest value, and TIFF may say 12 bits: dark pictures stay dark."""
+    pgm = b"P5\n2 1\n4095\n" + struct.pack(">2H", 0, 700)
+    assert open_image(pgm).getpixel((1, 0)) == (round(700 / 4095 * 255),) * 3
+    packed = struct.pack(">I", 700)[1:]  # 0 and 700, in 12 bits each
+    assert open_image(tiff(2, 1, packed, {258: 12})).getpixel((1, 0)) == (44,) * 3
+
+
+@pytest.mark.parametrize("depth", [np.int32, np.uint32])
+@pytest.mark.parametrize("largest", [245, 4095, 60_000])
+def test_grey_in_32_bits_is_not_black(depth, largest):
+    values = np.linspace(0, largest, 200).astype(depth)
+    kind = {339: 2 if depth is np.int32 else 1, 258: 32}
+    got = np.asarray(open_image(tiff(200, 1, values.tobytes(), kind)))[0, :, 0]
+    assert got[-1] > 230
+    assert len(np.unique(got)) > 180
+
+
+def test_unsigned_integers_of_32_bits_do_not_turn_negative():
+    values = np.array([0, 2**31, 2**32 - 1], np.uint32)
+    got = np.asarray(open_image(tiff(3, 1, values.tobytes(), {258: 32})))
+    assert got[0, :, 0].tolist() == [0, 128, 255]
+
+
 def test_wide_integers_run_from_lowest_to_highest():
     image = Image.fromarray(np.array([[-100_000, 0, 100_000]], dtype=np.int32))
     assert np.asarray(open_image(image))[0, :, 0].tolist() == [0, 128, 255]
@@ -252,19 +317,439 @@ def test_errors_are_single_sentences(tmp_path):
         assert str(caught.value).endswith(".")
 
 
-@given(data=st.data(), kind=st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "AVIF"]))
-@settings(max_examples=150)
-def test_damaged_bytes_decode_or_get_a_sentence(data, kind):
+# What formats are read.
+
+
+@cache
+def examples() -> dict[str, bytes]:
+    """A small picture in every format, and in the forms of it that are decoded differently."""
+    noise = np.random.default_rng(0).integers(0, 255, (9, 12, 3), dtype=np.uint8)
+    rgb = Image.fromarray(noise)
+    deep = Image.fromarray(noise[:, :, 0].astype(np.uint16) * 16)
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "a description"
-    options = {} if kind in ("GIF", "BMP") else {"exif": exif}
-    content = bytearray(encoded(Image.new("RGB", (12, 9), RED), kind, **options))
+    kinds = [each.name for each in FORMATS if each.name != "HEIF"]
+    found = {kind: encoded(rgb, kind) for kind in kinds}
+    found |= {f"{kind} turned": encoded(rgb, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")}
+    found["JPEG progressive"] = encoded(rgb, "JPEG", progressive=True)
+    found["JPEG CMYK"] = encoded(rgb.convert("CMYK"), "JPEG")
+    found["TIFF LZW"] = encoded(rgb, "TIFF", compression="tiff_lzw")
+    found["TIFF deep"] = encoded(deep, "TIFF")
+    found["PNG deep"] = encoded(deep, "PNG")
+    found["PNG palette"] = encoded(rgb.quantize(7), "PNG", transparency=1)
+    found["WEBP lossless"] = encoded(rgb, "WEBP", lossless=True)
+    found["ICO bitmap"] = encoded(rgb, "ICO", bitmap_format="bmp")
+    found["TGA runs"] = encoded(rgb, "TGA", compression="tga_rle")
+    found["PPM text"] = b"P3\n2 1\n255\n255 0 0 1 2 3\n"
+    if heif():
+        found["HEIF"] = encoded(rgb, "HEIF", exif=exif)
+    return found
+
+
+def heif() -> bool:
+    """Whether HEIC can be written and read."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def test_every_format_is_recognised_by_its_content():
+    for kind, content in examples().items():
+        expected = kind.split()[0]
+        assert format_of(content) == (None if expected == "TGA" else expected), kind
+        assert looks_like_image(content) == (expected != "TGA")
+        assert open_image(content).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "text", ["a.jpg\nb.jpg\n", "P5.jpg\nP6 1.jpg", "BMW/1.jpg", "GIF/a.gif", "II/*.tif", "MM.jpg"]
+)
+def test_file_names_do_not_look_like_images(text):
+    assert not looks_like_image(text.encode())
+
+
+@pytest.mark.parametrize(
+    "picture", [b"P3\n1 1\n255\n9 9 9\n", b"P2 # dark\n1 1\n255\n9\n", b"P5 2 2 255\n\1\2\3\4"]
+)
+def test_pictures_of_text_on_stdin_are_no_file_names(picture):
+    (found,) = find_images(["-"], io.BytesIO(picture))
+    assert open_image(found).mode == "RGB"
+
+
+def test_what_is_written_in_another_format_is_refused(tmp_path):
+    """EPS would start Ghostscript; Pillow reads these and some thirty more."""
+    rgb = Image.new("RGB", (16, 16))
+    for kind in ("EPS", "PCX", "PPM", "SGI", "DDS", "ICNS", "QOI"):
+        path = tmp_path / f"{kind}.jpg"
+        content = encoded(rgb, kind)
+        path.write_bytes(b"%!PS-Adobe-3.0\n" + content if kind == "PPM" else content)
+        with (
+            patch.object(subprocess, "Popen", side_effect=AssertionError("a program is started")),
+            pytest.raises(BadImage, match=r"\.jpg is not an image in a format that is read \(JPEG"),
+        ):
+            open_image(path)
+
+
+def test_an_eps_picture_that_pillow_opened_is_refused():
+    lazy = EpsImagePlugin.EpsImageFile(io.BytesIO(encoded(Image.new("RGB", (16, 16)), "EPS")))
+    with (
+        patch.object(EpsImagePlugin, "Ghostscript", side_effect=AssertionError),
+        pytest.raises(BadImage, match=r"the image is a EPS file that Pillow opened.*image\.copy"),
+    ):
+        open_image(lazy)
+
+
+def test_a_damaged_picture_that_pillow_opened_gets_a_sentence():
+    cut = encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-900]
+    with pytest.raises(BadImage, match="the image is cut short"):
+        open_image(Image.open(io.BytesIO(cut)))
+
+
+def test_suffixes_are_those_of_the_formats():
+    assert {".jpg", ".png", ".heic", ".mpo", ".pgm", ".tif", ".avif"} <= SUFFIXES
+    assert not {".eps", ".ps", ".wmf", ".emf", ".pdf", ".fpx", ".mpg", ".icns"} & SUFFIXES
+
+
+@pytest.mark.skipif(not heif(), reason="needs pillow-heif")
+def test_heic_is_read_the_right_way_up():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.new("RGB", (64, 32), RED), "HEIF", exif=exif.tobytes())
+    got = open_image(content)
+    assert got.size == (32, 64)
+    assert np.abs(np.asarray(got, int) - RED).max() <= 6
+
+
+def test_heic_without_its_package_says_what_to_install(monkeypatch):
+    imported = builtins.__import__
+
+    def without(name, *args, **more):
+        if name == "pillow_heif":
+            raise ImportError(name)
+        return imported(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(BadImage, match=r"IMG_1\.HEIC is HEIC, .*pip install 'cvt\[heif\]'"):
+        open_image(b"\0\0\0\x18ftypheic" + bytes(200), name="IMG_1.HEIC")
+
+
+def test_a_format_that_this_pillow_lacks_is_named(monkeypatch):
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    with pytest.raises(BadImage, match="is AVIF, which this Pillow does not read"):
+        open_image(examples()["AVIF"])
+
+
+# EXIF and its like, of which the orientation counts and nothing else.
+
+
+def exif_block(*more: tuple[int, int, int, bytes], orientation: int = 6) -> bytes:
+    """EXIF with an orientation and other tags: (tag, kind, count, the value's bytes)."""
+    rows = sorted([*more, (0x0112, 3, 1, struct.pack("<H", orientation))])
+    place, tail, out = 8 + 2 + 12 * len(rows) + 4, b"", struct.pack("<H", len(rows))
+    for tag, kind, count, data in rows:
+        value = data.ljust(4, b"\0")
+        if len(data) > 4:
+            value, tail = struct.pack("<I", place + len(tail)), tail + data
+        out += struct.pack("<HHI", tag, kind, count) + value
+    return b"II*\0" + struct.pack("<I", 8) + out + bytes(4) + tail
+
+
+ODD_TAGS = {
+    "resolution of -1/0": (0x011A, 10, 1, struct.pack("<ii", -1, 0)),
+    "resolution in letters": (0x011A, 2, 7, b"72 dpi\0"),
+    "unit in letters": (0x0128, 2, 3, b"cm\0"),
+    "a place outside": (0x8825, 4, 1, struct.pack("<I", 10**6)),
+    "a directory in itself": (0x8769, 4, 1, struct.pack("<I", 8)),
+    "a value outside": (0x010E, 2, 10**8, struct.pack("<I", 10**8)),
+    "an unknown kind": (0x010F, 77, 1, b"abc"),
+    "a float as a text": (0x829A, 12, 1, b"not a number"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_TAGS)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_photos_with_odd_exif_are_turned_and_used(kind, odd):
+    exif = exif_block(ODD_TAGS[odd])
+    content = encoded(
+        Image.new("RGB", (40, 20)), kind, exif=exif if kind == "PNG" else b"Exif\0\0" + exif
+    )
+    assert open_image(content).size == (20, 40)
+
+
+@pytest.mark.parametrize("odd", ODD_TAGS)
+def test_a_tiff_with_odd_tags_is_turned_and_used(odd):
+    """In TIFF they stand beside what the decoder needs, which must not see them."""
+    tag, kind, count, data = ODD_TAGS[odd]
+    plain = tiff(4, 2, bytes(8), {274: 6, tag: 0})
+    row = struct.pack("<HHI", tag, kind, count) + data[:4].ljust(4, b"\0")
+    place = plain.index(struct.pack("<HHI", tag, 4, 1))
+    assert open_image(plain[:place] + row + plain[place + 12 :]).size == (2, 4)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_odd_exif_does_not_matter_where_turning_is_said_elsewhere(kind):
+    if kind == "HEIF" and not heif():
+        pytest.skip("needs pillow-heif")
+    exif = exif_block((0x011A, 10, 1, struct.pack("<ii", 72, 1)))
+    content = encoded(Image.new("RGB", (40, 20)), kind, exif=b"Exif\0\0" + exif)
+    assert content.count(b"Exif") >= 1
+    odd = content
+    for order in "<>":
+        odd = odd.replace(struct.pack(order + "ii", 72, 1), struct.pack(order + "ii", -1, 0))
+    assert odd != content
+    assert open_image(odd).size == (20, 40)
+
+
+@given(exif=st.binary(max_size=60), fields=st.integers(0, 70_000))
+@settings(max_examples=60)
+def test_exif_of_any_bytes_is_no_reason_to_refuse(exif, fields):
+    for block in (exif, b"II*\0\x08\0\0\0" + struct.pack("<H", fields % 65_536) + exif):
+        content = with_chunks(chunk(b"eXIf", block))
+        assert sorted(open_image(content).size) == [4, 6]
+
+
+def test_orientation_in_xmp_and_in_raw_profiles():
+    said = b'<x tiff:Orientation="6"/>'
+    digits = exif_block().hex().encode()
+    raw = b"\nexif\n%8d\n%s\n" % (len(digits) // 2, digits)
+    for content in (
+        with_chunks(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + said)),
+        with_chunks(chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(said))),
+        with_chunks(chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw))),
+        with_chunks(chunk(b"tEXt", b"Raw profile type exif\0" + raw)),
+        encoded(Image.new("RGB", (6, 4)), "JPEG", xmp=said),
+        encoded(Image.new("RGB", (6, 4)), "WEBP", xmp=said),
+    ):
+        assert open_image(content).size == (4, 6)
+    both = with_chunks(
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + said),
+        chunk(b"eXIf", exif_block(orientation=1)),
+    )
+    assert open_image(both).size == (6, 4)  # EXIF counts more
+
+
+@pytest.mark.parametrize("length", [2 << 20, 100 << 20])
+def test_png_with_much_text_or_a_large_profile_is_good(length):
+    """The longer one would be a bomb to who inflates it."""
+    packed = zlib.compress(bytes(length))
+    for extra in (
+        chunk(b"zTXt", b"note\0\0" + packed),
+        chunk(b"iTXt", b"note\0\1\0\0\0" + packed),
+        chunk(b"iCCP", b"profile\0\0" + packed),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + packed),
+    ):
+        assert open_image(with_chunks(extra)).size == (6, 4)
+
+
+def test_a_png_that_ends_within_its_text_is_cut_short():
+    png = encoded(Image.new("RGB", (6, 4)), "PNG")
+    cut = png[:-12] + chunk(b"tEXt", b"note\0" + bytes(500))[:100]
+    with pytest.raises(BadImage, match="cut short"):
+        open_image(cut)
+
+
+def test_the_first_frame_of_gif_keeps_what_is_said_of_it():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    content = encoded(image, "GIF", transparency=1, comment=b"x" * 5000)
+    assert [open_image(content).getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
+
+
+# Small files that ask for much.
+
+
+def progressive(scans: int) -> bytes:
+    """A grey JPEG of 64 x 64 pixels that repeats one empty scan."""
+    content = b"\xff\xd8\xff\xdb" + struct.pack(">HB", 67, 0) + b"\1" * 64
+    content += b"\xff\xc2" + struct.pack(">HBHHB", 11, 8, 64, 64, 1) + b"\1\x11\0"
+    content += b"\xff\xc4" + struct.pack(">HB", 20, 0x10) + bytes([1] + [0] * 15) + b"\x60"
+    scan = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\1\0\1\x3f\0" + b"\x03"
+    return content + scan * scans + b"\xff\xd9"
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_decoding():
+    assert open_image(progressive(MAX_SCANS)).size == (64, 64)
+    with (
+        patch.object(ImageFile.ImageFile, "load", side_effect=AssertionError),
+        pytest.raises(BadImage, match="in more than 100 scans, expected about ten"),
+    ):
+        open_image(progressive(5000))
+
+
+def test_scans_of_thumbnails_and_further_frames_do_not_count():
+    photo = encoded(Image.effect_noise((64, 64), 90).convert("RGB"), "JPEG", progressive=True)
+    thumbnails = b"".join(
+        b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part
+        for part in [b"thumb" + progressive(40)] * 9
+    )
+    assert open_image(photo[:2] + thumbnails + photo[2:] + progressive(500)).size == (64, 64)
+
+
+def test_tags_that_claim_more_than_the_file_has_are_refused():
+    content = tiff(2, 2, bytes(4), {320: 0})
+    place = content.index(struct.pack("<HHI", 320, 4, 1))
+    bomb = content[:place] + struct.pack("<HHII", 320, 3, 2**30, 8) + content[place + 12 :]
+    with pytest.raises(BadImage, match="its tags claim more bytes than it has"):
+        open_image(bomb)
+
+
+def test_parts_of_a_tiff_are_held_against_its_size():
+    content = tiff(2, 2, bytes(5000), {279: 4})
+    place = content.index(struct.pack("<HHI", 273, 4, 1))
+    many = content[:place] + struct.pack("<HHII", 273, 4, 1000, 200) + content[place + 12 :]
+    with pytest.raises(BadImage, match="2 x 2 pixels in 1000 parts, expected 2 at most"):
+        open_image(many)
+    with pytest.raises(BadImage, match="in tiles of 32768 x 32768, expected tiles of 17 megapix"):
+        open_image(tiff(2, 2, bytes(4), {322: 2**15, 323: 2**15, 324: 200, 325: 4}))
+
+
+def test_an_icon_with_a_large_picture_in_it_is_held_to_the_limit():
+    png = huge_png(20_000, 10_000)
+    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<4B2H2I", 16, 16, 0, 0, 1, 32, len(png), 22)
+    with pytest.raises(BadImage, match="179 megapixels"):
+        open_image(icon + png)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, AssertionError, KeyError, RecursionError])
+def test_whatever_a_decoder_raises_becomes_a_sentence(error):
+    with (
+        patch.object(PngImagePlugin.PngImageFile, "load", side_effect=error("odd")),
+        pytest.raises(BadImage, match="the image is cut short or damaged"),
+    ):
+        open_image(examples()["PNG"])
+
+
+def test_running_out_of_memory_is_called_that():
+    with (
+        patch.object(PngImagePlugin.PngImageFile, "load", side_effect=MemoryError),
+        pytest.raises(BadImage, match="does not fit into the memory"),
+    ):
+        open_image(examples()["PNG"])
+
+
+def test_a_file_over_the_limit_is_not_read_further(monkeypatch):
+    monkeypatch.setattr(image_module, "MAX_BYTES", 100)
+    with pytest.raises(BadImage, match="is larger than the limit"):
+        open_image("/dev/zero")
+
+
+def bytes_taken(content: bytes) -> int:
+    """Memory that this process takes more, at the peak, while it opens a picture."""
+
+    def memory(key: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory("VmRSS")
+    open_image(content)
+    return memory("VmHWM") - before
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+def test_memory_is_a_stated_multiple_of_the_pixels():
+    coarse = np.random.default_rng(0).integers(0, 255, (40, 40, 4), dtype=np.uint8)
+    rgba = Image.fromarray(coarse).resize((1500, 1500), Image.Resampling.NEAREST)
+    deep = Image.fromarray(np.asarray(rgba.convert("L")).astype(np.uint16))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    taken = {}
+    for name, image, kind, options in (
+        ("progressive", rgba.convert("RGB"), "JPEG", {"progressive": True, "subsampling": 0}),
+        ("CMYK", rgba.convert("CMYK"), "JPEG", {"progressive": True}),
+        ("transparent", rgba, "PNG", {"compress_level": 1}),
+        ("sideways", deep, "PNG", {"exif": turned, "compress_level": 1}),
+        ("floats", deep.convert("F"), "TIFF", {}),
+        ("JPEG 2000", rgba, "JPEG2000", {}),
+        ("WebP", rgba, "WEBP", {"method": 0}),
+        ("AVIF", rgba, "AVIF", {"speed": 10}),
+    ):
+        content = encoded(image, kind, **options)
+        taken[name] = (bytes_taken(content) - 3 * len(content)) / 1500**2
+    assert taken["progressive"] > 4  # it measures something: RGB alone takes as much
+    assert max(taken.values()) <= MOST_BYTES_PER_PIXEL, taken
+
+
+def test_threads_open_no_more_at_a_time_than_one_picture_may_have(monkeypatch):
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 100)
+    inside, most, lock = [], [], threading.Lock()
+
+    def read(side):
+        with opened(Image.new("L", (side, side))) as image:
+            with lock:
+                inside.append(image.width * image.height)
+                most.append(sum(inside))
+            time.sleep(0.002)
+            with lock:
+                inside.remove(image.width * image.height)
+
+    threads = [threading.Thread(target=read, args=(side,)) for side in [10, 3, 7, 5, 10, 2] * 4]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(timeout=20)
+    assert len(most) == len(threads)
+    assert max(most) <= 100
+
+
+def test_a_thread_does_not_wait_for_itself():
+    large = Image.new("L", (10, 10))
+    with patch.object(image_module, "MAX_PIXELS", 100), opened(large), opened(large) as inner:
+        assert inner.size == (10, 10)
+
+
+def test_threads_keep_pillow_quiet_and_leave_the_filters_as_they_were():
+    """Each picture makes Pillow warn; a filter that one thread takes away would let it through."""
+    odd = tiff(3000, 3000, bytes(9_000_000), {262: 1})
+    before = list(warnings.filters)
+    errors = []
+
+    def read():
+        for _ in range(3):
+            try:
+                open_image(odd)
+            except BadImage as error:
+                errors.append(error)
+
+    with patch.object(Image, "MAX_IMAGE_PIXELS", 8_000_000):
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    assert not errors
+    assert list(warnings.filters) == before
+
+
+# Damage of any kind.
+
+
+@given(data=st.data(), kind=st.sampled_from(sorted(examples())))
+@settings(max_examples=400, deadline=None)
+def test_damaged_bytes_decode_or_get_a_sentence(data, kind):
+    content = bytearray(examples()[kind])
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place] = data.draw(st.integers(0, 255))
+        # Headers are where it matters most.
+        place = data.draw(
+            st.integers(0, min(len(content), 120) - 1) | st.integers(0, len(content) - 1)
+        )
+        part = data.draw(st.binary(max_size=4) | st.sampled_from([b"\xff" * 4, bytes(4), b"\x7f"]))
+        content[place : place + data.draw(st.integers(0, 4))] = part
     try:
         image = open_image(bytes(content))
-    except BadImage:
+    except BadImage as bad:
+        sentence = str(bad)
+    else:
+        assert image.mode == "RGB"
         return
-    assert image.mode == "RGB"
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    assert len(sentence) < 400

@@ -1,7 +1,20 @@
-"""The formats of images that are read, and what their files begin like."""
+"""The formats of images that are read, and what of a file reaches its decoder.
+
+A decoder is handed what says how the pixels lie, and no more: text, colour profiles, thumbnails,
+EXIF and further frames, by which odd and hostile files differ from plain ones, stay behind.
+"""
 
 import re
+import struct
+import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
+
+MAX_SCANS = 100
+"""Scans of a JPEG; encoders write about ten, and each goes over the whole image."""
+
+_MAX_TILE = 1 << 24  # pixels of a TIFF's tile, where the image itself is smaller
+_MAX_TEXT = 1 << 20  # bytes in which an orientation is looked for
 
 
 class Format(NamedTuple):
@@ -63,3 +76,301 @@ def format_of(content: bytes) -> str | None:
 def looks_like_image(content: bytes) -> bool:
     """Whether bytes begin like an image rather than like text."""
     return format_of(content[:4096]) is not None
+
+
+class Excess(ValueError):
+    """A file that asks for more than its pixels do; what is said goes on after its name."""
+
+
+def bare(content: bytes, kind: str) -> tuple[bytes, int | None]:
+    """Returns what a decoder needs of a file, and the orientation (1 to 8) that EXIF or XMP state.
+
+    Args:
+        kind: What `format_of` said.
+
+    Raises:
+        Excess: It would cost more than its pixels do.
+        ValueError, struct.error: It is damaged.
+    """
+    strips = {
+        "JPEG": _bare_jpeg,
+        "PNG": _bare_png,
+        "GIF": _bare_gif,
+        "TIFF": _bare_tiff,
+        "ICO": _bare_icon,
+        "AVIF": _without_exif_item,
+        "HEIF": _without_exif_item,
+    }
+    return strips[kind](content) if kind in strips else (content, None)
+
+
+def stated_orientation(exif: bytes | None, xmp: bytes | str | None) -> int | None:
+    """Returns the orientation, 1 to 8, in blocks of EXIF and XMP; the first of them counts more."""
+    return _exif_orientation(exif or b"") or _xmp_orientation(xmp or b"")
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """Looks for the one tag, and at no other: whatever they hold, it does not matter here."""
+    try:
+        directory = _Directory(exif.removeprefix(b"Exif\0\0"))
+        for row in directory.rows():
+            if row[0] == _ORIENTATION:
+                return _valid(directory.number(row))
+    except (struct.error, ValueError):
+        pass
+    return None
+
+
+def _valid(orientation: int | None) -> int | None:
+    return orientation if orientation in range(1, 9) else None
+
+
+def _xmp_orientation(xmp: bytes | str) -> int | None:
+    text = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp
+    found = re.search(rb"""tiff:Orientation(?:=["']|>)([1-8])""", text[:_MAX_TEXT])
+    return int(found[1]) if found else None
+
+
+# JPEG: everything but restart markers and stuffed bytes.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_START, _END, _SCAN, _JFIF, _APP1, _ADOBE, _COMMENT = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_DROPPED = frozenset(range(_JFIF, 0xF0)) - {_JFIF, _ADOBE} | {_COMMENT}
+
+
+def _bare_jpeg(content: bytes) -> tuple[bytes, int | None]:
+    kept, exif, xmp, frame = [content[:2]], None, None, None
+    for marker, start, end in _segments(content, 2):
+        if marker == _APP1:
+            body = content[start + 4 : end]
+            if body.startswith(b"Exif\0\0"):
+                exif = exif or body
+            elif body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+                xmp = xmp or body
+        elif marker in _FRAMES:
+            frame = (marker, *struct.unpack_from(">HHB", content, start + 5))
+        if marker == _SCAN:
+            kept.append(content[start:])
+            _check_scans(content, start, frame)
+            break
+        if marker not in _DROPPED:
+            kept.append(content[start:end])
+    return b"".join(kept), stated_orientation(exif, xmp)
+
+
+def _segments(content: bytes, place: int) -> Iterator[tuple[int, int, int]]:
+    """Yields marker, beginning and end of each segment, those between scans too."""
+    while found := _MARKER.search(content, place):
+        place = found.end()
+        if found[1][0] not in (1, _START, _END):
+            place += max(2, struct.unpack_from(">H", content, place)[0])
+        yield found[1][0], found.start(), place
+
+
+def _check_scans(content: bytes, start: int, frame: tuple[int, int, int, int] | None) -> None:
+    """Counts scans where a decoder would go through more than the first."""
+    if frame is None or len(content) < start + 5:
+        return
+    marker, height, width, parts = frame
+    if marker not in _PROGRESSIVE and content[start + 4] >= parts:
+        return
+    scans = 0
+    for marker, _, _ in _segments(content, start):
+        scans += marker == _SCAN
+        if scans > MAX_SCANS:
+            raise Excess(
+                f"is a JPEG of {width} x {height} pixels in more than {MAX_SCANS} scans, expected "
+                "about ten; save it again, not progressive"
+            )
+        if marker == _END:
+            return
+
+
+_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
+
+def _bare_png(content: bytes) -> tuple[bytes, int | None]:
+    kept, said, place = [content[:8]], {}, 8
+    while place + 8 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, place)
+        end = place + 12 + length
+        if name in _CHUNKS:
+            kept.append(content[place:end])
+        elif end > len(content):
+            raise ValueError("it ends within a chunk")
+        else:
+            said |= _png_block(name, content[place + 8 : end - 4])
+        place = end
+    return b"".join(kept), stated_orientation(said.get("exif") or said.get("raw"), said.get("xmp"))
+
+
+def _png_block(name: bytes, body: bytes) -> dict[str, bytes]:
+    """Returns the EXIF or XMP that a chunk holds; text of other kinds is not even inflated."""
+    if name == b"eXIf":
+        return {"exif": body}
+    if name not in (b"tEXt", b"zTXt", b"iTXt"):
+        return {}
+    key, _, text = body.partition(b"\0")
+    if key == b"XML:com.adobe.xmp" and name == b"iTXt":
+        packed, (_, _, text) = text[:1] == b"\1", (*text[2:].split(b"\0", 2), b"", b"", b"")[:3]
+        return {"xmp": _inflated(text) if packed else text}
+    if key == b"Raw profile type exif" and name != b"iTXt":  # as ImageMagick writes it
+        text = _inflated(text[1:]) if name == b"zTXt" else text
+        digits = b"".join(text.split(b"\n")[3:]).decode("ascii", "replace")
+        return {
+            "raw": bytes.fromhex(digits) if re.fullmatch(r"(?:[\da-fA-F]{2})+", digits) else b""
+        }
+    return {}
+
+
+def _inflated(packed: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(packed, _MAX_TEXT)
+    except zlib.error:
+        return b""
+
+
+def _bare_gif(content: bytes) -> tuple[bytes, int | None]:
+    """Keeps the palette, what is said of the first frame, and what follows that."""
+    flags = content[10:11] or b"\0"
+    place = start = 13 + (3 << (flags[0] & 7) + 1 if flags[0] & 0x80 else 0)
+    control = b""
+    while content[place : place + 1] == b"!":
+        begin, label = place, content[place + 1 : place + 2]
+        place += 2
+        while size := content[place] if place < len(content) else 0:
+            place += 1 + size
+        place += 1
+        if label == b"\xf9":
+            control = content[begin:place]
+    return content[:start] + control + content[place:], None
+
+
+# Size, bits, compression, kind of colour, order of bits, offsets and lengths of strips and tiles,
+# palette, and what the compressions need.
+_TAGS = frozenset(
+    (
+        *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324),
+        *(325, 332, 338, 339, 347, *range(512, 522), *range(529, 533), 50674),
+    )
+)
+_ORIENTATION, _XMP, _MOST_BANDS = 274, 700, 6
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_SIZES |= {16: 8, 17: 8, 18: 8}
+_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q"}
+
+_Row = tuple[int, int, int, bytes]  # tag, kind, count, and the value or where it lies
+
+
+class _Directory:
+    """The first directory of a TIFF file, or of EXIF, which is one.
+
+    Args:
+        content: The file, classic or BigTIFF.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        orders = {b"II": "<", b"MM": ">"}
+        if content[:2] not in orders:
+            raise ValueError("it is no TIFF")
+        self.content, self.order = content, orders[content[:2]]
+        is_big = struct.unpack_from(self.order + "H", content, 2)[0] == 43
+        self.count, self.row = ("Q", "HHQ8s") if is_big else ("H", "HHI4s")
+        self.next = "Q" if is_big else "I"
+        (self.place,) = struct.unpack_from(self.order + self.next, content, 8 if is_big else 4)
+
+    def rows(self) -> Iterator[_Row]:
+        """Yields its rows in order."""
+        (count,) = struct.unpack_from(self.order + self.count, self.content, self.place)
+        place = self.place + struct.calcsize(self.order + self.count)
+        for _ in range(count):
+            yield struct.unpack_from(self.order + self.row, self.content, place)
+            place += struct.calcsize(self.order + self.row)
+
+    def number(self, row: _Row) -> int | None:
+        """Returns the whole number that a row holds, if it holds one and nothing else."""
+        _, kind, count, value = row
+        if kind not in _NUMBERS or count != 1 or _SIZES[kind] > len(value):
+            return None
+        return struct.unpack_from(self.order + _NUMBERS[kind], value)[0]
+
+    def data(self, row: _Row) -> bytes:
+        """Returns what a row holds, up to a size that text may have."""
+        _, kind, count, value = row
+        size = min(_MAX_TEXT, _SIZES.get(kind, 0) * count)
+        if size <= len(value):
+            return value[:size]
+        (place,) = struct.unpack(self.order + self.next, value)
+        return self.content[place : place + size]
+
+
+def _bare_tiff(content: bytes) -> tuple[bytes, int | None]:
+    """Writes a shorter directory in the place of the first, the last one then."""
+    directory = _Directory(content)
+    kept: dict[int, _Row] = {}
+    others: dict[int, _Row] = {}
+    for row in directory.rows():
+        is_kept = row[0] in _TAGS and row[1] in _SIZES
+        (kept if is_kept else others).setdefault(row[0], row)
+    if sum(_SIZES[kind] * count for _, kind, count, _ in kept.values()) > len(content):
+        raise ValueError("its tags claim more bytes than it has")
+    _check_parts({tag: directory.number(row) or 0 for tag, row in kept.items()}, kept)
+    order = directory.order
+    new = struct.pack(order + directory.count, len(kept))
+    new += b"".join(struct.pack(order + directory.row, *row) for row in kept.values())
+    new += struct.pack(order + directory.next, 0)
+    changed = bytearray(content)
+    changed[directory.place : directory.place + len(new)] = new
+    turned = others.get(_ORIENTATION) and _valid(directory.number(others[_ORIENTATION]))
+    xmp = directory.data(others[_XMP]) if _XMP in others else None
+    return bytes(changed), turned or stated_orientation(None, xmp)
+
+
+def _check_parts(numbers: dict[int, int], rows: dict[int, _Row]) -> None:
+    """Holds the strips or tiles of a TIFF against its size, of which they are to be parts."""
+    width, height, bands = numbers.get(256, 0), numbers.get(257, 0), numbers.get(277, 1)
+    across, down = numbers.get(322, width), numbers.get(323, height)
+    if bands > _MOST_BANDS:
+        raise ValueError(f"it has {bands} values for each pixel")
+    if across * down > max(_MAX_TILE, width * height):
+        raise Excess(
+            f"is a TIFF of {width} x {height} pixels in tiles of {across} x {down}, expected tiles "
+            f"of {_MAX_TILE / 1e6:.0f} megapixels at most; save it again"
+        )
+    tiles = -(-width // max(1, across)) * -(-height // max(1, down))
+    for tag, most in ((273, height), (324, tiles)):
+        if tag in rows and rows[tag][2] > max(1, most) * max(1, bands):
+            raise Excess(
+                f"is a TIFF of {width} x {height} pixels in {rows[tag][2]} parts, expected "
+                f"{most * bands} at most; save it again"
+            )
+
+
+def _bare_icon(content: bytes) -> tuple[bytes, int | None]:
+    """Puts the picture that Pillow takes out of an icon, if that is a PNG, in the icon's place."""
+    (count,) = struct.unpack_from("<H", content, 4)
+    entries = []
+    for number in range(count):
+        width, height, colours, _, _, bits, size, place = struct.unpack_from(
+            "<BBBBHHII", content, 6 + 16 * number
+        )
+        depth = bits or (colours and (colours - 1).bit_length()) or 256
+        entries.append((-(width or 256) * (height or 256), depth, place, size))
+    _, _, place, size = min(entries, key=lambda entry: entry[:2])
+    inner = content[place : place + size]
+    if format_of(inner) == "PNG":
+        return _bare_png(inner)
+    _, width, height = struct.unpack_from("<Iii", inner)
+    if not (0 <= width <= 256 and 0 <= height <= 512):  # a mask lies below the picture
+        raise ValueError(f"an icon cannot be {width} x {height} pixels large")
+    return content, None
+
+
+# The entry of a HEIF or AVIF file's table that says which item is EXIF.
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4})\0\0)Exif", re.DOTALL)
+
+
+def _without_exif_item(content: bytes) -> tuple[bytes, int | None]:
+    """Makes EXIF unknown to the decoder; how such pictures are turned is said outside it."""
+    return _EXIF_ITEM.sub(rb"\1none", content), None

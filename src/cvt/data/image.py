@@ -1,76 +1,109 @@
-"""One picture from anything Pillow can open to upright 8-bit RGB, or one sentence why not."""
+"""One picture of a format that is read to upright 8-bit RGB, or one sentence why not."""
 
 import os
 import struct
+import threading
 import warnings
-import zlib
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from cvt.data.formats import FORMATS
+from cvt.data.formats import FORMATS, Excess, bare, format_of, stated_orientation
 from cvt.errors import UserError
 
-# Twice Pillow's `MAX_IMAGE_PIXELS`: the size from which Pillow itself refuses, half a gigabyte
-# of RGB.
 MAX_PIXELS = 178_956_970
+"""Twice Pillow's `MAX_IMAGE_PIXELS`, from which Pillow itself refuses; half a gigabyte of RGB."""
 
-# Resizing a picture's short side to 256 pixels makes its long side 256 times this at most.
+MAX_BYTES = 6 * MAX_PIXELS
+"""Size of a file: colour of 16 bits that is not compressed, 1 GiB."""
+
 MAX_ASPECT = 1000
+"""Resizing an image's short side to 256 pixels makes its long side 256 times this at most."""
 
-# What Pillow's decoders raise on damaged data (OSError includes UnidentifiedImageError).
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
+MOST_BYTES_PER_PIXEL = 32
+"""Memory that opening an image takes at its peak, beside three times the size of its file."""
+
+_BAND = 1 << 20  # pixels that are converted at a time where that takes many bytes for each
+
+# EXIF's orientation -> what undoes it.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 
 class BadImage(UserError):
     """A picture that cannot be used; among many others it can be named, skipped and counted."""
 
 
-def open_image(
-    source: str | os.PathLike[str] | bytes | BinaryIO | Image.Image, *, name: str | None = None
-) -> Image.Image:
+def open_image(source: Source, *, name: str | None = None) -> Image.Image:
     """Reads a picture as 8-bit RGB, the way up that its EXIF orientation says.
 
-    Animations and multi-page files give their first frame. Transparent parts become white. Grey
-    of 16 bits keeps its full range (65535 becomes 255); integers beyond 16 bits and floats, which
-    have no range of their own, run from the picture's lowest value to its highest. CMYK is
-    converted without its colour profile.
+    The formats are those of `cvt.data.formats`, whatever the file is called; HEIC asks for
+    pillow-heif. Animations and multi-page files give their first frame. Transparent parts become
+    white. CMYK is converted without its colour profile.
+
+    Grey of more than 8 bits is scaled so that black is 0 and the largest value of its depth is
+    255. The depth is what the file states (PGM, JPEG 2000, TIFF of 12 bits); where it says 16 bits
+    or 32, which scanners and cameras of 10 to 14 bits write as well, it is the smallest of 8, 10,
+    12, 14 and 16 bits that holds the picture's largest value. Negative integers, those beyond 16
+    bits, and floats have no depth: they run from the picture's lowest value to its highest.
 
     Args:
         source: A path, the bytes of a file, an open binary file, or a Pillow image.
         name: What an error calls the picture; its path, or "the image", where it is not given.
 
     Raises:
-        BadImage: The file is missing, a folder, unreadable, empty, not an image, damaged, of more
-            than `MAX_PIXELS` (seen before decoding), or over `MAX_ASPECT` times as long as wide.
+        BadImage: The file is missing, a folder, unreadable, empty, beyond `MAX_BYTES`, not an image
+            of these formats, damaged, of more than `MAX_PIXELS` or a multitude of scans (seen
+            before decoding), or over `MAX_ASPECT` times as long as wide.
     """
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        name = name or str(path)
-        with _open_file(path, name) as file:
-            return _decode(file, name)
-    name = name or "the image"
+    with opened(source, name=name) as image:
+        return image
+
+
+@contextmanager
+def opened(source: Source, *, name: str | None = None) -> Generator[Image.Image]:
+    """Yields what `open_image` returns, and keeps its turn until the block is left.
+
+    The pictures that all threads of a process are opening at a time have at most `MAX_PIXELS`
+    together; the next waits. So the threads take no more memory than one picture may
+    (`MOST_BYTES_PER_PIXEL`), and a block in which it is also made smaller keeps it so.
+    """
+    with ExitStack() as turn:
+        yield _read(source, name, turn)
+
+
+def _read(source: Source, name: str | None, turn: ExitStack) -> Image.Image:
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, name)
-    return _decode(BytesIO(source) if isinstance(source, bytes) else source, name)
+        return _from_pillow(source, name or "the image", turn)
+    if isinstance(source, str | os.PathLike):
+        name = name or str(source)
+        with _open_file(Path(source), name) as file:
+            content = _content(file, name)
+    else:
+        name = name or "the image"
+        content = source if isinstance(source, bytes) else _content(source, name)
+    if not content:
+        raise BadImage(f"{name} is empty (0 bytes), expected an image; fetch it again.")
+    if len(content) > MAX_BYTES:
+        raise BadImage(
+            f"{name} is larger than the limit of {MAX_BYTES / 2**30:.0f} GiB; scale it down first."
+        )
+    return _decoded(content, name, turn)
 
 
 def _open_file(path: Path, name: str) -> BinaryIO:
@@ -80,45 +113,194 @@ def _open_file(path: Path, name: str) -> BinaryIO:
         raise BadImage(f"There is no file {name}; check the path.") from None
     except IsADirectoryError:
         raise BadImage(f"Got the folder {name}, expected an image file.") from None
-    except OSError as error:
-        raise BadImage(f"Cannot read {name}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise BadImage(f"Cannot read {name}: {_reason(error)}.") from error
 
 
-def _decode(file: BinaryIO, name: str) -> Image.Image:
-    if not file.seekable():
-        file = BytesIO(file.read())
-    file.seek(0)
-    if not file.read(1):
-        raise BadImage(f"{name} is empty (0 bytes), expected an image; fetch it again.")
-    with _quiet_pillow():
+def _content(file: BinaryIO, name: str) -> bytes:
+    try:
+        if file.seekable():
+            file.seek(0)
+        return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise BadImage(f"Cannot read {name}: {_reason(error)}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, struct.error):
+        return "it ends too early"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.rstrip(".") or type(error).__name__
+
+
+def _from_pillow(image: Image.Image, name: str, turn: ExitStack) -> Image.Image:
+    """Takes an image that somebody opened with Pillow; it may not have been decoded yet."""
+    if isinstance(image, ImageFile.ImageFile) and image.format not in _pillow_names():
+        raise BadImage(
+            f"{name} is a {image.format} file that Pillow opened, expected one of {_listed()}; "
+            "give a copy of its pixels, image.copy()."
+        )
+    with _damage_named(name), _quiet_pillow:
+        _check_size(image, name)
+        turn.enter_context(_turns.of(image.width * image.height))
+        image.load()  # Pillow turns a TIFF while it loads it
+        return _upright_rgb(image, name, _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(274)
+    except Exception:  # of odd EXIF; a picture is not worse for it
+        return stated_orientation(image.info.get("exif"), image.info.get("xmp"))
+
+
+def _pillow_names() -> set[str]:
+    return {each.name for each in FORMATS} | {"MPO", "DIB"}
+
+
+def _decoded(content: bytes, name: str, turn: ExitStack) -> Image.Image:
+    kind = format_of(content) or "TGA"
+    _check_decoder(kind, name)
+    with _damage_named(name), _quiet_pillow:
+        content, orientation = bare(content, kind)
+        kind = format_of(content) or kind  # an icon may hold a PNG
         try:
-            Image.init()
-            known = [each.name for each in FORMATS if each.name in Image.OPEN]
-            with Image.open(file, formats=known) as image:
-                return _upright_rgb(image, name)
-        except UnidentifiedImageError:
+            image = Image.open(BytesIO(content), formats=[kind])
+        except UnidentifiedImageError as error:
+            if kind != "TGA":
+                raise ValueError(f"it begins like {kind}, but does not go on so") from error
             raise BadImage(
-                f"{name} is not an image in a format that Pillow can read; "
+                f"{name} is not an image in a format that is read ({_listed()}); "
                 "convert it to JPEG or PNG, or leave it out."
             ) from None
-        except Image.DecompressionBombError:
-            raise _too_large(name) from None
-        except BadImage:
-            raise
-        except _DECODE_ERRORS as error:
-            reason = str(error).rstrip(".") or type(error).__name__
-            raise BadImage(f"{name} is cut short or damaged ({reason}); fetch it again.") from error
+        with image:
+            _check_size(image, name)
+            turn.enter_context(_turns.of(image.width * image.height))
+            orientation = orientation or stated_orientation(
+                image.info.get("exif"), image.info.get("xmp")
+            )
+            return _upright_rgb(image, name, orientation)
+
+
+def _listed() -> str:
+    *most, last = (each.name for each in FORMATS)
+    return f"{', '.join(most)} and {last}"
+
+
+def _check_decoder(kind: str, name: str) -> None:
+    """Says what is missing where Pillow reads a format only with a package, or not everywhere."""
+    Image.init()
+    if kind in Image.OPEN:
+        return
+    if kind == "HEIF":
+        try:
+            import pillow_heif
+        except ImportError:
+            raise BadImage(
+                f"{name} is HEIC, which needs pillow-heif; install it with: pip install "
+                "'cvt[heif]', or convert it to JPEG."
+            ) from None
+        return pillow_heif.register_heif_opener(thumbnails=False)
+    raise BadImage(
+        f"{name} is {kind}, which this Pillow does not read; install a newer one with: "
+        "pip install -U pillow, or convert it to JPEG."
+    )
 
 
 @contextmanager
-def _quiet_pillow() -> Generator[None]:
+def _damage_named(name: str) -> Generator[None]:
+    """Turns whatever a decoder raises into a sentence about the file.
+
+    All of it: decoders of a dozen formats raise far more than they document (ZeroDivisionError,
+    AssertionError, RecursionError, struct.error, ...), and none of it says more than that this
+    file cannot be used. The cause stays attached.
+    """
+    try:
+        yield
+    except BadImage:
+        raise
+    except Excess as error:
+        raise BadImage(f"{name} {error}.") from None
+    except Image.DecompressionBombError:
+        raise _too_large(name) from None
+    except MemoryError as error:
+        raise BadImage(
+            f"{name} does not fit into the memory that is left; scale it down first."
+        ) from error
+    except Exception as error:
+        raise BadImage(
+            f"{name} is cut short or damaged ({_reason(error)}); fetch it again."
+        ) from error
+
+
+class _Quiet:
     """Silences Pillow's warnings alone: a file either decodes or is refused by a sentence.
 
-    `catch_warnings` is not safe among threads, so the filters must be harmless if one leaks.
+    Python's filters are of the whole process: the first thread that comes sets them, and the last
+    that goes puts them back.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\b")
+            self.inside += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.filters.__exit__(kind, error, trace)
+
+
+class _Turns:
+    """Lets as many pictures be opened at a time as have `MAX_PIXELS` together, first come first.
+
+    A thread does not wait for itself, and one picture is always let in.
+    """
+
+    def __init__(self) -> None:
+        self.door = threading.Lock()
+        self.room = threading.Condition()
+        self.pixels = 0
+        self.thread = threading.local()
+
+    @contextmanager
+    def of(self, pixels: int) -> Generator[None]:
+        """Waits until there is room for so many, and keeps it for the length of the block."""
+        if getattr(self.thread, "is_inside", False):
+            yield
+            return
+        with self.door, self.room:
+            self.room.wait_for(lambda: not self.pixels or self.pixels + pixels <= MAX_PIXELS)
+            self.pixels += pixels
+        self.thread.is_inside = True
+        try:
+            yield
+        finally:
+            self.thread.is_inside = False
+            with self.room:
+                self.pixels -= pixels
+                self.room.notify_all()
+
+
+_quiet_pillow, _turns = _Quiet(), _Turns()
+
+if hasattr(os, "register_at_fork"):  # a loading process has none of its parent's threads
+    os.register_at_fork(after_in_child=_quiet_pillow.__init__)
+    os.register_at_fork(after_in_child=_turns.__init__)
 
 
 def _too_large(name: str) -> BadImage:
@@ -128,7 +310,7 @@ def _too_large(name: str) -> BadImage:
     )
 
 
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(name)
@@ -137,28 +319,82 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
             f"{name} is {width} x {height} pixels, expected the long side to be at most "
             f"{MAX_ASPECT} times the short one; cut it into pieces."
         )
-    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _upright_rgb(image: Image.Image, name: str, orientation: int | None) -> Image.Image:
+    size = image.size
+    image.load()
+    if image.size != size:  # a file within the file may be larger than it says
+        _check_size(image, name)
+    rgb = _rgb(image)
+    return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _eight_bits(image).convert("RGB")
+        low, high = _range(image)
+        return _in_bands(image, lambda band: _eight_bits(band, image, low, high))
     if image.has_transparency_data:
-        if image.mode == "La":  # Pillow has no direct way from premultiplied grey to RGBA
-            image = image.convert("LA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+        return _in_bands(image, _on_white)
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scales a grey picture of 16 or more bits to 0..255; values that are not finite become 0."""
-    values = np.asarray(image).astype(np.float64)
-    finite = np.isfinite(values)
-    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Converts some rows at a time, so that only few of them take many bytes for a pixel."""
+    if image.width * image.height <= _BAND:
+        return convert(image)
+    rgb = Image.new("RGB", image.size)
+    for box in _boxes(image):
+        rgb.paste(convert(image.crop(box)), box)
+    return rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # Pillow has no direct way from premultiplied grey to RGBA
+        image = image.convert("LA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _values(band: Image.Image, whole: Image.Image) -> np.ndarray:
+    values = np.asarray(band)
+    # Pillow holds unsigned integers of 32 bits as if they were signed.
+    is_unsigned = band.mode == "I" and whole.format == "TIFF" and _tag(whole, 339, 1) == 1
+    return values.view(np.uint32) if is_unsigned else values
+
+
+def _tag(image: Image.Image, tag: int, default: int) -> int:
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """Returns the values that become 0 and 255."""
+    if image.mode != "F" and image.format in ("PPM", "JPEG2000"):  # Pillow scales these itself
+        return 0.0, 65535.0
+    if image.mode != "F" and image.format == "TIFF" and _tag(image, 258, 16) == 12:
+        return 0.0, 4095.0
+    lows, highs = [], []
+    for box in _boxes(image):
+        values = _values(image.crop(box), image)
+        values = values[np.isfinite(values)]
+        if values.size:
+            lows.append(float(values.min()))
+            highs.append(float(values.max()))
+    low, high = min(lows, default=0.0), max(highs, default=0.0)
     if image.mode != "F" and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    values = np.where(finite, values - low, 0.0) * (255 / (high - low or 1))
-    return Image.fromarray(np.round(values).astype(np.uint8))
+        return 0.0, next(2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+    return low, high
+
+
+def _eight_bits(band: Image.Image, whole: Image.Image, low: float, high: float) -> Image.Image:
+    """Scales grey to 0..255; values that are not finite become 0."""
+    values = _values(band, whole).astype(np.float64)
+    values = np.where(np.isfinite(values), values - low, 0.0) * (255 / (high - low or 1))
+    return Image.fromarray(np.round(values).astype(np.uint8)).convert("RGB")
