@@ -1,8 +1,13 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
+
+from cvt.cli import main
+from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -123,3 +128,118 @@ def test_skipped_inputs_are_no_failure_to_torchrun(run, checkpoint, photos, monk
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
     assert run("predict", checkpoint, photos / "a.jpg", "nope.jpg")[0] == 0
     assert run("predict", checkpoint, "nope.jpg")[0] == 2
+
+
+@pytest.mark.parametrize("arguments", [("--csv", "out.csv"), ("-q",), ("--topk=3",), ("-5x.jpg",)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_mistyped_option_is_no_image(run, photos, arguments, first):
+    image = (photos / "a.jpg",)
+    code, out, err = run("predict", *(arguments + image if first else image + arguments))
+    assert (code, out) == (2, "")
+    assert "option" in err
+    assert arguments[0].partition("=")[0] in err
+
+
+def test_files_may_be_called_like_options(run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "--x.jpg").write_bytes((photos / "a.jpg").read_bytes())
+    (tmp_path / "-k").write_bytes((photos / "b.png").read_bytes())
+    code, out, _ = run("predict", "./--x.jpg", "--json", "--", "--x.jpg", "-k")
+    assert code == 0
+    assert names(out) == ["--x.jpg", "--x.jpg", "-k"]
+
+
+@pytest.mark.parametrize("name", ["f.onnx", "f.xml", "f.pt2", "f.aot.pt2"])
+def test_an_exported_file_is_not_answered_for_by_the_demo(run, photos, tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x08\x01some graph")
+    code, out, err = run("predict", tmp_path / name, photos / "a.jpg")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "exported network" in err
+    assert "the program that cvt export printed" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("notes.txt", b"words", "neither weights nor an image"),
+        ("model.h5", b"\x89HDF\r\n", "neither weights nor an image"),
+        ("empty", b"", "neither weights nor an image"),
+        ("folder/notes.txt", b"words", "holds no images"),
+        ("run/config.yaml", b"model: x", "no weights yet"),
+    ],
+)
+def test_what_is_neither_model_nor_image_stops_the_rest(
+    run, photos, tmp_path, name, content, words
+):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    first = tmp_path / name.partition("/")[0]
+    code, out, err = run("predict", first, photos / "a.jpg")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+    assert str(first) in err
+
+
+def test_an_image_needs_no_suffix_to_be_one(run, photos, tmp_path):
+    (tmp_path / "photo").write_bytes((photos / "a.jpg").read_bytes())
+    code, _, err = run("predict", tmp_path / "photo", "-k", "1")
+    assert code == 0
+    assert "demo model" in err
+
+
+@pytest.mark.parametrize(
+    "name", ["a\n  99.99%  cat\n.png", "\x1b[31mx.png", "  99.99%  cat.png", "a\u2028b\u202e.png"]
+)
+def test_a_name_cannot_forge_an_answer(run, checkpoint, photos, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes((photos / "b.png").read_bytes())
+    code, out, err = run("predict", checkpoint, ".", "-k", "1")
+    assert code == 0
+    heads = [line for line in out.split("\n")[:-1] if not line.startswith("  ")]
+    assert len(heads) == 5
+    assert len(out.splitlines()) == 10
+    assert not {"\x1b", "\u2028", "\u202e"} & set(out + err)
+    (got,) = (json.loads(x) for x in run("predict", checkpoint, name, "--json")[1].splitlines())
+    assert got["image"] == name
+
+
+def test_class_names_cannot_forge_an_answer(run, checkpoint, photos, tmp_path):
+    tensors, record = load_checkpoint(checkpoint)
+    strange = tuple(f"\x1b]0;x\x07\n{number}.jpg\n  99.99%  cat" for number in range(6))
+    save_checkpoint(tmp_path / "m.safetensors", tensors, replace(record, class_names=strange))
+    code, out, _ = run("predict", tmp_path / "m.safetensors", photos / "b.png", "-k", "6")
+    assert (code, len(out.splitlines())) == (0, 7)
+    assert "\x1b" not in out
+    lines = run("predict", tmp_path / "m.safetensors", photos / "b.png", "--json")[1].splitlines()
+    assert {label["name"] for label in json.loads(lines[0])["labels"]} < set(strange)
+
+
+def test_without_any_stdin_files_are_still_read(run, checkpoint, photos, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run("predict", checkpoint, photos / "a.jpg")[0] == 0
+    assert "stdin is empty" in run("predict", checkpoint, "-")[2]
+
+
+def test_answers_come_one_by_one(checkpoint, photos, monkeypatch):
+    """So that `| head -1` has its line while others are still computed."""
+    written = []
+
+    class Pipe(io.StringIO):
+        def flush(self):
+            written.append(self.getvalue().count("\n"))
+
+    monkeypatch.setattr(sys, "stdout", Pipe())
+    main(["predict", str(checkpoint), str(photos), "--batch-size", "1", "-k", "1"])
+    assert {2, 4, 6, 8} <= set(written)
+
+
+def test_outputs_that_are_no_numbers_are_skipped(run, checkpoint, photos, monkeypatch):
+    def lost(self, pixels):
+        return torch.full((len(pixels), 6), torch.nan)
+
+    monkeypatch.setattr("cvt.predict.Predictor._chances", lost)
+    code, out, err = run("predict", checkpoint, photos / "a.jpg")
+    assert (code, out) == (2, "")
+    assert "no finite number" in err
+    assert "nan" not in out

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
         code = make_app()(
-            list(sys.argv[1:] if arguments is None else arguments),
+            _with_stdin(list(sys.argv[1:] if arguments is None else arguments)),
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -68,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has had enough; keep Python's last flush quiet as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _with_stdin(arguments: list[str]) -> list[str]:
+    """Spells the `-` of `cvt predict -` as a path, since any other dash in front is an option's."""
+    if arguments[:1] != ["predict"]:
+        return arguments
+    return ["/dev/stdin" if each == "-" else each for each in arguments]
 
 
 def _complain(sentence: str, code: int) -> int:

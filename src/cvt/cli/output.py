@@ -25,12 +25,12 @@ _FIGURE = re.compile(
 
 
 def say(text: object = "", *, error: bool = False, most: int = MOST_SHOWN) -> None:
-    """Prints one line for people, whatever names of strangers are in it, on stdout or stderr.
+    """Prints a line for people at once, whatever names of strangers are in it: stdout or stderr.
 
     Args:
         most: Characters from which the middle is left out.
     """
-    print(shown(text, most), file=sys.stderr if error else sys.stdout)
+    print(shown(text, most), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def say_lines(text: str) -> None:
@@ -115,7 +115,7 @@ def _print_columns(console: Console, columns: Sequence[_Column], width: int | No
     console.width = sum(widths) + _GAP * (len(widths) - 1)
     with console.capture() as printed:
         console.print(table)
-    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()), flush=True)
 
 
 def _narrowed(columns: Sequence[_Column], room: int) -> list[int]:

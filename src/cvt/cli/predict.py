@@ -1,15 +1,17 @@
 """`cvt predict [CHECKPOINT] IMAGE...`."""
 
 import glob
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from cvt.cli.flags import Device, Json
-from cvt.cli.output import print_json
+from cvt.cli.output import print_json, say
 from cvt.errors import UserError
 from cvt.weights.demo import DEMO
 
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    *arguments: Annotated[
-        str, Parameter(name="[CHECKPOINT] IMAGE...", allow_leading_hyphen=True, show_default=False)
-    ],
+    *arguments: Annotated[str, Parameter(name="[CHECKPOINT] IMAGE...", show_default=False)],
     top_k: Annotated[int, Parameter(name=["--top-k", "-k"])] = 5,
     batch_size: int = 16,
     device: Device = "auto",
@@ -34,7 +34,7 @@ def predict(
         First the model: a run folder, a checkpoint file, a hub id or the name of published weights;
         without one, the demo model, which knows the ten classes of CIFAR-10. Then images: files,
         folders, quoted patterns such as 'photos/*.jpg', or - for stdin (a picture's bytes, or file
-        names, one a line).
+        names, one a line). Names that begin with a dash go behind a -- of their own.
     top_k
         Labels for each image.
     batch_size
@@ -46,12 +46,16 @@ def predict(
     checkpoint, images = _model_and_images(arguments) if arguments else (DEMO, ())
     if not images:
         raise UserError("Got no image; name files, folders or patterns, or - for stdin.")
+    stdin = getattr(sys.stdin, "buffer", None)  # none at all if it was closed
+    found = find_images([_STDIN.get(each, each) for each in images], stdin)
+    if checkpoint == DEMO:
+        found = _checked(found, images[0])
     predictor = Predictor(checkpoint, device=device, batch_size=batch_size)
     if checkpoint == DEMO:
         names = ", ".join(predictor.class_names)
-        print(f"cvt: this is the demo model, which knows {names}.", file=sys.stderr)
+        say(f"cvt: this is the demo model, which knows {names}.", error=True)
     num_bad = num_good = 0
-    for prediction in predictor.stream(find_images(images, sys.stdin.buffer), top_k):
+    for prediction in predictor.stream(found, top_k):
         num_bad += prediction.error is not None
         num_good += prediction.error is None
         if json:
@@ -59,8 +63,11 @@ def predict(
         else:
             _print(prediction)
     if num_bad:
-        print(f"cvt: {num_bad} of {num_bad + num_good} inputs were skipped.", file=sys.stderr)
+        say(f"cvt: {num_bad} of {num_bad + num_good} inputs were skipped.", error=True)
     return 0 if not num_bad else 1 if num_good else 2
+
+
+_STDIN = {"/dev/stdin": "-"}  # which `main` spells so
 
 
 def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -68,21 +75,83 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 
     What exists is a model if it holds weights. What does not exist is one if it could be the name
     of one: a missing image is to be reported as that.
+
+    Raises:
+        UserError: The first argument exists and is neither, so that it may have been meant as a
+            model, whose answers the demo's would be taken for.
     """
     from cvt.data.folder import image_suffixes
     from cvt.weights.source import names_weights
 
     first, rest = arguments[0], arguments[1:]
-    path = Path(first)
-    is_missing_image = glob.has_magic(first) or path.suffix.lower() in image_suffixes()
-    could_be_name = first != "-" and not path.exists() and not is_missing_image
-    return (first, rest) if names_weights(first) or could_be_name else (DEMO, arguments)
+    if first in _STDIN:
+        return DEMO, arguments
+    if os.path.isfile(first):
+        _refuse_exported(first)
+    if names_weights(first):
+        return first, rest
+    if os.path.exists(first):
+        _check_may_be_images(first)
+        return DEMO, arguments
+    has_image_suffix = Path(first).suffix.lower() in image_suffixes()
+    return (DEMO, arguments) if glob.has_magic(first) or has_image_suffix else (first, rest)
+
+
+def _refuse_exported(first: str) -> None:
+    from cvt.deploy.export_formats import FORMATS
+
+    for each in FORMATS.values():
+        if first.lower().endswith(each.suffixes):
+            raise UserError(
+                f"Got {first}, an exported network ({each.title}), which runs without this "
+                "library: by the program that cvt export printed. Name the checkpoint that it was "
+                "made from."
+            )
+
+
+def _check_may_be_images(first: str) -> None:
+    from cvt.data.folder import image_suffixes
+    from cvt.data.formats import looks_like_image
+    from cvt.train.run_folder import CONFIG_FILE
+
+    if os.path.isdir(first):
+        if os.path.isfile(os.path.join(first, CONFIG_FILE)):
+            raise UserError(
+                f"Got the run folder {first}, which holds no weights yet; wait for its first epoch."
+            )
+        return
+    if Path(first).suffix.lower() in image_suffixes() or not os.path.isfile(first):
+        return
+    try:
+        with open(first, "rb") as file:
+            start = file.read(4096)
+    except OSError as error:
+        raise UserError(f"Cannot read {first}: {error.strerror or error}.") from error
+    if not looks_like_image(start):
+        raise UserError(
+            f"Got {first}, which holds neither weights nor an image, expected a checkpoint or an "
+            "image first."
+        )
+
+
+def _checked(found: Iterator[Any], first: str) -> Iterator[Any]:
+    """Returns the same images, if a folder that is named first holds any."""
+    from cvt.data import BadImage
+
+    if not os.path.isdir(first):
+        return found
+    one = next(found)
+    if isinstance(one, BadImage):
+        raise UserError(f"{one} There are no weights in it either.")
+    return chain([one], found)
 
 
 def _print(prediction: "Prediction") -> None:
     if prediction.error:
-        print(f"cvt: skipped: {prediction.error}", file=sys.stderr)
+        say(f"cvt: skipped: {prediction.error}", error=True)
         return
-    print(Path(prediction.image))
+    name = prediction.image
+    # A name that begins with a blank could look like a label.
+    say(f"./{name}" if name[:1].isspace() else name)
     for label in prediction.labels:
-        print(f"  {label.probability:7.2%}  {label.name}")
+        say(f"  {label.probability:7.2%}  {label.name}")
