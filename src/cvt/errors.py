@@ -1,6 +1,7 @@
 """The one exception for a user's mistake, and the one place that makes text safe to show."""
 
 import unicodedata
+import warnings
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 
@@ -29,6 +30,20 @@ class UserError(ValueError):
 
     def __init__(self, sentence: object = "", *, details: Iterable[str] = ()) -> None:
         super().__init__("\n".join([shown(sentence), *map(shown, details)]))
+
+
+class Remark(UserWarning):
+    """What a user should know although it stops nothing; the command line prints its sentence."""
+
+
+_remarked: set[str] = set()
+
+
+def remark(sentence: str) -> None:
+    """Warns by a `Remark`, of the same thing once in a process."""
+    if sentence not in _remarked:
+        _remarked.add(sentence)
+        warnings.warn(shown(sentence), Remark, stacklevel=3)
 
 
 def shown(text: object, most: int = MOST_SHOWN) -> str:

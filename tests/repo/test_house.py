@@ -21,6 +21,7 @@ ROOMS = [
     "errors",
     "files",
     "plain",
+    "figures",
     "parts",
     "systems",
     "weights",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt.bench.findings import Finding
-from cvt.files import atomic_path
+from cvt.figures import picture, words
 
 # An axis ends there, in units of the farthest dot; what goes on beyond has an arrow.
 _FARTHEST = 2.5
@@ -21,10 +21,14 @@ def save_ablation(path: Path, tables: Sequence[Sequence[Finding]], title: str) -
     Raises:
         UserError: The file cannot be written.
     """
-    from matplotlib.figure import Figure
-
     heights = [len(findings) + 0.9 for findings in tables]
-    figure = Figure(figsize=(8.4, 1.2 + 0.42 * sum(heights)), layout="constrained")
+    size = (8.4, 1.2 + 0.42 * sum(heights))
+    with picture(path, figsize=size, layout="constrained") as figure:
+        _fill(figure, tables, heights)
+        figure.suptitle(words(title, 100), fontsize=11)
+
+
+def _fill(figure: Any, tables: Sequence[Sequence[Finding]], heights: Sequence[float]) -> None:
     panels = list(
         figure.subplots(len(tables), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     )
@@ -34,9 +38,6 @@ def save_ablation(path: Path, tables: Sequence[Sequence[Finding]], title: str) -
     panels[-1].set_xlabel("top-1 against the reference (percentage points)")
     handles, labels = _legend(panels)
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
 
 
 def _draw(axes: Any, findings: Sequence[Finding]) -> None:
@@ -53,7 +54,8 @@ def _draw(axes: Any, findings: Sequence[Finding]) -> None:
                 markerfacecolor="white", markeredgewidth=1.6, label="paper, ImageNet", zorder=4,
             )  # fmt: skip
     names = [
-        f"{each.variant.words}{' (reference)' if each.is_reference else ''}" for each in findings
+        f"{words(each.variant.words)}{' (reference)' if each.is_reference else ''}"
+        for each in findings
     ]
     axes.set_yticks(range(len(findings)), names)
     axes.set_ylim(len(findings) - 0.4, -0.6)

@@ -11,6 +11,7 @@ from cvt.bench.block import Block
 from cvt.bench.findings import Finding, judge, write_csv
 from cvt.bench.results import Results
 from cvt.bench.table import say_contest
+from cvt.figures import if_possible
 from cvt.files import atomic_write
 from cvt.train import markdown
 
@@ -43,7 +44,8 @@ def write_report(folder: Path, ablations: Sequence[Ablation], results: Results) 
     with atomic_write(folder / f"{NAME}.md", "w") as file:
         file.write(_page(title, report))
     write_csv(folder / f"{NAME}.csv", [each for findings in tables for each in findings])
-    save_ablation(folder / f"{NAME}.png", tables, title)
+    with if_possible():
+        save_ablation(folder / f"{NAME}.png", tables, title)
     return report
 
 

@@ -19,6 +19,7 @@ from cvt.bench.results import Outcome, Results, Standing
 from cvt.bench.screen import ContestScreen
 from cvt.bench.table import results_block
 from cvt.errors import UserError
+from cvt.figures import if_possible
 from cvt.files import atomic_write, cannot_write
 from cvt.train.config import TrainConfig, known
 from cvt.train.interrupt import StopRequest, stop_requests
@@ -143,7 +144,8 @@ class _Contest:
                 f"Stopped after {done} of {total} runs; the same command goes on from there."
             ) from None
         results = self._write()
-        save_plot(self.config.out / PLOT_FILE, results)
+        with if_possible():
+            save_plot(self.config.out / PLOT_FILE, results)
         return results
 
     def _outcome(self, contender: Contender, seed: int) -> Outcome:

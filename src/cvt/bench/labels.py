@@ -5,6 +5,8 @@ from itertools import pairwise, product
 from math import cos, hypot, pi, sin
 from typing import Any
 
+from cvt.figures import words
+
 Box = tuple[float, float, float, float]
 Pixel = tuple[float, float]
 
@@ -46,10 +48,9 @@ def place_labels(
     lines = _dots([_pixel(axes, corner) for corner in line], unit)
     frame = axes.get_window_extent().extents
     for i in sorted(range(len(points)), key=lambda i: _crowd(centres, i, unit), reverse=True):
-        short = labels[i] if len(labels[i]) <= _LONGEST else f"{labels[i][: _LONGEST - 1]}…"
         note = axes.annotate(
-            short, points[i], (0, 0), textcoords="offset points", fontsize=_FONT,
-            color=colors[i], zorder=3, va="bottom", ha="left",
+            words(labels[i], _LONGEST), points[i], (0, 0), textcoords="offset points",
+            fontsize=_FONT, color=colors[i], zorder=3, va="bottom", ha="left",
         )  # fmt: skip
         extent = note.get_window_extent()
         box, tied = _best(

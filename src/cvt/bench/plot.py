@@ -1,13 +1,13 @@
 """Accuracy against what it costs, as a picture: MACs on the left, parameters on the right."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cvt.bench.labels import place_labels
 from cvt.bench.results import Results, Standing
-from cvt.files import atomic_path
+from cvt.figures import picture, words
 
 _FRONT, _REST, _INK = "#0b5fa5", "#8a8f98", "#2b2f36"
 _HEIGHT_A_LABEL = 0.2
@@ -23,36 +23,36 @@ def save_plot(path: Path, results: Results) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    from matplotlib.figure import Figure
-
     found = [each for each in results.standings if each.top1]
     if not found:
         return
     facts = results.facts
     height = max(5.0, 2.0 + _HEIGHT_A_LABEL * len(found))
     height = min(height, 11.0)
-    figure = Figure(figsize=(13, height), dpi=_DPI)
+    with picture(path, dpi=_DPI, figsize=(13, height)) as figure:
+        _fill(figure, height, found, facts)
+
+
+def _fill(figure: Any, height: float, found: Sequence[Standing], facts: Mapping[str, Any]) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     # Labels are placed by the axes' final size, so it is given here.
     figure.subplots_adjust(
         left=0.05, right=0.99, bottom=0.55 / height, top=1 - 0.5 / height, wspace=0.04
     )
-    for axes, (words, quantity) in zip(
+    for axes, (cost, quantity) in zip(
         panels, (("MACs for one image", "macs"), ("parameters", "num_params")), strict=True
     ):
-        _draw(axes, found, quantity, words)
+        _draw(axes, found, quantity, cost)
     panels[0].set_ylabel(f"{facts['split']} top-1 (%)")
     seeds = f", {facts['seeds']} seeds, bars: standard deviation" if facts["seeds"] > 1 else ""
     side = facts["image_size"]
     figure.suptitle(
-        f"{facts['data']}, {side}x{side} pixels: {facts['budget']} of training each{seeds}",
+        f"{words(facts['data'])}, {side}x{side} pixels: {facts['budget']} of training each{seeds}",
         fontsize=11,
         color=_INK,
     )
     for axes, quantity in zip(panels, ("macs", "num_params"), strict=True):
         _label(axes, found, quantity)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -69,7 +69,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _draw(axes: Any, found: Sequence[Standing], quantity: str, words: str) -> None:
+def _draw(axes: Any, found: Sequence[Standing], quantity: str, cost: str) -> None:
     points = [_point(each, quantity) for each in found]
     front = pareto_front(points)
     axes.set_xscale("log")
@@ -81,9 +81,9 @@ def _draw(axes: Any, found: Sequence[Standing], quantity: str, words: str) -> No
         axes.errorbar(
             x, y, yerr=std, fmt="o", color=color, markersize=6, capsize=2.5, elinewidth=1, zorder=2
         )
-    axes.set_xlim(_limits([cost for cost, _ in points]))
+    axes.set_xlim(_limits([x for x, _ in points]))
     axes.margins(y=0.1)
-    axes.set_xlabel(f"{words} (log scale; line: Pareto front)")
+    axes.set_xlabel(f"{cost} (log scale; line: Pareto front)")
     axes.grid(alpha=0.25, which="major")
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter(_say)

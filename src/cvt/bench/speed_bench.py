@@ -27,6 +27,7 @@ from cvt.bench.speed_report import report_text
 from cvt.bench.speed_results import SpeedResults, sum_up
 from cvt.bench.speed_screen import SpeedScreen
 from cvt.errors import UserError
+from cvt.figures import if_possible
 from cvt.files import atomic_write, cannot_write
 from cvt.train.interrupt import StopRequest, stop_requests
 from cvt.train.run_folder import held, is_held
@@ -166,7 +167,8 @@ class _Bench:
         write_rows(folder / CSV_FILE, [row.to_dict() for row in results.rows])
         with atomic_write(folder / TABLE_FILE, "w") as file:
             file.write(report_text(results, measured))
-        save_speed_plot(folder / PLOT_FILE, results)
+        with if_possible():
+            save_speed_plot(folder / PLOT_FILE, results)
         return results
 
 

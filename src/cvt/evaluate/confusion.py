@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cvt.files import atomic_path
+from cvt.figures import picture, words
 
 _NAMED_UP_TO = 40
 _NUMBERED_UP_TO = 20
@@ -21,26 +21,25 @@ def save_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
         UserError: The file cannot be written.
     """
     from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
 
     count = len(names)
     shares = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = 4.5 + 0.22 * min(count, _NAMED_UP_TO)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    shades = PowerNorm(gamma=0.5, vmin=0, vmax=100)  # so that a few percent can be seen
-    image = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="nearest")
-    figure.colorbar(image, ax=axes, label="% of the class", shrink=0.8)
-    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion, {int(confusion.sum()):,} images")
-    if count <= _NAMED_UP_TO:
-        short = [_short(name) for name in names]
-        is_long = max(map(len, short)) > 2
-        axes.set_xticks(range(count), short, rotation=90 if is_long else 0)
-        axes.set_yticks(range(count), short)
-    if count <= _NUMBERED_UP_TO:
-        _write_shares(axes, shares)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
+    with picture(path, figsize=(side + 1, side), layout="constrained") as figure:
+        axes = figure.subplots()
+        shades = PowerNorm(gamma=0.5, vmin=0, vmax=100)  # so that a few percent can be seen
+        image = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="nearest")
+        figure.colorbar(image, ax=axes, label="% of the class", shrink=0.8)
+        axes.set(
+            xlabel="predicted", ylabel="true", title=f"Confusion, {int(confusion.sum()):,} images"
+        )
+        if count <= _NAMED_UP_TO:
+            short = [words(name, 20) for name in names]
+            is_long = max(map(len, short)) > 2
+            axes.set_xticks(range(count), short, rotation=90 if is_long else 0)
+            axes.set_yticks(range(count), short)
+        if count <= _NUMBERED_UP_TO:
+            _write_shares(axes, shares)
 
 
 def _write_shares(axes: Any, shares: np.ndarray) -> None:
@@ -49,7 +48,3 @@ def _write_shares(axes: Any, shares: np.ndarray) -> None:
         share = shares[row, column]
         colour = "white" if share > 30 else "black"
         axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 20 else f"{name[:19]}…"

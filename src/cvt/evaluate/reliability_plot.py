@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cvt.evaluate.calibration import Reliability
-from cvt.files import atomic_path
+from cvt.figures import picture
 
 _TOO_SURE, _TOO_MODEST = "#d1495b", "#edae49"
 
@@ -20,18 +20,15 @@ def save_reliability(path: Path, answers: Reliability) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 6.8), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    _draw_bins(upper, answers)
-    _draw_histogram(lower, answers)
-    for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
     count = int(answers.counts.sum())
-    upper.set_title(f"Reliability, {count:,} images: calibration error {100 * answers.ece:.2f} %")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
+    title = f"Reliability, {count:,} images: calibration error {100 * answers.ece:.2f} %"
+    with picture(path, figsize=(5.6, 6.8), layout="constrained") as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        _draw_bins(upper, answers)
+        _draw_histogram(lower, answers)
+        for axes in (upper, lower):
+            axes.spines[["top", "right"]].set_visible(False)
+        upper.set_title(title)
 
 
 def _draw_bins(axes: Any, answers: Reliability) -> None:

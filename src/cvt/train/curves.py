@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvt.files import atomic_path
+from cvt.figures import picture, words
 from cvt.train.progress import EpochRow
 
 _TRAINING, _VALIDATION, _RATE, _BEST, _REST = "#7f7f7f", "#1f77b4", "#2ca02c", "#d62728", "#c8c8c8"
@@ -18,14 +18,17 @@ def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    from matplotlib.figure import Figure
-
     epochs = [row.epoch for row in history]
     style: dict[str, Any] = {
         "marker": "." if len(history) < _MARKED_UP_TO else "",
         "linewidth": 1.6,
     }
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    with picture(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
+        _draw_run(figure, history, epochs, style)
+        figure.suptitle(words(title, 120), fontsize=11)
+
+
+def _draw_run(figure: Any, history: list[EpochRow], epochs: list[int], style: Any) -> None:
     losses, accuracy, rate = figure.subplots(1, 3)
     best = _best(history)
     losses.plot(epochs, [row.train_loss for row in history], color=_TRAINING, **style)
@@ -44,8 +47,6 @@ def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for axes in (losses, accuracy, rate):
         _tidy(axes)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
 
 
 def save_comparison(
@@ -60,34 +61,36 @@ def save_comparison(
     Raises:
         UserError: The file cannot be written.
     """
-    from matplotlib.figure import Figure
+    count = max(len(panels), 1)
+    with picture(path, dpi=120, figsize=(9, 4.2 * count), layout="constrained") as figure:
+        for axes, (data, runs) in zip(
+            figure.subplots(count, squeeze=False)[:, 0], panels.items(), strict=False
+        ):
+            _draw_panel(axes, data, runs)
 
-    figure = Figure(figsize=(9, 4.2 * max(len(panels), 1)), layout="constrained")
-    for axes, (data, runs) in zip(
-        figure.subplots(max(len(panels), 1), squeeze=False)[:, 0], panels.items(), strict=False
-    ):
-        for number, (name, history) in reversed(list(enumerate(runs))):
-            best = _best(history)
-            named = number < _NAMED_UP_TO
-            axes.plot(
-                [row.epoch for row in history],
-                [row.val_top1 for row in history],
-                color=f"C{number}" if named else _REST,
-                linewidth=1.6 if named else 0.8,
-                marker="." if len(history) < _MARKED_UP_TO else "",
-                label=f"{best.val_top1:.2f}  {_short(name)}" if named else None,
-            )
-        handles, labels = axes.get_legend_handles_labels()
-        rest = len(runs) - len(handles)
-        title = f"best, run (and {rest} more in grey)" if rest else "best, run"
-        axes.legend(
-            handles[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
-            title=title, alignment="left",
-        )  # fmt: skip
-        axes.set_title(f"Validation top-1 (%) on {data}")
-        axes.set_ylim(bottom=_after_the_climb([history for _, history in runs]))
-        _tidy(axes)
-    _save(figure, path)
+
+def _draw_panel(axes: Any, data: str, runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> None:
+    for number, (name, history) in reversed(list(enumerate(runs))):
+        best = _best(history)
+        named = number < _NAMED_UP_TO
+        axes.plot(
+            [row.epoch for row in history],
+            [row.val_top1 for row in history],
+            color=f"C{number}" if named else _REST,
+            linewidth=1.6 if named else 0.8,
+            marker="." if len(history) < _MARKED_UP_TO else "",
+            label=f"{best.val_top1:.2f}  {_short(name)}" if named else None,
+        )
+    handles, labels = axes.get_legend_handles_labels()
+    rest = len(runs) - len(handles)
+    title = f"best, run (and {rest} more in grey)" if rest else "best, run"
+    axes.legend(
+        handles[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
+        title=title, alignment="left",
+    )  # fmt: skip
+    axes.set_title(f"Validation top-1 (%) on {words(data)}")
+    axes.set_ylim(bottom=_after_the_climb([history for _, history in runs]))
+    _tidy(axes)
 
 
 def _best(history: Sequence[EpochRow]) -> EpochRow:
@@ -120,9 +123,5 @@ def _tidy(axes: Any) -> None:
 
 
 def _short(name: str) -> str:
+    name = words(name, 1000)
     return name if len(name) <= 40 else f"…{name[-39:]}"
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)

@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from cvt.errors import UserError
+from cvt.figures import if_possible
 from cvt.files import remove_left_behind
 from cvt.train.card import CardFacts, write_card
 from cvt.train.checkpoints import save_state
@@ -53,8 +54,9 @@ def draw(job: Job) -> None:
     """Draws the curves of the finished epochs, if there are any."""
     title = f"{job.record.model} on {job.splits.name}"
     history = job.progress.history
-    if history:
-        job.world.on_main(lambda: save_curves(job.run / CURVES_FILE, history, title))
+    if history and job.world.is_main:
+        with if_possible():
+            save_curves(job.run / CURVES_FILE, history, title)
     job.drawn_at = time.monotonic()
 
 
