@@ -77,7 +77,7 @@ WRONG = {
     ),
     "uneven": (
         lambda t: {**t, "block1.0.attn.kv.weight": torch.zeros(127, 64)},
-        r"a first axis of 127 in 'block1\.0\.attn\.kv\.weight', expected a multiple of 2",
+        r"a first axis that is a multiple of 2",
     ),
     "deeper": (
         lambda t: {**t, "block1.2.norm1.weight": torch.zeros(64)},

@@ -108,13 +108,20 @@ def to_convolution(kernel: int) -> "Callable[[Tensor], Tensor]":
 
 def _parts(name: str, tensor: "Tensor", rule: Rule) -> "Sequence[Tensor]":
     if rule.move is not None:
-        tensor = rule.move(tensor)
+        try:
+            tensor = rule.move(tensor)
+        except (RuntimeError, LookupError) as error:
+            raise UserError(
+                f"Got the shape {tuple(tensor.shape)} of {name!r}, expected another; the "
+                "checkpoint is damaged or another network's."
+            ) from error
     count = len(rule.names)
     if count < 2:
         return [tensor] * count
-    if tensor.shape[0] % count:
+    if tensor.ndim == 0 or tensor.shape[0] % count:
         raise UserError(
-            f"Got a first axis of {tensor.shape[0]} in {name!r}, expected a multiple of {count} "
-            "for as many fused projections; the checkpoint is damaged or another network's."
+            f"Got the shape {tuple(tensor.shape)} of {name!r}, expected a first axis that "
+            f"is a multiple of {count}, for as many fused projections; the checkpoint is damaged "
+            "or another network's."
         )
     return tensor.chunk(count)

@@ -103,7 +103,7 @@ def write_safetensors(
 
 @contextmanager
 def _open(path: Path) -> Generator[Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise no_such_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -118,6 +118,9 @@ def _open(path: Path) -> Generator[Any]:
 
 def no_such_file(path: Path) -> UserError:
     """Says that a file is missing, and names the nearest one in its folder."""
-    siblings = [each.name for each in path.parent.glob("[!.]*")]
+    try:
+        siblings = [each.name for each in path.parent.glob("[!.]*")]
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        siblings = []
     hint = did_you_mean(path.name, siblings)
     return UserError(f"There is no file {path}, expected a checkpoint.{hint}")

@@ -51,7 +51,7 @@ def tables(spec: Spec, img_size: Grid) -> dict[str, tuple[Grid, int]]:
 def num_classes(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
     """Returns how many classes the (first) classifier tells apart; 0 without one."""
     weight = state_dict.get(f"{classifiers(spec)[0]}.weight")
-    return 0 if weight is None else weight.shape[0]
+    return 0 if weight is None or not weight.ndim else weight.shape[0]
 
 
 def in_chans(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
@@ -62,4 +62,4 @@ def in_chans(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
         return spec.in_chans if weight is None or weight.ndim != 4 else weight.shape[1]
     norm = state_dict.get("stages.0.embed.norm1.weight")
     window = spec.stages[0].embed_kernel ** 2 if isinstance(spec, BackboneSpec) else 1
-    return spec.in_chans if norm is None else max(norm.shape[0] // window, 1)
+    return spec.in_chans if norm is None or not norm.ndim else max(norm.shape[0] // window, 1)

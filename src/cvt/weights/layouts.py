@@ -4,12 +4,13 @@ Source of CvT's: microsoft/CvT f851e68, lib/models/cls_cvt.py, and transformers'
 """
 
 import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor
 
-from cvt.errors import UserError
+from cvt.errors import UserError, shown
 from cvt.systems.catalog import SYSTEMS
 from cvt.systems.cvt import CVT
 from cvt.systems.system import Layout as SystemLayout
@@ -87,12 +88,82 @@ def recognise(state_dict: Iterable[str]) -> Layout | None:
 
 
 def strip_wrappers(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Removes what DistributedDataParallel, torch.compile and transformers put before all names."""
-    names = list(state_dict)
+    """Removes what DistributedDataParallel, torch.compile and transformers put before all names.
+
+    With torch's AveragedModel its counter goes too.
+    """
+    names = [name for name in state_dict if name != "n_averaged"]
+    tensors = [state_dict[name] for name in names]
     for prefix in _WRAPPERS * 2:
         if names and all(name.startswith(prefix) for name in names):
             names = [name.removeprefix(prefix) for name in names]
-    return dict(zip(names, state_dict.values(), strict=True))
+    return dict(zip(names, tensors, strict=True))
+
+
+def is_network(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of a known network, be it inside of another module."""
+    names = strip_wrappers(state_dict).keys()
+    return recognise(names) is not None or find_layout(names) is not None or bool(_prefixes(names))
+
+
+def below_prefix(state_dict: Mapping[str, Tensor], *, source: str) -> StateDict:
+    """Returns the network that was an attribute of another module, such as Lightning's `model.`.
+
+    What lies beside it is left out with a warning that names it. Names that need no such thing, or
+    where nothing helps, are returned as they are.
+
+    Args:
+        source: Where the state dict comes from, for the message.
+
+    Raises:
+        UserError: There are several networks.
+    """
+    if recognise(state_dict) or find_layout(state_dict.keys()):
+        return dict(state_dict)
+    prefixes = _prefixes(state_dict.keys())
+    if len(prefixes) > 1:
+        raise UserError(
+            f"{source} holds {len(prefixes)} networks, under the prefixes "
+            f"{', '.join(map(repr, prefixes[:5]))}; expected one: save the one that you mean by "
+            "itself, without its prefix."
+        )
+    if not prefixes:
+        return dict(state_dict)
+    (prefix,) = prefixes
+    beside = [name for name in state_dict if not name.startswith(prefix)]
+    if beside:
+        warnings.warn(
+            f"{shown(source)} holds more than the network under {shown(prefix)!r}: left out are "
+            f"{len(beside)} tensors, the first {shown(beside[0], 80)!r}.",
+            stacklevel=2,
+        )
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state_dict.items()
+        if name.startswith(prefix)
+    }
+
+
+def _prefixes(names: Collection[str]) -> list[str]:
+    """What stands before the names of known networks, the outermost where they nest."""
+    tellings: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((name,), ()) for name in _FIRST]
+    tellings += [(each.fingerprint, each.absent) for system in SYSTEMS for each in system.layouts]
+    found = {
+        name.removesuffix(fingerprint[0])
+        for fingerprint, absent in tellings
+        for name in names
+        if name.endswith(f".{fingerprint[0]}")
+        and _fits(names, fingerprint, absent, name.removesuffix(fingerprint[0]))
+    }
+    return sorted(each for each in found if not any(each.startswith(o) for o in found if o != each))
+
+
+def _fits(
+    names: Collection[str], fingerprint: Iterable[str], absent: Iterable[str], prefix: str = ""
+) -> bool:
+    return all(prefix + name in names for name in fingerprint) and not any(
+        prefix + name in names for name in absent
+    )
 
 
 def from_microsoft(state_dict: Mapping[str, Tensor]) -> StateDict:
@@ -163,7 +234,7 @@ def identify(
     Raises:
         UserError: As `to_ours`.
     """
-    stripped = strip_wrappers(state_dict)
+    stripped = below_prefix(strip_wrappers(state_dict), source=source)
     layout = recognise(stripped)
     if layout == "cvt":
         return stripped, SYSTEMS
@@ -180,7 +251,7 @@ def identify(
     raise UserError(
         f"{source} is no checkpoint of a known network: got {shown}, expected the names of this "
         f"library, of microsoft/CvT or transformers' CvT, or those under which {known} were "
-        "published."
+        "published, with at most one prefix before them all."
     )
 
 
@@ -188,9 +259,7 @@ def find_layout(names: Collection[str]) -> SystemLayout | None:
     """Returns the layout of a system other than CvT in which all its telling names are there."""
     for system in SYSTEMS:
         for layout in system.layouts:
-            if all(name in names for name in layout.fingerprint) and not any(
-                name in names for name in layout.absent
-            ):
+            if _fits(names, layout.fingerprint, layout.absent):
                 return layout
     return None
 

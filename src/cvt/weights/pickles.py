@@ -1,24 +1,29 @@
-"""Opening `.pth`, `.pt` and `.bin` files without ever running what is in them."""
+"""Opening `.pth`, `.pt`, `.ckpt` and `.bin` files without ever running what is in them."""
 
 import io
 import pickle
 import re
 import struct
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvt.errors import UserError
 from cvt.files import atomic_write
-from cvt.weights.layouts import StateDict, strip_wrappers
+from cvt.weights.layouts import StateDict, is_network, strip_wrappers
 
 # Where training scripts put the weights: timm and DeiT (averaged ones first, which are those that
-# they evaluate), microsoft/CvT, DeepSpeed, others.
-_NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "model_state")
+# they evaluate), microsoft/CvT and Lightning, PyTorch's tutorial, DeepSpeed, others.
+_NESTS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "params_ema"),
+    *("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network"),
+    *("params", "weights"),
+)
 _DEEPEST = 3  # a file may also nest without end
 _WANTED = re.compile(r"GLOBAL (\w+(?:\.\w+)+)")
 # All that torch's unpickler raises on bytes that are no pickle, or only a part of one.
@@ -34,28 +39,95 @@ _BROKEN = (
     AssertionError,
     OverflowError,
     MemoryError,
+    RecursionError,
+)
+# torch.save compresses nothing; a copy that was packed again may be, but not to a tenth.
+_MOST_UNPACKED = 10
+
+
+class _LeftUnread:
+    """Stands where other trainers keep settings and figures: nothing is made of them.
+
+    The unpickler gives it whatever the file has for the real class, whose code is never called.
+    """
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        return object.__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        """Takes an item of what would have been a list."""
+
+    def extend(self, values: Any) -> None:
+        """Takes the items of what would have been a list."""
+
+
+# What timm's and DeiT's arguments, figures computed by numpy, Lightning's hyperparameters and paths
+# of folders are pickled as.
+_LEFT_UNREAD = (
+    *("argparse.Namespace", "types.SimpleNamespace"),
+    *("numpy.dtype", "numpy.ndarray", "numpy._core.multiarray.scalar"),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray._reconstruct"),
+    *("numpy.core.multiarray._reconstruct", "pathlib.Path", "pathlib.PosixPath"),
+    *("pathlib.WindowsPath", "pathlib.PurePosixPath", "pathlib._local.PosixPath"),
+    *("pathlib._local.WindowsPath", "datetime.datetime", "datetime.timedelta"),
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
 )
 
 
 def read_pickle(path: str | Path) -> StateDict:
     """Reads the state dict in a PyTorch file, be it the whole file or inside a training checkpoint.
 
-    Only tensors and plain containers are unpickled (`weights_only=True`): code never runs.
+    Only tensors and plain containers are unpickled (`weights_only=True`): code never runs. What a
+    training script adds by way of `argparse`, numpy or Lightning is passed over by exact name.
 
     Raises:
-        UserError: The file is missing, truncated or no PyTorch file; it needs more than tensors
-            (the message names what it wants); or there is no state dict in it.
+        UserError: The file is missing, truncated or no PyTorch file; it needs more than that (the
+            message names what it wants); there is no state dict in it, or one with tensors that
+            are no plain arrays of numbers.
     """
     path = Path(path)
+    _check_packing(path)
+    unread: Any = [(_LeftUnread, name) for name in _LEFT_UNREAD]
     try:
-        with warnings.catch_warnings():
+        with (
+            open(path, "rb") as file,  # by a path, torch would go by its suffix
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(unread),
+        ):
             warnings.simplefilter("ignore")  # torch's remarks on pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
     except _BROKEN as error:
         raise _refusal(path, error) from error
     return unwrap(content, source=str(path))
+
+
+def _check_packing(path: Path) -> None:
+    """A few kilobytes of a compressed archive could become any number of gigabytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(each.file_size for each in archive.infolist())
+        size = path.stat().st_size
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # for torch.load to say
+    if unpacked > _MOST_UNPACKED * size:
+        raise UserError(
+            f"{path} unpacks from {size:,} to {unpacked:,} bytes, expected at most "
+            f"{_MOST_UNPACKED} times its size, as torch.save does not compress."
+        )
 
 
 def write_pickle(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
@@ -73,26 +145,98 @@ def write_pickle(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
 
 
 def unwrap(content: Any, *, source: str = "The checkpoint") -> StateDict:
-    """Finds the state dict in a training checkpoint and removes `module.` before its names.
+    """Finds the state dict in a training checkpoint and removes wrappers' words from its names.
 
     Args:
         content: What was unpickled: a state dict, or a dict with one under `state_dict`, `model`,
-            `module` or `model_state`; averaged weights (`state_dict_ema`, `model_ema`) come first.
+            `model_state_dict` or the like; averaged weights (`state_dict_ema`, `model_ema`) come
+            first. Under any other key it has to be the only one of a known network.
         source: Where it comes from, for the message.
 
     Raises:
-        UserError: There is no mapping from names to tensors in it.
+        UserError: There is no mapping from names to tensors in it, or there are several; or a
+            tensor is no plain array of numbers.
     """
-    found = content
-    for _ in range(_DEEPEST):
-        if isinstance(found, Mapping) and not _is_state_dict(found):
-            found = next((found[key] for key in _NESTS if isinstance(found.get(key), Mapping)), {})
-    if not isinstance(found, Mapping) or not _is_state_dict(found):
+    found = dict(_find(content, "", _DEEPEST, set()))
+    if not found:
         raise UserError(
             f"{source} holds no state dict: got {_describe(content)}, expected names with tensors, "
             f"directly or under one of {', '.join(_NESTS)}."
         )
-    return strip_wrappers(found)
+    if len(found) > 1:
+        raise UserError(
+            f"{source} holds the weights of several networks, under {_listed(found)}; expected "
+            "one: save the one that you mean by itself, with torch.save."
+        )
+    state_dict = strip_wrappers(next(iter(found.values())))
+    check_dense(state_dict, source=source)
+    return state_dict
+
+
+def check_dense(state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuses tensors that are no plain arrays of numbers, and more of them than memory holds.
+
+    Raises:
+        UserError: A tensor is sparse, quantised, nested, complex, without data or of a class of its
+            own, or many stand for few numbers in the file.
+    """
+    for name, tensor in state_dict.items():
+        kind = _kind(tensor)
+        if kind:
+            raise UserError(
+                f"Got the {kind} tensor {name!r} in {source}, expected plain arrays of floating "
+                "point numbers; save the model's weights as those."
+            )
+    stored = {
+        storage.data_ptr(): storage.nbytes()
+        for storage in (tensor.untyped_storage() for tensor in state_dict.values())
+    }
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
+    if claimed > 2 * sum(stored.values()) + 2**20:
+        raise UserError(
+            f"Got tensors of {claimed:,} bytes in {source} that repeat the same "
+            f"{sum(stored.values()):,}, expected at most twice as many; save copies of them "
+            "(`tensor.clone()`)."
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    """What stands in the way of using a tensor; empty for a plain array."""
+    kinds = {
+        "nested": tensor.is_nested,
+        "quantised": tensor.is_quantized,
+        str(tensor.layout).removeprefix("torch."): tensor.layout != torch.strided,
+        "meta": tensor.is_meta,
+        "complex": tensor.is_complex(),
+        type(tensor).__name__: type(tensor) not in (Tensor, nn.Parameter),
+    }
+    return next((kind for kind, holds in kinds.items() if holds), "")
+
+
+def _find(
+    content: Any, where: str, depth: int, seen: set[int]
+) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Yields state dicts by the keys that lead to them; of the usual keys, the first one's alone.
+
+    Args:
+        depth: Mappings that may lie around one.
+        seen: Mappings that were looked into, as a file may name one in many places.
+    """
+    if not isinstance(content, Mapping) or id(content) in seen:
+        return
+    seen.add(id(content))
+    if _is_state_dict(content):
+        yield where, content
+    elif depth:
+        for key in (each for each in _NESTS if each in content):
+            inner = dict(_find(content[key], f"{where}.{key}".strip("."), depth - 1, seen))
+            if inner:
+                yield from inner.items()
+                return
+        for key, value in content.items():
+            for path, found in _find(value, f"{where}.{key}".strip("."), depth - 1, seen):
+                if "optim" not in str(key).lower() and is_network(found):
+                    yield path, found
 
 
 def _is_state_dict(found: Any) -> bool:
@@ -106,12 +250,13 @@ def _is_state_dict(found: Any) -> bool:
 
 def _describe(content: Any) -> str:
     if isinstance(content, Mapping):
-        keys = list(content)
-        more = ", ..." if len(keys) > 5 else ""
-        return (
-            f"a dict with keys {', '.join(map(repr, keys[:5]))}{more}" if keys else "an empty dict"
-        )
+        return f"a dict with keys {_listed(content)}" if content else "an empty dict"
     return f"a {type(content).__name__}"
+
+
+def _listed(keys: Collection[Any]) -> str:
+    more = ", ..." if len(keys) > 5 else ""
+    return f"{', '.join(repr(key)[:80] for key in list(keys)[:5])}{more}"
 
 
 def _refusal(path: Path, error: Exception) -> UserError:

@@ -36,10 +36,10 @@ def facts_of_tensors(state_dict: Mapping[str, Tensor]) -> ShapeFacts:
         conv = state_dict.get(f"{stem}blocks.0.attn.q.conv.weight")
         columns.append(
             (
-                embed.shape[0],
+                embed.shape[0] if embed.ndim else 0,
                 depth,
                 embed.shape[-1] if embed.ndim == 4 else 0,
-                0 if conv is None else conv.shape[-1],
+                0 if conv is None or not conv.ndim else conv.shape[-1],
                 f"{stem}cls_token" in state_dict,
             )
         )

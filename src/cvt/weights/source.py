@@ -1,11 +1,14 @@
 """One door to every kind of weights: a path, a hub id or a published name."""
 
+import os
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 from cvt.errors import UserError, did_you_mean
-from cvt.systems.catalog import ROWS, system_of
+from cvt.systems.catalog import ROWS, SYSTEMS, system_of
+from cvt.systems.cvt import CVT
 from cvt.weights.checkpoint import (
     METADATA_KEY,
     load_checkpoint,
@@ -16,7 +19,7 @@ from cvt.weights.checkpoint import (
 from cvt.weights.demo import DEMO, demo_file
 from cvt.weights.hub import fetch
 from cvt.weights.hugging_face import WEIGHT_FILES, read_hugging_face, read_json
-from cvt.weights.layouts import StateDict, identify, recognise, strip_wrappers
+from cvt.weights.layouts import StateDict, identify
 from cvt.weights.pickles import read_pickle
 from cvt.weights.published import (
     PUBLISHED,
@@ -27,12 +30,21 @@ from cvt.weights.published import (
 )
 from cvt.weights.record import Record
 from cvt.weights.row_preprocessing import preprocessing_of_row
+from cvt.weights.strict import check_described
 from cvt.weights.timm_folder import read_timm_folder
 from cvt.weights.variant import recognise_variant
 
 RUN_FILES = ("best.safetensors", "last.safetensors")
-FILE_SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+FILE_SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".ckpt")
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+# What a path to a file ends in; a hub id may hold dots too, as timm's do.
+_SUFFIX = re.compile(
+    r"\.(onnx|pt2|xml|pte|tar|zip|gz|npz?|pkl|h5|parquet|csv|txt|json|ya?ml|py|md"
+    r"|jpe?g|png|webp|bmp|gif|tiff?|heic)$",
+    re.IGNORECASE,
+)
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save once began with
 
 
 def open_weights(source: str | Path) -> tuple[StateDict, Record]:
@@ -42,38 +54,54 @@ def open_weights(source: str | Path) -> tuple[StateDict, Record]:
     recognised by their names and shapes; if their file has one of the published names they get
     what is published about them, or else their system's preprocessing and no class names.
 
+    The tensors are compared with the network that is described, before one is built, and have to be
+    finite numbers.
+
     Args:
         source: Our `.safetensors` or a run's folder; a `.pth` of Microsoft's or of another
             system's authors, a state dict or training checkpoint; a Hugging Face or timm folder,
             or a weights file; a hub id such as `microsoft/cvt-13`; a published name such as
-            `cvt_13.msft_in1k`; `demo`, the small model that comes along.
+            `cvt_13.msft_in1k`; `demo`, the small model that comes along. What exists as a path is
+            that; `hf-hub:OWNER/NAME` is a hub id in any case.
 
     Raises:
-        UserError: There is nothing there, or no network of ours; offline, a download.
+        UserError: There is nothing there, or no network of ours; offline, a download; the tensors
+            are not those of the network that is described, or no finite numbers.
     """
-    path = Path(source)
-    if path.is_dir():
-        return _open_folder(path)
-    if path.is_file():
-        return _open_file(path)
-    if str(source) == DEMO:
-        return load_checkpoint(demo_file())
-    published = find_published(str(source))
-    if published is not None:
-        state_dict, record = _open_folder(fetch(published.hub_id))
-        return state_dict, _as_published(record, published, published.hub_id)
-    if _is_hub_id(str(source)):
-        state_dict, record = _open_folder(fetch(str(source)))
-        return state_dict, replace(record, source=str(source))
-    raise _nothing_there(path)
+    state_dict, record = _open(str(source) or ".")
+    return check_described(state_dict, record, source=str(source)), record
 
 
 def names_weights(source: str) -> bool:
     """Whether a file or folder that exists holds weights; of other names it says nothing."""
-    path = Path(source)
-    if path.is_dir():
-        return any((path / name).is_file() for name in (*RUN_FILES, "config.json"))
-    return path.is_file() and path.name.endswith(FILE_SUFFIXES)
+    if os.path.isdir(source):
+        return any(os.path.isfile(Path(source) / name) for name in (*RUN_FILES, "config.json"))
+    return os.path.isfile(source) and (source.endswith(FILE_SUFFIXES) or bool(_format_of(source)))
+
+
+def _open(source: str) -> tuple[StateDict, Record]:
+    # os.path, since pathlib's own questions fail for names that are too long.
+    if os.path.isdir(source):
+        return _open_folder(Path(source))
+    if os.path.isfile(source):
+        return _open_file(Path(source))
+    if source == DEMO:
+        return load_checkpoint(demo_file())
+    hub_id = next(
+        (source.removeprefix(each) for each in HUB_PREFIXES if source.startswith(each)), ""
+    )
+    published = find_published(hub_id or source)
+    if published is not None:
+        state_dict, record = _open_folder(fetch(published.hub_id))
+        return state_dict, _as_published(record, published, published.hub_id)
+    if hub_id and not _HUB_ID.fullmatch(hub_id):
+        raise UserError(
+            f"Got {source!r}, expected hf-hub:OWNER/NAME, as in hf-hub:microsoft/cvt-13."
+        )
+    if hub_id or _is_hub_id(source):
+        state_dict, record = _open_folder(fetch(hub_id or source))
+        return state_dict, replace(record, source=hub_id or source)
+    raise _nothing_there(Path(source))
 
 
 def _open_folder(folder: Path) -> tuple[StateDict, Record]:
@@ -91,15 +119,32 @@ def _open_folder(folder: Path) -> tuple[StateDict, Record]:
 
 
 def _open_file(path: Path) -> tuple[StateDict, Record]:
-    if path.suffix == ".safetensors":
+    is_safetensors = (_format_of(path) or path.suffix) in ("safetensors", ".safetensors")
+    if is_safetensors:
         state_dict, metadata = read_safetensors(path)
         if METADATA_KEY in metadata:
             return state_dict, record_of(metadata, source=str(path))
     if path.name in WEIGHT_FILES and (path.parent / "config.json").is_file():
         return _open_folder(path.parent)
-    if path.suffix != ".safetensors":
+    if not is_safetensors:
         state_dict = read_pickle(path)
     return _describe(state_dict, path)
+
+
+def _format_of(path: str | Path) -> str:
+    """`safetensors` or `pickle` by the first bytes, whatever a file is called; "" for others."""
+    try:
+        with open(path, "rb") as file:
+            start, size = file.read(16), os.fstat(file.fileno()).st_size
+        if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= size - 8:
+            return "safetensors"
+        if start.startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            return "pickle" if any(name.endswith("data.pkl") for name in names) else ""
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return ""
+    return "pickle" if start.startswith(_LEGACY) else ""
 
 
 def _describe(state_dict: StateDict, path: Path) -> tuple[StateDict, Record]:
@@ -110,7 +155,7 @@ def _describe(state_dict: StateDict, path: Path) -> tuple[StateDict, Record]:
     """
     ours, systems = identify(state_dict, source=str(path))
     model, spec = recognise_variant(ours, source=str(path), systems=systems, file_name=path.name)
-    is_theirs = recognise(strip_wrappers(state_dict)) is None
+    is_theirs = systems not in (SYSTEMS, (CVT,))
     record = Record(
         model=model,
         spec=spec,
@@ -143,9 +188,9 @@ def _as_published(record: Record, published: Published, source: str) -> Record:
 
 def _is_hub_id(source: str) -> bool:
     """Whether it reads as `owner/name`, and not as a path to something that isn't there."""
-    is_file_name = source.endswith(FILE_SUFFIXES)
-    owner = Path(source.partition("/")[0])
-    return bool(_HUB_ID.fullmatch(source)) and not is_file_name and not owner.exists()
+    is_file_name = source.endswith(FILE_SUFFIXES) or bool(_SUFFIX.search(source))
+    is_path = os.path.exists(source.partition("/")[0])
+    return bool(_HUB_ID.fullmatch(source)) and not is_file_name and not is_path
 
 
 def _nothing_there(path: Path) -> UserError:

@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 
+import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from cvt.errors import UserError
 from cvt.parts.contract import VisionModel
 from cvt.parts.position import resize_table
+from cvt.systems.catalog import make_network, row_of
 from cvt.weights.ends import classifiers, first_conv, in_chans, num_classes, tables
 from cvt.weights.layouts import StateDict
+from cvt.weights.record import Record
 
 _SHOWN = 12
+_COUNTER = ".num_batches_tracked"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
@@ -35,8 +40,15 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
 
 
 def diff(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
-    """Returns the differences of two state dicts, one a line; an empty string if there are none."""
-    missing = [f"- {name} {_shape(expected[name])}" for name in expected if name not in got]
+    """Returns the differences of two state dicts, one a line; an empty string if there are none.
+
+    The counters of BatchNorms may be missing: torch itself sets them to 0 then.
+    """
+    missing = [
+        f"- {name} {_shape(expected[name])}"
+        for name in expected
+        if name not in got and not name.endswith(_COUNTER)
+    ]
     too_much = [f"+ {name} {_shape(got[name])}" for name in got if name not in expected]
     reshaped = [
         f"~ {name} {_shape(got[name])}, expected {_shape(tensor)}"
@@ -44,6 +56,69 @@ def diff(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
         if name in got and got[name].shape != tensor.shape
     ]
     return "\n".join(line for lines in (missing, too_much, reshaped) for line in _capped(lines))
+
+
+def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source: str) -> StateDict:
+    """Compares a checkpoint's tensors with the network that its record describes.
+
+    No memory is spent on the network, so that the file alone bounds what a load takes. The counters
+    of BatchNorms, which inference never reads, are filled in where the file has none.
+
+    Args:
+        source: Where both come from, for the message.
+
+    Raises:
+        UserError: Names or shapes differ, or a tensor holds other than finite floating point
+            numbers; or the record contradicts itself.
+    """
+    _check_record(record, source)
+    with torch.device("meta"):
+        expected = make_network(record.spec).state_dict()
+    whole = {
+        name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith(_COUNTER)
+    } | dict(state_dict)
+    difference = diff(expected, whole)
+    if difference:
+        raise UserError(
+            f"The tensors in {source} are not those of the model that it describes, expected the "
+            "same names and shapes; copy or download it again:",
+            details=difference.splitlines(),
+        )
+    for name, tensor in whole.items():
+        if expected[name].is_floating_point() and tensor.dtype not in _FLOATS:
+            raise UserError(
+                f"Got {str(tensor.dtype).removeprefix('torch.')} for {name!r} in {source}, "
+                "expected floating point numbers, such as the weights before they were quantised."
+            )
+    broken = [name for name, tensor in whole.items() if not _is_finite(tensor)]
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(whole)} tensors in {source} hold NaN or infinity, the first "
+            f"{broken[0]!r}, as a training that diverged leaves them; take an earlier checkpoint."
+        )
+    return whole
+
+
+def _check_record(record: Record, source: str) -> None:
+    if type(row_of(record.model)) is not type(record.spec):
+        raise UserError(
+            f"Got a {type(record.spec).__name__} for {record.model} in {source}, expected a "
+            f"{type(row_of(record.model)).__name__}; take the record that the model was saved with."
+        )
+    channels = record.preprocessing.input_size[0]
+    if channels != record.spec.in_chans:
+        raise UserError(
+            f"Got a preprocessing of {channels} channels for a model of {record.spec.in_chans} in "
+            f"{source}, expected as many."
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    # The sum of finite numbers may overflow, that of others is never finite.
+    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(tensor.isfinite().all())
 
 
 def adapt(
