@@ -1,10 +1,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
+import cvt
 from cvt.systems.catalog import ROWS, SYSTEMS
+from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_models_lists_rows_and_weights(run):
@@ -104,3 +108,66 @@ def test_help_of_models_imports_nothing_heavy():
     code = "import sys, cvt.cli.models; print([n for n in ('torch', 'timm') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_show_of_a_checkpoint_says_what_is_in_it(run, checkpoint, tmp_path):
+    code, out, err = run("show", checkpoint)
+    assert (code, err) == (0, "")
+    assert "changed in num_classes, depth, at 32x32 pixels" in out
+    assert f"Checkpoint: {checkpoint}, from a test" in out
+    assert "Classes: 6: ant, bee, cat, dog, eel, fox\n" in out
+    assert "Images: 3 x 32x32, bicubic, center crop of 1" in out
+    assert "Figures: top1 12.5\nLicence: Apache-2.0\n" in out
+    (tmp_path / "run").mkdir()
+    copy = tmp_path / "run" / "best.safetensors"
+    copy.write_bytes(checkpoint.read_bytes())
+    assert run("show", copy.parent)[1].replace(str(copy.parent), str(checkpoint)) == out
+
+
+def test_show_of_a_checkpoint_for_machines(run, checkpoint):
+    sheet = json.loads(run("show", checkpoint, "--json", "--size", "64")[1])
+    assert sheet["size"] == [64, 64]
+    assert sheet["record"]["class_names"][:2] == ["ant", "bee"]
+    assert sheet["num_params_head"] == 128 * 6 + 6
+    assert "record" not in json.loads(run("show", "cvt_nano_32", "--json")[1])
+
+
+def test_show_of_published_weights_fetches_nothing(run):
+    code, out, err = run("show", "cvt_13.msft_in1k")
+    assert (code, err) == (0, "")
+    assert "19,997,480" in out
+    assert "Classes: 1,000: tench, " in out
+    assert "Figures: top1 81.6" in out
+
+
+def test_show_of_tensors_without_a_word(run, tmp_path):
+    tensors = cvt.create_model("cvt_nano_32", num_classes=6).state_dict()
+    torch.save(tensors, tmp_path / "m.pth")
+    code, out, _ = run("show", tmp_path / "m.pth")
+    assert code == 0
+    assert "Classes: 6: without names" in out
+    assert "Figures: none recorded" in out
+
+
+def test_show_of_a_strangers_record_forges_nothing(run, checkpoint, tmp_path):
+    tensors, record = load_checkpoint(checkpoint)
+    names = tuple(f"{number}\nLicence: MIT\x1b[2J" for number in range(6))
+    bad = replace(record, class_names=names, licence="x\nChecked: yes", source="\x1b]0;x\x07")
+    save_checkpoint(tmp_path / "m.safetensors", tensors, bad)
+    code, out, _ = run("show", tmp_path / "m.safetensors")
+    assert code == 0
+    assert "\x1b" not in out
+    lines = out.splitlines()
+    assert sum(line.startswith("Licence:") for line in lines) == 1
+    assert "Checked: yes" not in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nowhere/best.safetensors", "no file"), ("demoo", "Unknown model"), ("FOLDER", "checkpoint")],
+)
+def test_show_of_nothing_is_a_sentence(run, tmp_path, name, words):
+    name = tmp_path if name == "FOLDER" else name
+    code, out, err = run("show", name)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err

@@ -1,7 +1,7 @@
 """`cvt show NAME`."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -11,6 +11,7 @@ from cvt.cli.output import print_json, print_table, say
 from cvt.errors import UserError
 
 if TYPE_CHECKING:
+    from cvt.weights.record import Record
     from cvt.zoo.describe import Description
 
 
@@ -22,18 +23,27 @@ def show(
 ) -> None:
     """Show what a model is made of: grids, tokens, parameters, multiply-accumulates.
 
+    Of a checkpoint it shows as well what it says of itself: classes, preprocessing, figures, terms.
+
     Parameters
     ----------
     name
-        A model of `cvt models`.
+        A model of `cvt models`, or a run folder, a checkpoint file, a hub id or the name of
+        published weights.
     """
     from cvt.zoo.describe import describe
 
     sheet = describe(name, parse_size(size) if size else None)
     if json:
-        print_json(asdict(sheet))
+        plain = asdict(replace(sheet, record=None))
+        if sheet.record is not None:
+            plain["record"] = sheet.record.to_dict()
+        print_json({name: value for name, value in plain.items() if value is not None})
     else:
         _print(sheet)
+        if sheet.record is not None:
+            say()
+            _print_record(name, sheet.record)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -75,7 +85,40 @@ def _origin(sheet: "Description") -> str:
 
     system = system_of(sheet.name)
     paper = f"{system.name} ({system.paper})"
-    return paper if sheet.from_paper else f"of this library, not from the paper of {paper}"
+    origin = paper if sheet.from_paper else f"of this library, not from the paper of {paper}"
+    return origin + (f", {_changes(sheet.record)}" if sheet.record else "")
+
+
+def _changes(record: "Record") -> str:
+    """In what a checkpoint's network differs from its row."""
+    from cvt.systems.catalog import ROWS
+    from cvt.weights.timm_folder import model_args
+
+    if len(getattr(record.spec, "stages", ())) != len(getattr(ROWS[record.model], "stages", ())):
+        return "with another number of stages"
+    names = ", ".join(model_args(record.model, record.spec))
+    return f"changed in {names}" if names else "unchanged"
+
+
+def _print_record(name: str, record: "Record") -> None:
+    about, names = record.preprocessing, record.class_names or ()
+    say(f"Checkpoint: {name}" + (f", from {record.source}" if record.source else ""))
+    each = ", each there or not by itself" if record.multi_label else ""
+    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    say(f"Classes: {record.spec.num_classes:,}{each}: {listed or 'without names'}")
+    channels = ", ".join(
+        f"{mean:.4g}/{std:.4g}" for mean, std in zip(about.mean, about.std, strict=True)
+    )
+    say(
+        f"Images: {about.input_size[0]} x {_grid(about.size)}, {about.interpolation}, "
+        f"{about.crop_mode} crop of {about.crop_pct:.4g}; mean/std {channels}"
+    )
+    figures = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
+    say(f"Figures: {figures or 'none recorded'}")
+    say(f"Licence: {record.licence or 'not recorded'}")
+
+
+_NAMED = 10
 
 
 def _print_stages(sheet: "Description") -> None:

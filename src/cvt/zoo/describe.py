@@ -1,5 +1,6 @@
 """What a model is, counted: grids, tokens, parameters, multiply-accumulates by part."""
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Collection
@@ -12,7 +13,11 @@ from cvt.parts.backbone import Backbone
 from cvt.parts.contract import VisionModel
 from cvt.parts.contract_spec import Spec
 from cvt.systems.baselines import BaselineSpec
-from cvt.systems.catalog import make_network, row_of
+from cvt.systems.catalog import ROWS, make_network, row_of
+from cvt.weights.demo import DEMO
+from cvt.weights.published import find_published, imagenet_class_names
+from cvt.weights.record import Record
+from cvt.weights.source import FILE_SUFFIXES, names_weights, open_weights
 
 PARTS = ("embedding", "depthwise", "linear", "attention", "mlp", "head")
 PARTS_OF_BASELINES = ("convolution", "head")
@@ -40,6 +45,7 @@ class Description:
     `grids` are the (H, W) of the maps that the network can give: one a stage, one for all blocks
     of TNT, one for each halving in a baseline. Networks that are not made of stages (TNT, the
     baselines) have an empty table; a baseline's parts are its convolutions and its head.
+    `record` is what a checkpoint says about itself.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Description:
     num_params_head: int
     macs: int
     macs_by_part: dict[str, int]
+    record: Record | None = None
 
 
 def describe(
@@ -63,13 +70,20 @@ def describe(
     attention, as the paper counts them (its "FLOPs" are MACs).
 
     Args:
-        name: A registered model.
-        size: Image side or (H, W) in pixels; None: 224, or what a small row is made for.
+        name: A registered model, or a checkpoint as for `cvt.load`. Of published weights the file
+            is not fetched: what is known of them is told.
+        size: Image side or (H, W) in pixels; None: that of a checkpoint's preprocessing, 224, or
+            what a small row is made for.
         spec: Count this variation of the model instead of the registered row.
 
     Raises:
-        UserError: Unknown name (the nearest is named), or a size that leaves a stage no grid.
+        UserError: Unknown name (the nearest is named), a checkpoint that cannot be read, or a size
+            that leaves a stage no grid.
     """
+    record = _record(name) if spec is None else None
+    if record is not None:
+        name, spec = record.model, record.spec
+        size = size or record.preprocessing.size
     spec = row_of(name) if spec is None else spec
     size = (size, size) if isinstance(size, int) else size or spec.img_size
     grids = spec.grids(size)
@@ -91,7 +105,26 @@ def describe(
         num_params_head=sum(_num_params(each) for each in _classifiers(model)),
         macs=sum(macs.values()),
         macs_by_part=dict(by_part),
+        record=record,
     )
+
+
+def _record(name: str) -> Record | None:
+    """Returns what a checkpoint says about itself; None for a row's name, or no name at all."""
+    is_row = name in ROWS and not names_weights(name)
+    published = None if os.path.exists(name) else find_published(name)
+    if published is not None:
+        return Record(
+            model=published.model,
+            spec=ROWS[published.model],
+            preprocessing=published.preprocessing,
+            class_names=imagenet_class_names(),
+            metrics={"top1": published.top1},
+            licence=published.licence,
+            source=published.hub_id,
+        )
+    could_be = name == DEMO or os.path.exists(name) or "/" in name or name.endswith(FILE_SUFFIXES)
+    return open_weights(name)[1] if could_be and not is_row else None
 
 
 def _describe_stages(
