@@ -76,27 +76,24 @@ def _as_name(text: str) -> str | BadLabel:
 
 
 def declared_classes(names: Sequence[Any], where: str) -> Classes:
-    """Checks the class names that a file gives.
+    """Checks the class names that a file gives. ImageNet's hold two cranes: one may come twice.
 
     Raises:
-        UserError: One is no name, two are the same, or there are more than `MOST_CLASSES`.
+        UserError: One is no name, or there are more than `MOST_CLASSES`.
     """
     if len(names) > MOST_CLASSES:
         raise UserError(
             f"Got {len(names):,} class names in {where}, expected at most {MOST_CLASSES:,}."
         )
-    known: dict[str, int] = {}
-    for number, given in enumerate(names):
-        name = as_label(given)
+    labels = [as_label(each) for each in names]
+    for number, (name, given) in enumerate(zip(labels, names, strict=True)):
         if not isinstance(name, str):
-            raise UserError(f"Class {number} in {where} has no usable name; write one as text.")
-        if name in known:
+            why = name.why if isinstance(name, BadLabel) and isinstance(given, str) else "has none"
             raise UserError(
-                f"Classes {known[name]} and {number} in {where} are both called {name!r}; "
-                "rename one."
+                f"Class {number} in {where} {why}; write its name as text of at most "
+                f"{MOST_CLASS_NAME:,} letters."
             )
-        known[name] = number
-    return Classes(tuple(known))
+    return Classes(tuple(map(str, labels)))
 
 
 def classes_of(labels: Iterable[Label | BadLabel], source: str) -> Classes:
@@ -133,7 +130,13 @@ def numbered(
         own_names: What whole numbers stand for in this file, where it says so itself.
     """
     positions = {name: position for position, name in enumerate(classes.names)}
-    distinct = set(labels)
+    if len(positions) < len(classes.names):  # a name of two classes is the name of none
+        positions = {
+            name: where for name, where in positions.items() if classes.names.count(name) == 1
+        }
+    if own_names is not None and tuple(own_names) == classes.names:
+        own_names = None
+    distinct, count = set(labels), len(classes.names)
     are_names = all(each in positions for each in distinct if isinstance(each, str))
 
     def find(label: Label | BadLabel) -> int:
@@ -141,11 +144,12 @@ def numbered(
             return -1
         if isinstance(label, int) and own_names is not None:
             return positions.get(own_names[label], -1) if label < len(own_names) else -1
-        number = _NUMBER.fullmatch(str(label)) if classes.are_declared else None
-        if number and (isinstance(label, int) or not are_names) and int(label) < len(positions):
+        if isinstance(label, int) and classes.are_declared:
+            return label if label < count else -1
+        is_position = classes.are_declared and not are_names and _NUMBER.fullmatch(str(label))
+        if is_position and int(label) < count:
             return int(label)
-        is_position = isinstance(label, int) and classes.are_declared
-        return -1 if is_position else positions.get(str(label), -1)
+        return positions.get(str(label), -1)
 
     found = {label: find(label) for label in distinct}
     bad = {

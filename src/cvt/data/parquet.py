@@ -4,10 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cvt.data.folder import SPLIT_OF_NAME
 from cvt.data.image_set import ImageSet, Joined
+from cvt.data.labels import BadLabel, Classes, classes_of, labelled_splits, numbered
 from cvt.data.parquet_file import ParquetRows, ParquetSet, read_parquet
 from cvt.errors import UserError
 
@@ -23,17 +22,40 @@ def parquet_splits(path: Path) -> dict[str, ImageSet]:
     column `label` of class names, or of whole numbers that the schema's `huggingface` metadata
     names. The compressed bytes stay in memory; nothing is decoded here.
 
+    A row whose label is none of the train split's classes is kept as a bad one.
+
     Raises:
         UserError: A file cannot be used (see `read_parquet`), a shard or the train file is
-            missing, or a label is not one of the train split's classes.
+            missing, or no row of a split has a label that can be used.
     """
-    files = {"train": [path]} if path.is_file() else _split_files(path)
+    files = {"train": [path]} if not path.is_dir() else _split_files(path)
     rows = {split: [read_parquet(file) for file in members] for split, members in files.items()}
-    classes = _class_names(rows["train"])
-    return {
-        split: Joined([ParquetSet(each, _numbered(each, classes), classes) for each in members])
-        for split, members in rows.items()
-    }
+    classes = _classes(rows["train"], path)
+    splits: dict[str, ImageSet] = {}
+    bad: dict[str, dict[int, BadLabel]] = {}
+    for split, members in rows.items():
+        parts, bad[split] = [], {}
+        for each in members:
+            labels, odd = numbered(each.labels, classes, each.class_names)
+            start = sum(map(len, parts))
+            bad[split] |= {start + row: why for row, why in odd.items()}
+            parts.append(ParquetSet(each, labels, odd, classes))
+        splits[split] = Joined(parts)
+    splits = labelled_splits(splits, bad, str(path))
+    if path.is_dir():
+        splits["train"].notes += _unused(path, files)
+    return splits
+
+
+def _unused(folder: Path, files: dict[str, list[Path]]) -> tuple[str, ...]:
+    used = {file for members in files.values() for file in members}
+    others = [file.name for file in sorted(folder.glob("*.parquet")) if file not in used]
+    if not others:
+        return ()
+    return (
+        f"{len(others)} parquet files in {folder} are not used, because their names begin with no "
+        f"split: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}.",
+    )
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
@@ -57,24 +79,8 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _class_names(train: Sequence[ParquetRows]) -> tuple[str, ...]:
+def _classes(train: Sequence[ParquetRows], path: Path) -> Classes:
     """Takes the names from the metadata; without them, the labels name themselves."""
     if train[0].class_names:
-        return train[0].class_names
-    seen = {label for rows in train for label in rows.labels}
-    numbers = [label for label in seen if isinstance(label, int)]
-    if numbers:
-        return tuple(str(label) for label in range(max(numbers) + 1))
-    return tuple(sorted(label for label in seen if isinstance(label, str)))
-
-
-def _numbered(rows: ParquetRows, classes: tuple[str, ...]) -> np.ndarray:
-    numbers: dict[str | int | None, int] = {name: label for label, name in enumerate(classes)}
-    numbers |= {label: label for label in range(len(classes))}
-    for row, label in enumerate(rows.labels):
-        if label not in numbers:
-            raise UserError(
-                f"{rows.file} row {row} has the label {label!r}, expected one of the "
-                f"{len(classes)} classes of the train split; correct or remove it."
-            )
-    return np.asarray([numbers[label] for label in rows.labels], dtype=np.int64)
+        return Classes(train[0].class_names)
+    return classes_of((label for rows in train for label in rows.labels), str(path))

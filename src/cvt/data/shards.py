@@ -20,8 +20,8 @@ from cvt.data.labels import (
 from cvt.data.shard import Shard, read_shard
 from cvt.data.shard_set import ShardSet
 from cvt.errors import UserError
-from cvt.files import file_inside
-from cvt.plain import MOST_TEXT, from_plain, read_json
+from cvt.files import file_inside, read_small
+from cvt.plain import MOST_TEXT, from_plain, read_json_file
 
 MOST_SHARDS = 100_000
 """Shards that a pattern may stand for."""
@@ -202,7 +202,7 @@ def _read_info(folder: Path) -> _Info:
     for name in (_INFO_FILE, _INFO_FILE.lstrip("_")):
         if os.path.isfile(folder / name):
             what = str(folder / name)
-            known = _known(_Info, read_json(_start_of(folder / name), what), what)
+            known = _known(_Info, read_json_file(folder / name), what)
             if isinstance(known.get("splits"), dict):
                 known["splits"] = {
                     split: _known(_SplitInfo, facts, f"{split!r} in splits of {what}")
@@ -219,25 +219,14 @@ def _known(cls: Any, plain: Any, what: str) -> dict[str, Any]:
     return {each.name: plain[each.name] for each in fields(cls) if each.name in plain}
 
 
-def _start_of(file: Path) -> bytes:
-    """Reads a small file; of a large one as much as shows that it is."""
-    try:
-        with open(file, "rb") as opened:
-            return opened.read(MOST_TEXT + 1)
-    except OSError as error:
-        raise UserError(f"Cannot read {file}: {error.strerror or error}.") from error
-
-
 def _classes(folder: Path, info: _Info, train: Sequence[Shard]) -> Classes:
     if info.classes:
         return declared_classes(info.classes, str(folder / _INFO_FILE))
     file = folder / _CLASSES_FILE
     if os.path.isfile(file):
         try:
-            text = _start_of(file).decode("utf-8-sig")
+            text = read_small(file, MOST_TEXT).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is no UTF-8 text ({error}); save it as UTF-8.") from None
-        if len(text) > MOST_TEXT:
-            raise UserError(f"{file} has over {MOST_TEXT:,} bytes, expected a class name a line.")
         return declared_classes([line for line in text.splitlines() if line.strip()], str(file))
     return classes_of((label for shard in train for label in shard.labels), str(folder))
