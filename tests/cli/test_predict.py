@@ -26,7 +26,7 @@ def names(out):
 
 def test_files_folders_and_patterns(run, checkpoint, photos):
     code, out, err = run("predict", checkpoint, photos, "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"cvt: 1 file in {photos} is not used: 1 .txt (notes.txt).\n")
     assert names(out) == ["a.jpg", "b.png", "c.webp", "d.jpeg"]
     out = run("predict", checkpoint, f"{photos}/**/*.[jw]*", photos / "b.png", "--json")[1]
     assert names(out) == ["a.jpg", "c.webp", "d.jpeg", "b.png"]

@@ -25,7 +25,7 @@ def test_bright_and_dark_are_told_apart_without_training(run, checkpoint, pictur
     assert table[0][:3] == ["Method", "Split", "Images"]
     assert table[1] == ["k-NN", "val", "2", "100.00", "-", "k", "18"]
     assert table[2][:5] == ["linear", "val", "2", "100.00", "-"]
-    assert "128 frozen features, learned from 18 images" in out
+    assert "128 frozen features, learned from 18 of 20 images; val is cut out of the" in out
 
 
 def test_json_and_skipped_pictures(run, checkpoint, pictures):

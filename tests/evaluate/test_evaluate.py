@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 
 import numpy as np
@@ -71,10 +72,40 @@ def test_classes_are_matched_by_name(checkpoint, colours):
     assert (swapped.confusion == by_name.confusion[order]).all()
 
 
-def test_another_number_of_classes_is_refused(checkpoint, colours):
+def test_a_class_may_be_missing_or_have_one_picture(checkpoint, colours):
+    whole = evaluate(checkpoint(), str(colours))
     shutil.rmtree(colours / "blue")
-    with pytest.raises(UserError, match="data with 2 classes for a model with 3 outputs"):
-        evaluate(checkpoint(), str(colours), split="all")
+    for number in range(1, 8):
+        (colours / "red" / f"{number}.png").unlink()
+    few = evaluate(checkpoint(), str(colours))
+    assert [each.num_images for each in few.per_class] == [0, 8, 1]
+    assert (few.confusion[1] == whole.confusion[1]).all()
+    assert (few.num_images, few.split, few.num_found) == (9, "all", 9)
+
+
+def test_a_class_that_the_model_does_not_have_is_named(checkpoint, colours):
+    (colours / "blue").rename(colours / "mauve")
+    with pytest.raises(UserError, match=r"1 of 3 classes .* 'mauve' \(8 images\)"):
+        evaluate(checkpoint(), str(colours))
+
+
+def test_what_is_not_used_is_told_and_what_cannot_be_read_is_bad(checkpoint, colours, monkeypatch):
+    (colours / "red" / "list.csv").touch()
+    closed = colours / "green" / "closed"
+    closed.mkdir()
+    scandir = os.scandir
+    error = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(
+        os, "scandir", lambda path: scandir(path) if str(path) != str(closed) else raise_(error)
+    )
+    evaluation = evaluate(checkpoint(), str(colours))
+    assert evaluation.notes == (f"1 file in {colours} is not used: 1 .csv (red/list.csv).",)
+    assert evaluation.bad == (f"Cannot read the folder {closed}: Permission denied.",)
+    assert evaluation.to_dict()["notes"] == list(evaluation.notes)
+
+
+def raise_(error):
+    raise error
 
 
 def test_broken_pictures_are_left_out_and_named(checkpoint, colours):
@@ -85,16 +116,23 @@ def test_broken_pictures_are_left_out_and_named(checkpoint, colours):
     assert "red/0.png is empty" in evaluation.bad[0]
 
 
-def test_the_validation_split_is_the_runs(checkpoint, colours):
+def test_of_its_runs_data_the_validation_split_is_measured(checkpoint, colours):
     path = checkpoint()
-
-    def losses() -> set[float]:
-        return {evaluate(each, str(colours)).loss for each in (path, path.parent)}
-
-    alone = losses()
-    save_config(path.parent / "config.yaml", TrainConfig(seed=3, val_fraction=0.5))
-    assert losses().isdisjoint(alone)
-    assert evaluate(path, str(colours)).num_images == 12
+    assert evaluate(path, str(colours)).num_images == 24
+    config = TrainConfig(data=str(colours), seed=3, val_fraction=0.5)
+    save_config(path.parent / "config.yaml", config)
+    for each in (path, path.parent):
+        own = evaluate(each, str(colours))
+        assert (own.num_images, own.split, own.num_found, own.split_was_cut) == (
+            12,
+            "val",
+            24,
+            True,
+        )
+    save_config(path.parent / "config.yaml", dataclasses.replace(config, seed=4))
+    assert evaluate(path, str(colours)).loss != own.loss
+    elsewhere = shutil.copytree(colours, colours.with_name("elsewhere"))
+    assert evaluate(path, str(elsewhere)).num_images == 24
 
 
 def test_a_model_may_be_given_as_it_is(colours):

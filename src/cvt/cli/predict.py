@@ -47,7 +47,11 @@ def predict(
     if not images:
         raise UserError("Got no image; name files, folders or patterns, or - for stdin.")
     stdin = getattr(sys.stdin, "buffer", None)  # none at all if it was closed
-    found = find_images([_STDIN.get(each, each) for each in images], stdin)
+    found = find_images(
+        [_STDIN.get(each, each) for each in images],
+        stdin,
+        on_note=lambda note: say(f"cvt: {note}", error=True),
+    )
     if checkpoint == DEMO:
         found = _checked(found, images[0])
     predictor = Predictor(checkpoint, device=device, batch_size=batch_size)

@@ -81,7 +81,13 @@ def _print(result: "Probe") -> None:
         ],
     )
     say()
-    say(f"{result.num_features} frozen features, learned from {result.num_train:,} images")
+    cut = "; val is cut out of the training images" if result.val_was_cut else ""
+    say(
+        f"{result.num_features} frozen features, learned from {result.num_train:,} of "
+        f"{result.num_found:,} images{cut}"
+    )
+    for note in result.notes:
+        say(f"cvt: {note}", error=True)
     print_skipped(result.bad, result.num_train + _num_measured(result))
 
 

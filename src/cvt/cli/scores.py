@@ -75,6 +75,8 @@ def report(
             say(f"{_TITLES[name]}: {path}")
         if not (drawn.files or drawn.problems or _is_table(result)):
             say("No pictures: name a folder for them with --out.")
+        for note in getattr(result, "notes", ()):
+            say(f"cvt: {note}", error=True)
         print_skipped(result.bad, result.num_images)
         _say_what_is_missing(result, benchmark)
     for sentence in drawn.problems:
@@ -185,12 +187,23 @@ def _print_evaluation(result: "Evaluation", with_classes: bool) -> None:
             ],
         )
         say()
+    if result.num_found is not None:
+        say(_of_how_many(result))
     top5 = "" if result.top5 is None else f", top-5 {result.top5:.2f} %"
     among = "" if with_classes else f" among {len(result.per_class):,} classes"
     say(
         f"{result.num_images:,} images{among}: top-1 {result.top1:.2f} %{top5}, "
         f"loss {result.loss:.4f}, calibration error {100 * result.ece:.2f} %"
     )
+
+
+def _of_how_many(result: "Evaluation") -> str:
+    """Says which part of the data was measured."""
+    found, bad = result.num_found or 0, len(result.bad)
+    part = "the whole data" if result.split == "all" else f"the {result.split} split"
+    cut = ", cut out as for training" if result.split_was_cut else ""
+    left_out = f" ({bad:,} skipped)" if bad else ""
+    return f"Measured {part}{cut}: {result.num_images:,} of {found:,} images{left_out}."
 
 
 def _print_real(result: "RealScore") -> None:

@@ -4,7 +4,7 @@ from cvt.data.augment import Augment
 from cvt.data.batch import Batch
 from cvt.data.image import BadImage, open_image
 from cvt.data.image_set import DataSplits, ImageSet
-from cvt.data.load import eval_split, load_data, load_split
+from cvt.data.load import RunData, Selection, load_data, load_split, select
 from cvt.data.loader import batch_names, make_eval_loader, make_loader
 from cvt.data.transforms import eval_transform, train_transform
 from cvt.data.workers import dead_workers_explained
@@ -15,14 +15,16 @@ __all__ = [
     "Batch",
     "DataSplits",
     "ImageSet",
+    "RunData",
+    "Selection",
     "batch_names",
     "dead_workers_explained",
-    "eval_split",
     "eval_transform",
     "load_data",
     "load_split",
     "make_eval_loader",
     "make_loader",
     "open_image",
+    "select",
     "train_transform",
 ]

@@ -1,11 +1,19 @@
 """A folder of class folders, with or without train, val and test folders around them."""
 
 import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from cvt.data.file_set import FileSet
 from cvt.data.formats import SUFFIXES
 from cvt.data.image_set import ImageSet
+from cvt.data.walk import LOOSE, LeftOut, files_in, images_below, is_hidden
 from cvt.errors import UserError
 
 SPLIT_OF_NAME = {
@@ -15,23 +23,56 @@ SPLIT_OF_NAME = {
     "valid": "val",
     "validation": "val",
     "test": "test",
+    "testing": "test",
 }
 
+_SPLIT_NAME = re.compile(
+    rf"({'|'.join(SPLIT_OF_NAME)})(?:[ _.-]?(?:set|data|dataset|split|images))?(?:[ _.-]?\d{{4}})?"
+)
+_SHOWN = 3
 
-def folder_splits(root: Path) -> dict[str, ImageSet]:
-    """Returns the splits that a folder holds; one without a `train` folder is all "train".
 
-    Each folder of a split (or `root` itself) holds one folder per class, whose name is the class
-    name. Pictures may lie deeper inside; any suffix of `cvt.data.formats` counts, hidden files and
-    folders do not. Everything is sorted by name. Classes are numbered by the train folder.
+def split_of(name: str) -> str | None:
+    """Returns the split that a name of a folder or file stands for: "train", "val", "test" or None.
+
+    `Training`, `test_set`, `valid` and `val2017` are names of splits; `trainer` and `my_train` are
+    not.
+    """
+    found = _SPLIT_NAME.fullmatch(name.lower())
+    return SPLIT_OF_NAME[found[1]] if found else None
+
+
+def folder_splits(root: Path, *, for_training: bool = True) -> dict[str, ImageSet]:
+    """Returns the splits that a folder holds; one without folders of splits is all "train".
+
+    Each folder of a split (or `root` itself) holds one folder per class, whose name, in Unicode's
+    composed form, is the class name. Images may lie deeper inside; `cvt.data.walk` says which files
+    count. Classes are numbered by the train folder, and those of the other splits are found there
+    by name (see `class_positions`). A test folder of loose images, which have no labels, is no
+    split. What is not used is said in the `notes` of the splits.
+
+    Args:
+        for_training: There has to be a train folder, with images in each of its class folders, and
+            no other split may have classes that it lacks. Otherwise classes without images, and
+            others than the train folder's, do no harm.
 
     Raises:
-        UserError: There are no images, no class folders, a class folder without images, a class
-            that the train folder lacks, two folders for one split, or no `train` beside `val`.
+        UserError: There are no images, no class folders or two of one name, a class folder's name
+            is no UTF-8, two folders are for one split, or what is a split and what a class cannot
+            be told by the names.
     """
-    folders = _split_folders(root)
-    classes = tuple(folder.name for folder in _class_folders(folders["train"]))
-    return {split: _read_split(folder, classes) for split, folder in folders.items()}
+    found = _Found(root, LeftOut(), [])
+    folders = _split_folders(found)
+    if for_training and "train" not in folders:
+        some = folders.get("val") or folders["test"]
+        raise UserError(
+            f"{root} holds {some.name} but no train folder; add one, or give the path of {some} "
+            "itself."
+        )
+    splits = {split: _class_folders(folder, found) for split, folder in folders.items()}
+    splits = {split: members for split, members in splits.items() if members}
+    classes = _number(splits, for_training)
+    return _read(found, splits, classes, for_training)
 
 
 def image_suffixes() -> frozenset[str]:
@@ -39,77 +80,271 @@ def image_suffixes() -> frozenset[str]:
     return SUFFIXES
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for folder in _folders(root):
-        split = SPLIT_OF_NAME.get(folder.name.lower())
-        if split in found:
+def class_positions(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """Returns for each name its position in `known`, or None.
+
+    Names are the same whatever Unicode form they are in. One that is not there as it is may differ
+    in case, if that leaves no choice: no two known names and no two of `names` may be meant.
+    """
+    exact, folded = _index(known, _composed), _index(known, _folded)
+    found = [exact.get(_composed(name)) for name in names]
+    taken = set(found)
+    for place, name in enumerate(names):
+        if found[place] is None and (near := folded.get(_folded(name))) not in taken:
+            found[place] = near
+            taken.add(near)
+    return found
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The folder that was given, and what is to be said about what it holds."""
+
+    root: Path
+    left_out: LeftOut
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _ClassFolder:
+    path: Path
+    name: str
+    label: int = -1
+
+
+def _split_folders(found: _Found) -> dict[str, Path]:
+    """Returns the folder of each split; `root` itself as train if no folder is called like one."""
+    root = found.root
+    folders = _folders(root)
+    named = [each for each in folders if split_of(each.name)]
+    if not named:
+        _refuse_splits_inside(root, folders)
+        return {"train": root}
+    others = [each for each in folders if each not in named and _holds_images(each)]
+    if others and len(named) == 1:
+        if split_of(named[0].name) == "train" and _loose_images(named[0]):
+            found.notes.append(f"{named[0]} is taken for a class, as its images lie loose in it.")
+            return {"train": root}
+        raise UserError(
+            f"{root} holds the folder {named[0].name}, which is called like a split, beside "
+            f"{_listed(others)}, which cannot be one; move what is no split out of {root}, or "
+            f"rename {named[0].name} if it is a class."
+        )
+    if others:
+        found.notes.append(f"Not used, being called like no split: {_listed(others)} in {root}.")
+    _leave_out_files(found, root)
+    splits: dict[str, Path] = {}
+    for folder in named:
+        split = split_of(folder.name) or ""
+        if split in splits:
             raise UserError(
-                f"{root} holds both {found[split].name} and {folder.name}, expected one folder "
+                f"{root} holds both {splits[split].name} and {folder.name}, expected one folder "
                 f"for the {split} split; rename or remove one."
             )
-        if split:
-            found[split] = folder
-    if "train" in found:
-        return found
-    if "val" in found:
-        raise UserError(
-            f"{root} holds {found['val'].name} but no train folder; add one, or give the path of "
-            f"{found['val']} itself."
-        )
-    return {"train": root}
+        splits[split] = folder
+    return splits
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    folders = _folders(folder)
-    if folders:
-        return folders
-    suffixes = image_suffixes()
-    loose = [entry for entry in os.listdir(folder) if _is_image(entry, suffixes)]
-    if loose:
+def _refuse_splits_inside(root: Path, folders: Sequence[Path]) -> None:
+    """Refuses what would be taken for classes but looks like splits.
+
+    Raises:
+        UserError: Folders without loose images are called like `seg_train` and `seg_test`, or one
+            holds nothing but folders that are called like splits.
+    """
+    grouping = [each for each in folders if not _loose_images(each, most=1)]
+    words = {each: _split_words(each.name) for each in grouping}
+    if len(grouping) == len(folders) and len(set().union(*words.values())) > 1:
         raise UserError(
-            f"{folder} holds {len(loose)} loose images but no class folders; "
-            "put the images of each class into a folder named after it."
+            f"{root} holds folders that look like splits: "
+            f"{_listed(each for each in grouping if words[each])}; call them train, val and test, "
+            "or give the path of one of them."
         )
+    for folder in grouping:
+        inner = [each for each in _folders(folder, must_read=False) if _holds_images(each)]
+        if inner and all(split_of(each.name) for each in inner):
+            raise UserError(
+                f"{folder} holds {_listed(inner)}, which are called like splits, expected splits "
+                f"around the classes; put them the other way round, such as "
+                f"{root / inner[0].name / folder.name}."
+            )
+
+
+def _split_words(name: str) -> set[str]:
+    words = re.split(r"[^a-z]+", name.lower())
+    return {SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME}
+
+
+def _class_folders(folder: Path, found: _Found) -> list[_ClassFolder]:
+    """Returns the class folders of a split, not numbered; none for a test split without labels.
+
+    Raises:
+        UserError: There are none, or two of the same name, or one's name is no text.
+    """
+    members: dict[str, _ClassFolder] = {}
+    for path in _folders(folder):
+        name = _composed(path.name)
+        if not _is_text(name):
+            raise UserError(
+                f"The name of the class folder {path} is not in UTF-8, expected text; rename it."
+            )
+        if name in members:
+            raise UserError(
+                f"{folder} holds two folders of the same name in different Unicode forms, "
+                f"{members[name].path.name!a} and {path.name!a}; put them together."
+            )
+        members[name] = _ClassFolder(path, name)
+    if members:
+        _leave_out_files(found, folder)
+        return list(members.values())
+    loose = len(_loose_images(folder))
+    if not loose:
+        raise UserError(
+            f"{folder} holds no images, expected one folder of images per class; check the path."
+        )
+    if folder != found.root and split_of(folder.name) == "test":
+        found.notes.append(
+            f"There is no test split: {folder} holds {loose:,} loose images but no class folders."
+        )
+        return []
     raise UserError(
-        f"{folder} holds no images, expected one folder of images per class; check the path."
+        f"{folder} holds {loose:,} loose images but no class folders; put the images of each class "
+        "into a folder named after it."
     )
 
 
-def _read_split(folder: Path, classes: tuple[str, ...]) -> FileSet:
-    paths: list[str] = []
-    labels: list[int] = []
-    for class_folder in _class_folders(folder):
-        if class_folder.name not in classes:
+def _number(splits: dict[str, list[_ClassFolder]], for_training: bool) -> tuple[str, ...]:
+    """Gives each class folder its label; returns the names of the classes.
+
+    Raises:
+        UserError: There are classes for training that the train folder lacks.
+    """
+    classes: list[str] = []
+    for split in sorted(splits, key=lambda split: split != "train"):
+        members = splits[split]
+        positions = class_positions([each.name for each in members], classes)
+        new = [each for each, label in zip(members, positions, strict=True) if label is None]
+        if new and for_training and split != "train":
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
             raise UserError(
-                f"{folder} holds a class {class_folder.name!r} that the train folder lacks; "
-                "add it there or remove it here."
+                f"{new[0].path.parent} holds a class {new[0].name!r}{more} that the train folder "
+                "lacks; add it there or remove it here."
             )
-        images = _images(class_folder)
-        if not images:
-            raise UserError(
-                f"The class folder {class_folder} holds no images; add some or remove the folder."
-            )
-        paths += images
-        labels += [classes.index(class_folder.name)] * len(images)
-    return FileSet(paths, labels, classes)
+        classes += [each.name for each in new]
+        numbers = iter(range(len(classes) - len(new), len(classes)))
+        splits[split] = [
+            replace(each, label=next(numbers) if label is None else label)
+            for each, label in zip(members, positions, strict=True)
+        ]
+    return tuple(classes)
 
 
-def _folders(folder: Path) -> list[Path]:
+def _read(
+    found: _Found,
+    splits: dict[str, list[_ClassFolder]],
+    classes: tuple[str, ...],
+    for_training: bool,
+) -> dict[str, ImageSet]:
+    """Finds the images, once each, whatever links there are between classes and splits.
+
+    Raises:
+        UserError: There are none at all, or none in a class folder of the training split.
+    """
+    members = [(split, each) for split, several in splits.items() for each in several]
+    paths: list[list[str]] = [[] for _ in members]
+    for number, path in images_below([each.path for _, each in members], found.left_out):
+        paths[number].append(path)
+    empty = [number for number, some in enumerate(paths) if not some]
+    for number in empty if for_training else ():
+        if members[number][0] == "train":
+            raise _without_images(members[number][1].path, found)
+    if len(empty) == len(members):
+        raise _without_images(found.root, found)
+    if empty:
+        some = _listed(members[number][1].path for number in empty)
+        found.notes.append(f"Class folders without images: {some}.")
+    notes = [*found.notes, *found.left_out.sentences(found.root)]
+    sets: dict[str, ImageSet] = {}
+    for split in splits:
+        mine = [number for number, (name, _) in enumerate(members) if name == split]
+        labels = [members[number][1].label for number in mine]
+        sets[split] = FileSet(
+            [path for number in mine for path in paths[number]],
+            np.repeat(labels, [len(paths[number]) for number in mine]),
+            classes,
+            notes=notes,
+            unreadable=found.left_out.unreadable,
+        )
+    return {split: images for split, images in sets.items() if len(images)}
+
+
+def _without_images(folder: Path, found: _Found) -> UserError:
+    if found.left_out.unreadable:
+        return UserError(f"{found.left_out.unreadable[0].rstrip('.')}; make it readable.")
+    if folder.is_symlink():
+        return UserError(
+            f"The class folder {folder} is a link to {os.path.realpath(folder)}, whose images are "
+            "there already; remove the link."
+        )
+    told = " ".join(found.left_out.sentences(found.root))
+    return UserError(
+        f"The class folder {folder} holds no images; add some or remove the folder. {told}".rstrip()
+    )
+
+
+def _folders(folder: Path, *, must_read: bool = True) -> list[Path]:
+    """Returns the folders in a folder, sorted by name, without hidden ones."""
     try:
-        entries = list(folder.iterdir())
+        entries = [each for each in folder.iterdir() if not is_hidden(each.name)]
     except OSError as error:
+        if not must_read:
+            return []
         raise UserError(f"Cannot read the folder {folder}: {error.strerror or error}.") from error
-    return sorted(entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(each for each in entries if each.is_dir())
 
 
-def _images(folder: Path) -> list[str]:
-    paths, suffixes = [], image_suffixes()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [os.path.join(root, name) for name in sorted(files) if _is_image(name, suffixes)]
-    return paths
+def _holds_images(folder: Path) -> bool:
+    return any(True for _ in images_below([folder], LeftOut()))
 
 
-def _is_image(name: str, suffixes: frozenset[str]) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+def _loose_images(folder: Path, most: int | None = None) -> list[str]:
+    """Returns up to `most` images that lie in a folder itself."""
+    try:
+        return list(islice((path for path, kind in files_in(folder) if kind is None), most))
+    except OSError:
+        return []
+
+
+def _leave_out_files(found: _Found, folder: Path) -> None:
+    """Counts the files beside class folders, or beside those of splits, as not used."""
+    try:
+        for path, kind in files_in(folder):
+            found.left_out.add(kind or LOOSE, path)
+    except OSError as error:
+        found.left_out.add_unreadable(str(folder), error)
+
+
+def _listed(folders: Iterable[Path]) -> str:
+    names = [each.name for each in folders]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _index(names: Sequence[str], form: Callable[[str], str]) -> dict[str, int | None]:
+    """Returns the positions of names by their form; None for one that several have."""
+    positions: dict[str, int | None] = {}
+    for position, name in enumerate(names):
+        positions[form(name)] = None if form(name) in positions else position
+    return positions
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", _composed(name).casefold())
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in name)

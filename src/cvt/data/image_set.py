@@ -2,13 +2,14 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from cvt.data.image import BadImage
+from cvt.errors import UserError
 
 SPLITS = ("train", "val", "test")
 _NAMES = 1000
@@ -24,12 +25,14 @@ class ImageSet(ABC):
         is_decoded: Whether the pictures are in memory as pixels.
         notes: What the user should be told of the data, a sentence each: files that are not used,
             labels that were taken in a way that is not the only one.
+        unreadable: A sentence for each folder or file that could not be looked into.
     """
 
     classes: tuple[str, ...]
     labels: np.ndarray
     is_decoded: bool = False
     notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,7 +61,8 @@ class ImageSet(ABC):
         """Returns a digest of all labels and of the file names of up to 1000 pictures."""
         digest = hashlib.sha256(self.labels.tobytes())
         for index in np.linspace(0, len(self) - 1, min(_NAMES, len(self)), dtype=int):
-            digest.update(self.name(int(index)).rpartition("/")[2].encode(errors="surrogateescape"))
+            name = self.name(int(index)).rpartition("/")[2]
+            digest.update(name.encode(errors="surrogatepass"))  # not all names are text
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
@@ -73,7 +77,7 @@ class _Subset(ImageSet):
         self.classes = parent.classes
         self.labels = parent.labels[indices]
         self.is_decoded = parent.is_decoded
-        self.notes = parent.notes
+        self.notes, self.unreadable = parent.notes, parent.unreadable
 
     def name(self, index: int) -> str:
         return self.parent.name(int(self.indices[index]))
@@ -92,7 +96,7 @@ class Joined(ImageSet):
         self.classes = parts[0].classes
         self.labels = np.concatenate([part.labels for part in parts])
         self.is_decoded = all(part.is_decoded for part in parts)
-        self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+        self.notes, self.unreadable = notes_of(parts), unreadable_of(parts)
 
     def name(self, index: int) -> str:
         part, index = self._locate(index)
@@ -108,6 +112,31 @@ class Joined(ImageSet):
         return self.parts[number], index - start
 
 
+def check_labels(images: ImageSet) -> None:
+    """Makes sure that all labels are positions of classes, or -1.
+
+    Raises:
+        UserError: One is not; the message names the picture.
+    """
+    outside = np.flatnonzero((images.labels < -1) | (images.labels >= len(images.classes)))
+    if len(outside):
+        index = int(outside[0])
+        raise UserError(
+            f"{images.name(index)} has the label {images.labels[index]}, expected 0 to "
+            f"{len(images.classes) - 1} for {len(images.classes)} classes; correct it."
+        )
+
+
+def notes_of(parts: Iterable[ImageSet]) -> tuple[str, ...]:
+    """Returns what there is to be told of several sets, each sentence once."""
+    return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+
+
+def unreadable_of(parts: Iterable[ImageSet]) -> tuple[str, ...]:
+    """Returns what could not be looked into in several sets, each sentence once."""
+    return tuple(dict.fromkeys(each for part in parts for each in part.unreadable))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSplits:
     """A data set ready for training: what to learn from, what to watch, what to report.
@@ -120,6 +149,7 @@ class DataSplits:
         val_was_cut: Whether `val` was cut out of the training pictures because the data came
             without a validation split of its own.
         notes: What the user should be told of the data, those of all its sets.
+        unreadable: What could not be looked into, in all its sets.
     """
 
     name: str
@@ -128,6 +158,7 @@ class DataSplits:
     test: ImageSet | None = None
     val_was_cut: bool = False
     notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

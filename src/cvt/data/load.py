@@ -1,18 +1,68 @@
 """From what the user typed after `cvt train` or `cvt eval` to sets of pictures."""
 
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cvt.data.digits import digit_splits
 from cvt.data.folder import folder_splits
 from cvt.data.hub_sets import hub_splits
 from cvt.data.hub_streams import hub_stream_splits
-from cvt.data.image_set import SPLITS, DataSplits, ImageSet, Joined
+from cvt.data.image_set import (
+    SPLITS,
+    DataSplits,
+    ImageSet,
+    Joined,
+    check_labels,
+    notes_of,
+    unreadable_of,
+)
 from cvt.data.parquet import parquet_splits
 from cvt.data.remembered import remembered
 from cvt.data.shards import shard_splits
 from cvt.data.split import stratified_split
+from cvt.data.stream_set import StreamSet
 from cvt.data.torchvision_sets import TORCHVISION_SETS, torchvision_splits
 from cvt.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The data that a run learned from, and how it cut its validation split out of that.
+
+    Args:
+        name: What `load_data` was told, as are `data_dir`, `val_fraction` and `seed`.
+        digests: For each split (training, validation, test) its number of pictures and its
+            fingerprint, as far as they are known.
+    """
+
+    name: str
+    data_dir: str | None = None
+    val_fraction: float = 0.1
+    seed: int = 0
+    digests: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The part of some data that is measured.
+
+    Args:
+        split: "train", "val" or "test"; "all" for the whole data.
+        num_found: Pictures in the whole data.
+        was_cut: Whether the split was cut out of data that comes without one.
+        notes: What the user should be told of the data.
+        unreadable: What of it could not be looked into.
+    """
+
+    images: ImageSet
+    split: str
+    num_found: int
+    was_cut: bool = False
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 def load_data(
@@ -51,12 +101,20 @@ def load_data(
             f"{name} has the single class {''.join(classes)!r}, expected at least two to tell "
             "apart; check that the path is the folder that holds the class folders."
         )
-    notes = tuple(dict.fromkeys(note for images in splits.values() for note in images.notes))
+    notes, unreadable = notes_of(splits.values()), unreadable_of(splits.values())
     val_was_cut = "val" not in splits
     if val_was_cut:
         splits["train"], splits["val"] = stratified_split(splits["train"], val_fraction, seed, name)
     kept = {split: remembered(images) for split, images in splits.items()}
-    return DataSplits(name=name, **kept, val_was_cut=val_was_cut, notes=notes)
+    return DataSplits(
+        name=name,
+        train=kept["train"],
+        val=kept["val"],
+        test=kept.get("test"),
+        val_was_cut=val_was_cut,
+        notes=notes,
+        unreadable=unreadable,
+    )
 
 
 def load_split(
@@ -64,49 +122,120 @@ def load_split(
     split: str | None = None,
     *,
     data_dir: str | Path | None = None,
-    val_fraction: float = 0.1,
-    seed: int = 0,
     download: bool = False,
 ) -> ImageSet:
-    """Loads one set of pictures for evaluation.
+    """Loads one set of pictures: those that `select` would measure."""
+    return select(name, split, data_dir=data_dir, download=download).images
+
+
+def select(
+    name: str,
+    split: str | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    run: RunData | None = None,
+) -> Selection:
+    """Loads the pictures that are to be measured.
+
+    Without `split` that is the test split that the data comes with, or else its validation split.
+    Data without either is measured whole, unless it is what the run learned from: then only the
+    pictures that the run had held out for validation tell anything.
 
     Args:
-        name: As for `load_data`, which also explains the other arguments; the same values give
-            the same split.
-        split: "train", "val", "test", or "all" of the data, which may then have classes too small
-            to split; None for the test split if there is one, and otherwise "val".
+        name: As for `load_data`, which also explains `data_dir` and `download`.
+        split: "train", "val", "test", or "all" of the data, whose classes may then be as small as
+            they are. A validation split that is missing is cut out, as the run did.
+        run: The run whose weights are measured.
 
     Raises:
-        UserError: As `load_data` does, or the data has no such split.
+        UserError: As `load_data` does, but a single class will do; or there is no such split.
     """
-    if split == "all":
-        parts = list(_read(name, data_dir, download).values())
-        return Joined(parts)
-    splits = load_data(
-        name, data_dir=data_dir, val_fraction=val_fraction, seed=seed, download=download
-    )
-    return eval_split(splits, split)
-
-
-def eval_split(splits: DataSplits, split: str | None = None) -> ImageSet:
-    """Picks a split; None stands for the test split if there is one, and otherwise "val".
-
-    Raises:
-        UserError: There is no such split.
-    """
-    if split is None:
-        return splits.test if splits.test is not None else splits.val
-    if split not in SPLITS:
+    if split not in (None, "all", *SPLITS):
         hint = did_you_mean(split, SPLITS)
-        raise UserError(f"Unknown split {split!r}, expected one of {', '.join(SPLITS)}.{hint}")
-    chosen = getattr(splits, split)
-    if chosen is None:
-        raise UserError(f"{splits.name} has no {split} split; leave the split out to use val.")
-    return chosen
+        raise UserError(f"Unknown split {split!r}, expected one of {', '.join(SPLITS)}, all.{hint}")
+    found = _read(name, data_dir, download, for_training=False)
+    notes = list(notes_of(found.values()))
+    cut: dict[str, ImageSet] = {}
+    if run is not None and "train" in found and "val" not in found:
+        cut = _cut_of_run(found["train"], name, data_dir, run, notes)
+    split = split or next((each for each in ("test", "val") if each in {**found, **cut}), "all")
+    if split == "val" and not cut and "train" in found and "val" not in found:
+        how = run or RunData(name=name)
+        _, cut["val"] = stratified_split(found["train"], how.val_fraction, how.seed, name)
+    sets = {**found, **cut}
+    if split != "all" and split not in sets:
+        raise UserError(f"{name} has no {split} split; leave the split out.")
+    return Selection(
+        images=Joined(list(found.values())) if split == "all" else sets[split],
+        split=split,
+        num_found=sum(map(len, found.values())),
+        was_cut=split in cut,
+        notes=tuple(notes),
+        unreadable=unreadable_of(found.values()),
+    )
 
 
-def _read(name: str, data_dir: str | Path | None, download: bool) -> dict[str, ImageSet]:
-    """Returns the splits that the data comes with; "train" is always among them."""
+def _cut_of_run(
+    images: ImageSet, name: str, data_dir: str | Path | None, run: RunData, notes: list[str]
+) -> dict[str, ImageSet]:
+    """Returns what a run learned from and what it held out, if it had these pictures; else {}.
+
+    Where that is in doubt, a note says so.
+    """
+    is_there = _place(name, data_dir) == _place(run.name, run.data_dir)
+    try:
+        train, val = stratified_split(images, run.val_fraction, run.seed, name)
+    except UserError:  # not what could be cut once
+        return {}
+    digests = {"training": train, "validation": val}
+    is_alike = all(
+        list(run.digests[split]) == [len(part), part.fingerprint()]
+        for split, part in digests.items()
+        if split in run.digests
+    )
+    if is_there and is_alike:
+        return {"train": train, "val": val}
+    if is_there:
+        notes.append(
+            f"{name} is no longer what the run learned from, so all of it is measured; figures of "
+            "pictures that the run learned from say little."
+        )
+    elif is_alike and run.digests:
+        notes.append(
+            f"{name} has the names and labels of the data that the run learned from; if it is "
+            "that, ask for the split val, which it did not learn from."
+        )
+    return {}
+
+
+def _place(name: str, data_dir: str | Path | None) -> str:
+    """Returns what two names of the same data have in common: where it lies, or the name."""
+    if name == "digits" or name.startswith(("torch/", "hfds/", "hfids/")):
+        return name
+    return os.path.realpath(
+        Path(data_dir or "").expanduser() / Path(name.removeprefix("wds/")).expanduser()
+    )
+
+
+def _read(
+    name: str, data_dir: str | Path | None, download: bool, *, for_training: bool = True
+) -> dict[str, ImageSet]:
+    """Returns the splits that the data comes with; for training, "train" is among them.
+
+    Raises:
+        UserError: There is no such data, or it is unusable.
+    """
+    found = _open(name, data_dir, download, for_training)
+    for images in found.values():
+        if not isinstance(images, StreamSet):
+            check_labels(images)
+    return found
+
+
+def _open(
+    name: str, data_dir: str | Path | None, download: bool, for_training: bool
+) -> dict[str, ImageSet]:
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if name == "digits":
         return digit_splits()
@@ -121,7 +250,9 @@ def _read(name: str, data_dir: str | Path | None, download: bool) -> dict[str, I
     path = (folder or Path()) / Path(name).expanduser()
     if path.is_dir():
         is_parquet = any(path.glob("*.parquet"))
-        return parquet_splits(path) if is_parquet else folder_splits(path)
+        return (
+            parquet_splits(path) if is_parquet else folder_splits(path, for_training=for_training)
+        )
     if path.suffix.lower() == ".parquet" and path.exists():
         return parquet_splits(path)
     if path.exists():

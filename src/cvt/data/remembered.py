@@ -52,7 +52,7 @@ class Remembered(ImageSet):
         self.size = size
         self.labels = images.labels
         self.classes = images.classes
-        self.notes = images.notes
+        self.notes, self.unreadable = images.notes, images.unreadable
         self._take_memory()
 
     def _take_memory(self) -> None:

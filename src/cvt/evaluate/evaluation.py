@@ -40,6 +40,10 @@ class Evaluation:
         bad: One sentence for each picture that could not be read and was left out.
         per_class: In the order of the model's outputs.
         confusion: Pictures of class i (row) that were taken for class j (column): int64, (N, N).
+        split: The split that was measured, or "all".
+        num_found: Pictures in all splits of the data together.
+        split_was_cut: Whether that split was cut out, as the run had done, of data without one.
+        notes: What else the reader should know of the data.
     """
 
     top1: float
@@ -51,12 +55,16 @@ class Evaluation:
     bad: tuple[str, ...]
     per_class: tuple[ClassScore, ...]
     confusion: np.ndarray
+    split: str | None = None
+    num_found: int | None = None
+    split_was_cut: bool = False
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, without the confusion matrix and figures that are None."""
         plain = {name: value for name, value in vars(self).items() if name != "confusion"}
         plain["reliability"] = self.reliability.to_dict()
-        plain["bad"] = list(self.bad)
+        plain |= {"bad": list(self.bad), "notes": list(self.notes)}
         plain["per_class"] = [_without_none(asdict(score)) for score in self.per_class]
         return _without_none(plain)
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from cvt.data import RunData
 from cvt.errors import UserError
 from cvt.parts.contract import VisionModel
+from cvt.train.checkpoints import newest, read_facts
 from cvt.train.config import load_config
+from cvt.train.identity import Identity
 from cvt.train.run_folder import CONFIG_FILE
 from cvt.train.world import World
 from cvt.weights.record import Preprocessing, Record
@@ -56,19 +59,30 @@ def preprocessing_of(network: VisionModel) -> Preprocessing:
     )
 
 
-def cut_of_run(model: str | Path | VisionModel) -> dict[str, Any]:
-    """Returns how the run that made a checkpoint cut its validation split out of its data.
-
-    These are arguments of `cvt.data.load_data`; empty if no run's config lies beside it.
-    """
+def run_data(model: str | Path | VisionModel) -> RunData | None:
+    """Returns what the run that made a checkpoint learned from; None if no run lies beside it."""
     if not isinstance(model, str | Path):
-        return {}
-    checkpoint = Path(model)
+        return None
+    checkpoint = Path(model).expanduser()
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     if not (folder / CONFIG_FILE).is_file():
-        return {}
+        return None
     config = load_config(folder / CONFIG_FILE)
-    return {"seed": config.seed, "val_fraction": config.val_fraction}
+    return RunData(
+        name=config.data,
+        data_dir=config.data_dir,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        digests=_digests(folder),
+    )
+
+
+def _digests(run: Path) -> dict[str, list[Any]]:
+    """Returns what a run's last checkpoint says about its data, if there is one."""
+    try:
+        return Identity.from_dict(read_facts(newest(run))["identity"]).data
+    except UserError:
+        return {}
 
 
 def _record_of(network: VisionModel) -> Record | None:

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cvt.data import DataSplits, load_data
+from cvt.data import DataSplits, ImageSet, load_data
 from cvt.data.image_set import SPLITS
 from cvt.errors import UserError, did_you_mean
 from cvt.evaluate.answers import Pace
 from cvt.evaluate.features import Features, extract
 from cvt.evaluate.knn import knn_votes
 from cvt.evaluate.linear import fit_linear, linear_shares
-from cvt.evaluate.model_facts import cut_of_run, open_model
+from cvt.evaluate.model_facts import open_model, run_data
 from cvt.parts.contract import VisionModel
 from cvt.train.world import World, join_world
 
@@ -52,13 +52,19 @@ class Probe:
         scores: One for each method and split.
         num_train: Pictures that the classifiers learned from.
         num_features: Width of the features.
+        num_found: Pictures in all splits together.
+        val_was_cut: Whether val was cut out of the training pictures, for want of such a split.
+        notes: What else the reader should know of the data.
         bad: One sentence for each picture that could not be read and was left out.
     """
 
     scores: tuple[ProbeScore, ...]
     num_train: int
     num_features: int
+    num_found: int
+    val_was_cut: bool
     bad: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, without figures that are None."""
@@ -66,7 +72,12 @@ class Probe:
             {name: value for name, value in asdict(score).items() if value is not None}
             for score in self.scores
         ]
-        return {**vars(self), "scores": scores, "bad": list(self.bad)}
+        return {
+            **vars(self),
+            "scores": scores,
+            "bad": list(self.bad),
+            "notes": list(self.notes),
+        }
 
 
 def probe(
@@ -105,7 +116,8 @@ def probe(
     with join_world(device) as world:
         network = open_model(model, world)
         if isinstance(data, str):
-            cut = cut_of_run(model)
+            run = run_data(model)
+            cut = {"seed": run.seed, "val_fraction": run.val_fraction} if run else {}
             data = world.in_turn(
                 partial(load_data, data, data_dir=data_dir, download=download, **cut)
             )
@@ -116,7 +128,10 @@ def probe(
         scores=scores,
         num_train=len(found["train"].labels),
         num_features=network.num_features,
-        bad=tuple(sentence for each in found.values() for sentence in each.bad),
+        num_found=sum(len(each) for each in _splits(data).values()),
+        val_was_cut=data.val_was_cut,
+        bad=(*data.unreadable, *(sentence for each in found.values() for sentence in each.bad)),
+        notes=data.notes,
     )
 
 
@@ -136,11 +151,15 @@ def _features(
     on_stage: Callable[[str], None] | None,
 ) -> dict[str, Features]:
     found = {}
-    for split in SPLITS:
-        if (pictures := getattr(data, split)) is not None:
-            _say(on_stage, f"features of {split}")
-            found[split] = extract(network, pictures, pace, world)
+    for split, pictures in _splits(data).items():
+        _say(on_stage, f"features of {split}")
+        found[split] = extract(network, pictures, pace, world)
     return found
+
+
+def _splits(data: DataSplits) -> dict[str, ImageSet]:
+    splits = {split: getattr(data, split) for split in SPLITS}
+    return {split: pictures for split, pictures in splits.items() if pictures is not None}
 
 
 def _scores(

@@ -127,6 +127,7 @@ def _work(session: _Session) -> Logits | None:
     screen.describe(job.config, job.describe(), job.world.size)
     for note in (*job.splits.notes, *job.notes):
         screen.say(note)
+    session.name_bad(job.splits.unreadable)
     if job.done_updates:
         keep_again(job)
     else:

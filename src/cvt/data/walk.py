@@ -1,0 +1,230 @@
+"""What lies below folders: every image once, and all else counted by kind.
+
+Training and prediction look for images by these rules. Names are sorted; the files of a folder come
+before its subfolders, and what only links lead to comes last. Hidden files and what systems leave
+in folders (`Thumbs.db`, `__MACOSX`) do not count. Nothing is opened but files without a suffix,
+whose first bytes tell whether they are images.
+"""
+
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cvt.data.formats import SUFFIXES, looks_like_image
+
+PIPE, SOCKET, DEVICE = "named pipe", "socket", "device"
+BROKEN_LINK = "broken link"
+LINKED_TWICE = "link to what is found without it"
+NO_SUFFIX = "file without a suffix"
+LOOSE = "image outside the class folders"
+_PLURALS = {
+    LINKED_TWICE: "links to what is found without them",
+    NO_SUFFIX: "files without a suffix",
+    LOOSE: "images outside the class folders",
+}
+_MOST_KINDS = 8
+_HEAD = 4096
+
+_LEFT_BY_SYSTEMS = frozenset(
+    {
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "icon\r",
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "__pycache__",
+    }
+)
+_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}")
+
+
+class LeftOut:
+    """What lies below some folders and is not used.
+
+    Attributes:
+        unreadable: One sentence for each folder or file that may not be read.
+    """
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+        self._count: dict[str, int] = {}
+        self._example: dict[str, str] = {}
+
+    def add(self, kind: str, path: str) -> None:
+        """Counts something by its kind; the first of each kind will be named."""
+        self._count[kind] = self._count.get(kind, 0) + 1
+        self._example.setdefault(kind, path)
+
+    def add_unreadable(self, path: str, error: OSError) -> None:
+        """Notes what the system does not let us read."""
+        self.unreadable.append(f"Cannot read {path}: {error.strerror or error}.")
+
+    def sentences(self, folder: str | Path) -> list[str]:
+        """Returns at most one sentence, which counts and names what `folder` holds in vain."""
+        if not self._count:
+            return []
+        kinds = sorted(self._count, key=lambda kind: (-self._count[kind], kind))
+        words = [self._words(kind, folder) for kind in kinds[:_MOST_KINDS]]
+        if rest := kinds[_MOST_KINDS:]:
+            words.append(f"{sum(map(self._count.__getitem__, rest)):,} of {len(rest)} other kinds")
+        total = sum(self._count.values())
+        files = f"files in {folder} are" if total > 1 else f"file in {folder} is"
+        return [f"{total:,} {files} not used: {', '.join(words)}."]
+
+    def _words(self, kind: str, folder: str | Path) -> str:
+        count, example = self._count[kind], os.path.relpath(self._example[kind], folder)
+        such_as = "such as " if count > 1 else ""
+        name = kind if count == 1 or kind[0] == "." else _PLURALS.get(kind, f"{kind}s")
+        return f"{count:,} {name} ({such_as}{example})"
+
+
+def images_below(folders: Sequence[str | Path], left_out: LeftOut) -> Iterator[tuple[int, str]]:
+    """Yields the images below several folders, as positions of their folders and paths.
+
+    Links are followed. A file that can be reached in several ways counts once: where it really is,
+    or else below the first link to it; a link to a folder that it lies in leads nowhere.
+    """
+    return _Walk(left_out, why_not).run(folders)
+
+
+def files_below(folder: str, left_out: LeftOut) -> Iterator[str]:
+    """Yields all files below a folder, images or not, by the rules of `images_below`."""
+    return (path for _, path in _Walk(left_out, lambda _: None).run([folder]))
+
+
+def why_not(path: str) -> str | None:
+    """Returns the kind that a file counts as if it is no image: its suffix, or `NO_SUFFIX`.
+
+    What follows the last dot is a suffix if it is a letter and up to nine letters or digits:
+    `.txt`, but not the end of `image.001` or `photo.jpg?w=1200`.
+
+    Raises:
+        OSError: It has no suffix and cannot be read.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in SUFFIXES:
+        return None
+    if _SUFFIX.fullmatch(suffix):
+        return suffix
+    with open(path, "rb") as file:
+        return None if looks_like_image(file.read(_HEAD)) else NO_SUFFIX
+
+
+def files_in(folder: str | Path) -> Iterator[tuple[str, str | None]]:
+    """Yields the files that lie in a folder itself, each with its kind; None for an image.
+
+    Raises:
+        OSError: The folder, or a file without a suffix, cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_hidden(entry.name) and not entry.is_dir():
+                special = _special(entry) if os.path.exists(entry.path) else BROKEN_LINK
+                yield entry.path, special or why_not(entry.path)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder does not count, like `.git`, `Thumbs.db` or `notes.txt~`."""
+    return name.startswith(".") or name.endswith("~") or name.lower() in _LEFT_BY_SYSTEMS
+
+
+class _Walk:
+    """One way through some folders; first through what is there, then through what links lead to.
+
+    Args:
+        why_not: Returns the kind by which a file is left out, or None.
+    """
+
+    def __init__(self, left_out: LeftOut, why_not: Callable[[str], str | None]) -> None:
+        self.left_out = left_out
+        self.why_not = why_not
+        self.folders: set[str] = set()  # real paths of those gone through
+        self.targets: set[str] = set()  # real paths of the files that links led to
+        self.links: deque[tuple[int, str]] = deque()
+
+    def run(self, folders: Iterable[str | Path]) -> Iterator[tuple[int, str]]:
+        for number, folder in enumerate(map(str, folders)):
+            if os.path.islink(folder):
+                self.links.append((number, folder))
+            else:
+                yield from self._below(number, folder, os.path.realpath(folder))
+        while self.links:
+            yield from self._through(*self.links.popleft())
+
+    def _below(self, number: int, folder: str, real: str) -> Iterator[tuple[int, str]]:
+        waiting = [(folder, real)]
+        while waiting:
+            folder, real = waiting.pop()
+            if real in self.folders:
+                self.left_out.add(LINKED_TWICE, folder)
+                continue
+            self.folders.add(real)
+            inner = []
+            for entry in self._entries(folder):
+                if entry.is_symlink():
+                    self.links.append((number, entry.path))
+                elif entry.is_dir(follow_symlinks=False):
+                    inner.append((entry.path, os.path.join(real, entry.name)))
+                elif self._is_wanted(entry.path, os.path.join(real, entry.name), _special(entry)):
+                    yield number, entry.path
+            waiting += reversed(inner)
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                seen = [each for each in entries if not is_hidden(each.name)]
+        except OSError as error:
+            self.left_out.add_unreadable(f"the folder {folder}", error)
+            return []
+        return sorted(seen, key=lambda each: each.name)
+
+    def _through(self, number: int, link: str) -> Iterator[tuple[int, str]]:
+        real = os.path.realpath(link)
+        if Path(os.path.realpath(os.path.dirname(link))).is_relative_to(real):
+            self.left_out.add(LINKED_TWICE, link)
+        elif os.path.isdir(real):
+            yield from self._below(number, link, real)
+        elif os.path.exists(real):
+            if self._is_wanted(link, real, _special(Path(real))):
+                self.targets.add(real)
+                yield number, link
+        elif os.path.splitext(link)[1].lower() in SUFFIXES:
+            yield number, link  # an image that is missed: opening it tells why
+        else:
+            self.left_out.add(BROKEN_LINK, link)
+
+    def _is_wanted(self, path: str, real: str, special: str | None) -> bool:
+        """Whether a file is one to use that was not met before; if not, it is left out."""
+        try:
+            kind = special or self.why_not(path)
+            if kind is None and self._is_taken(path, real):
+                kind = LINKED_TWICE
+        except OSError as error:
+            self.left_out.add_unreadable(path, error)
+            return False
+        if kind:
+            self.left_out.add(kind, path)
+        return not kind
+
+    def _is_taken(self, path: str, real: str) -> bool:
+        if real in self.targets:
+            return True
+        folder, name = os.path.split(real)
+        is_link = os.path.islink(path)
+        return is_link and folder in self.folders and not is_hidden(name) and not self.why_not(real)
+
+
+def _special(entry: os.DirEntry[str] | Path) -> str | None:
+    """Returns what a file is that must not be opened; None for one that holds something."""
+    if entry.is_file():
+        return None
+    kinds = {stat.S_IFIFO: PIPE, stat.S_IFSOCK: SOCKET}
+    return kinds.get(stat.S_IFMT(entry.stat().st_mode), DEVICE)
