@@ -44,8 +44,8 @@ def test_splits_without_train_can_be_measured(class_folder, present, chosen):
 def of_run(root, **changes):
     data = load_data(str(root), seed=3, val_fraction=0.25)
     digests = {
-        "training": [len(data.train), data.train.fingerprint()],
-        "validation": [len(data.val), data.val.fingerprint()],
+        "training": (len(data.train), data.train.fingerprint()),
+        "validation": (len(data.val), data.val.fingerprint()),
     }
     known = {"name": str(root), "seed": 3, "val_fraction": 0.25, "digests": digests, **changes}
     return RunData(**known), data

@@ -1,10 +1,9 @@
 """From what the user typed after `cvt train` or `cvt eval` to sets of pictures."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cvt.data.digits import digit_splits
 from cvt.data.folder import folder_splits
@@ -42,7 +41,7 @@ class RunData:
     data_dir: str | None = None
     val_fraction: float = 0.1
     seed: int = 0
-    digests: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    digests: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +189,7 @@ def _cut_of_run(
         return {}
     digests = {"training": train, "validation": val}
     is_alike = all(
-        list(run.digests[split]) == [len(part), part.fingerprint()]
+        run.digests[split] == (len(part), part.fingerprint())
         for split, part in digests.items()
         if split in run.digests
     )

@@ -1,14 +1,13 @@
 """A model to measure, and what it or its checkpoint says about how to measure it."""
 
 from pathlib import Path
-from typing import Any
 
 from cvt.data import RunData
 from cvt.errors import UserError
 from cvt.parts.contract import VisionModel
-from cvt.train.checkpoints import newest, read_facts
+from cvt.train.checkpoints import newest
 from cvt.train.config import load_config
-from cvt.train.identity import Identity
+from cvt.train.identity import read_run_facts
 from cvt.train.run_folder import CONFIG_FILE
 from cvt.train.world import World
 from cvt.weights.record import Preprocessing, Record
@@ -77,10 +76,10 @@ def run_data(model: str | Path | VisionModel) -> RunData | None:
     )
 
 
-def _digests(run: Path) -> dict[str, list[Any]]:
+def _digests(run: Path) -> dict[str, tuple[int, str]]:
     """Returns what a run's last checkpoint says about its data, if there is one."""
     try:
-        return Identity.from_dict(read_facts(newest(run))["identity"]).data
+        return read_run_facts(newest(run)).identity.data
     except UserError:
         return {}
 
