@@ -26,7 +26,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 def find_images(
     arguments: Sequence[str],
     stdin: BinaryIO | None = None,
-    on_note: Callable[[str], None] | None = None,
+    on_note: Callable[[str], object] = lambda note: None,
 ) -> Iterator[Path | bytes | BadImage]:
     """Yields the pictures that arguments stand for, in order; each file is opened later.
 
@@ -51,24 +51,22 @@ def find_images(
             yield Path(argument)
 
 
-def _in_folder(
-    folder: str, on_note: Callable[[str], None] | None
-) -> Iterator[Path | bytes | BadImage]:
+def _in_folder(folder: str, on_note: Callable[[str], object]) -> Iterator[Path | bytes | BadImage]:
     left_out, count = LeftOut(), 0
     for _, path in images_below([folder], left_out):
         yield Path(path)
         count += 1
     yield from map(BadImage, left_out.unreadable)
-    if on_note:
-        for note in left_out.sentences(folder):
+    notes = left_out.sentences(folder)
+    if count:
+        for note in notes:
             on_note(note)
-    if not count and not left_out.unreadable:
-        yield BadImage(f"The folder {folder} holds no images; name one that does.")
+    elif not left_out.unreadable:
+        told = " ".join([f"The folder {folder} holds no images; name one that does.", *notes])
+        yield BadImage(told)
 
 
-def _matching(
-    pattern: str, on_note: Callable[[str], None] | None
-) -> Iterator[Path | bytes | BadImage]:
+def _matching(pattern: str, on_note: Callable[[str], object]) -> Iterator[Path | bytes | BadImage]:
     start, rest = _taken_literally(pattern)
     if "**" in rest:
         found = _match_deep(start or ".", rest)
@@ -93,9 +91,7 @@ def _is_there(folder: str, name: str) -> bool:
     return os.path.lexists(os.path.join(folder, name))
 
 
-def _match(
-    pattern: str, on_note: Callable[[str], None] | None
-) -> Iterator[Path | bytes | BadImage]:
+def _match(pattern: str, on_note: Callable[[str], object]) -> Iterator[Path | bytes | BadImage]:
     for path in sorted(glob.glob(pattern)):
         if os.path.isdir(path):
             yield from _in_folder(path, on_note)
