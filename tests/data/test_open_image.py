@@ -178,7 +178,7 @@ def test_floats_run_from_lowest_to_highest(values):
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
 def test_grey_in_16_bits_has_the_depth_that_holds_its_values(bits, kind):
     largest = 2**bits - 1
     grey = np.array([[0, largest // 2, largest]], dtype=np.uint16)

@@ -1,6 +1,7 @@
 """The picture's part of the snippets prepares pictures as the library does, to the bit."""
 
 import json
+import struct
 import sys
 from unittest.mock import patch
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 import cvt
 from cvt.data import eval_transform, open_image
@@ -34,7 +35,7 @@ def prepared(source, record, picture_path):
     start = next(i for i, line in enumerate(lines) if line.startswith("about ="))
     end = next(i for i, line in enumerate(lines) if line.startswith("images = np.asc"))
     names = {"record": json.loads(json.dumps(record.to_dict())), "np": np, "sys": sys}
-    head = "from PIL import Image, ImageOps\n"
+    head = "from PIL import Image\n"
     with patch.object(sys, "argv", ["use.py", str(picture_path)]):
         exec(head + "\n".join(lines[start : end + 1]), names)
     return names["images"]
@@ -78,6 +79,78 @@ def test_a_picture_on_its_side_is_turned(tmp_path):
     got = prepared(*made(preprocessing), tmp_path / "turned.png")
     expected = eval_transform(preprocessing)(open_image(tmp_path / "turned.png")).numpy()
     np.testing.assert_array_equal(got[0], expected)
+
+
+def tiff(values, **tags):
+    """A grey TIFF by hand, in which whole numbers need not be of 16 bits; tags as t258=12."""
+    height, width = values.shape
+    said = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: 1, 273: 0, 277: 1}
+    said |= {278: height, 279: values.nbytes, **{int(tag[1:]): n for tag, n in tags.items()}}
+    said[273] = 8 + 2 + 12 * len(said) + 4
+    rows = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(said.items())]
+    head = b"II*\0" + struct.pack("<IH", 8, len(rows)) + b"".join(rows) + bytes(4)
+    return head + values.tobytes()
+
+
+def odd_pictures():
+    """Pictures (name, mode or kind, bytes) that a plain `convert("RGB")` gets wrong."""
+    random = np.random.default_rng(0)
+    colour = random.integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    rgba, grey = Image.fromarray(colour), colour[:, :, 0]
+    exif = Image.Exif()
+    exif[274] = 6
+    palette = rgba.convert("RGB").quantize(16)
+    scans = {bits: grey.astype(np.uint16) << bits - 8 for bits in (8, 10, 12, 14, 16)}
+    dark = scans[12] >> 2
+    yield from ((f"{mode}.png", rgba.convert(mode), {}) for mode in ("RGBA", "LA", "L", "1"))
+    yield "palette.png", palette, {"transparency": 3}
+    yield "alphas.png", palette, {"transparency": bytes(range(0, 256, 16))}
+    yield "key.png", rgba.convert("RGB"), {"transparency": tuple(map(int, colour[0, 0, :3]))}
+    yield "cmyk.jpg", rgba.convert("CMYK"), {}
+    yield from ((f"turned.{kind}", rgba.convert("RGB"), {"exif": exif}) for kind in ("png", "jpg"))
+    yield "turned.tif", rgba, {"exif": exif}
+    yield "turned.webp", rgba, {"exif": exif, "lossless": True}
+    for bits, values in scans.items():
+        yield f"{bits}.png", Image.fromarray(values), {"exif": exif}
+        yield f"{bits}.tif", Image.fromarray(values), {}
+    yield "dark.pgm", Image.fromarray(dark), {}
+    yield "stated.pgm", b"P5\n40 30\n4095\n" + dark.astype(">u2").tobytes(), {}
+    yield "dark.jp2", Image.fromarray(dark), {}
+    yield "wide.tif", Image.fromarray(dark.astype(np.int32) * 100_000 - 70), {}
+    yield "floats.tif", Image.fromarray(dark / np.float32(77)), {}
+    yield "nan.tif", Image.fromarray(np.where(dark > 900, np.nan, dark).astype(np.float32)), {}
+    yield "unsigned.tif", tiff(grey.astype(np.uint32) << 24), {}
+    yield "integers.tif", tiff(grey.astype(np.int32), t339=2), {}
+    yield "packed.tif", tiff(grey, t256=20, t279=900, t258=12), {}
+
+
+ODD = list(odd_pictures())
+
+
+@pytest.mark.parametrize(("name", "picture", "options"), ODD, ids=[name for name, _, _ in ODD])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_odd_pictures_are_prepared_alike(tmp_path, name, picture, options, channels):
+    path = tmp_path / name
+    if isinstance(picture, bytes):
+        path.write_bytes(picture)
+    else:
+        picture.save(path, **options)
+    preprocessing = Preprocessing(
+        input_size=(channels, 16, 16), mean=(0.5,) * channels, std=(0.25,) * channels
+    )
+    expected = eval_transform(preprocessing)(open_image(path)).numpy()
+    assert expected.std() > 0.05  # something is to be seen
+    np.testing.assert_array_equal(prepared(*made(preprocessing), path)[0], expected)
+
+
+def test_the_program_opens_no_other_formats(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (16, 16)).save(path, "EPS")
+    with (
+        patch("PIL.EpsImagePlugin.Ghostscript", side_effect=AssertionError),
+        pytest.raises(UnidentifiedImageError),
+    ):
+        prepared(*made(Preprocessing(input_size=(3, 16, 16))), path)
 
 
 def test_other_channels_fixed_batches_and_no_classes():

@@ -57,8 +57,8 @@ def open_image(source: Source, *, name: str | None = None) -> Image.Image:
     white. CMYK is converted without its colour profile.
 
     Grey of more than 8 bits is scaled so that black is 0 and the largest value of its depth is
-    255. The depth is what the file states (PGM, JPEG 2000, TIFF of 12 bits); where it says 16 bits
-    or 32, which scanners and cameras of 10 to 14 bits write as well, it is the smallest of 8, 10,
+    255. A PGM that states its largest value and a TIFF of 12 bits are followed. 16 and 32 bits are
+    what scanners and cameras of 10 to 14 bits write as well: there it is the smallest of 8, 10,
     12, 14 and 16 bits that holds the picture's largest value. Negative integers, those beyond 16
     bits, and floats have no depth: they run from the picture's lowest value to its highest.
 
@@ -322,17 +322,25 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _upright_rgb(image: Image.Image, name: str, orientation: int | None) -> Image.Image:
-    size = image.size
+    size, least = image.size, _stated_bits(image)
     image.load()
     if image.size != size:  # a file within the file may be larger than it says
         _check_size(image, name)
-    rgb = _rgb(image)
+    rgb = _rgb(image, least)
     return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _stated_bits(image: Image.Image) -> int:
+    """Returns how many bits grey has at least, before the image is loaded; what is said counts."""
+    decoders = [tile[0] for tile in getattr(image, "tile", [])]
+    if image.format == "PPM" and decoders and decoders[0] != "raw":
+        return 16  # to which Pillow scales it
+    return 12 if image.format == "TIFF" and _tag(image, 258, 16) == 12 else 8
+
+
+def _rgb(image: Image.Image, least: int) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        low, high = _range(image)
+        low, high = _range(image, least)
         return _in_bands(image, lambda band: _eight_bits(band, image, low, high))
     if image.has_transparency_data:
         return _in_bands(image, _on_white)
@@ -374,12 +382,8 @@ def _tag(image: Image.Image, tag: int, default: int) -> int:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _range(image: Image.Image) -> tuple[float, float]:
-    """Returns the values that become 0 and 255."""
-    if image.mode != "F" and image.format in ("PPM", "JPEG2000"):  # Pillow scales these itself
-        return 0.0, 65535.0
-    if image.mode != "F" and image.format == "TIFF" and _tag(image, 258, 16) == 12:
-        return 0.0, 4095.0
+def _range(image: Image.Image, least: int) -> tuple[float, float]:
+    """Returns the values that become 0 and 255, for grey of `least` bits or more."""
     lows, highs = [], []
     for box in _boxes(image):
         values = _values(image.crop(box), image)
@@ -389,7 +393,8 @@ def _range(image: Image.Image) -> tuple[float, float]:
             highs.append(float(values.max()))
     low, high = min(lows, default=0.0), max(highs, default=0.0)
     if image.mode != "F" and low >= 0 and high <= 65535:
-        return 0.0, next(2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+        bits = next(each for each in (8, 10, 12, 14, 16) if each >= least and high < 2**each)
+        return 0.0, 2.0**bits - 1
     return low, high
 
 

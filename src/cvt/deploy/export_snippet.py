@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from cvt.data.formats import FORMATS
 from cvt.deploy.export_metadata import INPUT_KEY, Metadata
 from cvt.weights.checkpoint import METADATA_KEY
 
@@ -14,10 +15,10 @@ _NEEDS = {
 }
 
 _IMPORTS = {
-    "program": ("import numpy as np", "import torch", "from PIL import Image, ImageOps"),
-    "aot": ("import numpy as np", "import torch", "from PIL import Image, ImageOps"),
-    "onnx": ("import numpy as np", "import onnxruntime", "from PIL import Image, ImageOps"),
-    "openvino": ("import numpy as np", "import openvino", "from PIL import Image, ImageOps"),
+    "program": ("import numpy as np", "import torch", "from PIL import Image"),
+    "aot": ("import numpy as np", "import torch", "from PIL import Image"),
+    "onnx": ("import numpy as np", "import onnxruntime", "from PIL import Image"),
+    "openvino": ("import numpy as np", "import openvino", "from PIL import Image"),
 }
 
 _OPEN = {
@@ -71,7 +72,28 @@ size = (int(width / about["crop_pct"]), int(height / about["crop_pct"]))
 _PICTURE = """\
 about = record["preprocessing"]
 channels, height, width = about["input_size"]
-picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("{mode}")
+formats = "{formats}".split()
+with open(sys.argv[1], "rb") as file:
+    picture = Image.open(file, formats=formats)
+    is_scaled = picture.format == "PPM" and picture.tile[0][0] != "raw"  # by its own largest value
+    picture.load()
+turned = {{2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}}.get(picture.getexif().get(274))
+if picture.mode[0] in "IF":  # grey of more than 8 bits, from 0 to the largest value of its depth
+    levels, tags = np.asarray(picture), getattr(picture, "tag_v2", {{}})
+    if picture.mode == "I" and tags and tags.get(339, (1,))[0] == 1:  # unsigned
+        levels = levels.view(np.uint32)
+    levels, known = levels.astype(np.float64), np.isfinite(levels)
+    low, high = (levels[known].min(), levels[known].max()) if known.any() else (0, 0)
+    if picture.mode != "F" and low >= 0 and high < 65536:
+        stated = 16 if is_scaled else 12 if tags.get(258) == (12,) else 8
+        low, high = 0, next(2**b - 1 for b in (8, 10, 12, 14, 16) if stated <= b and high < 2**b)
+    levels = np.where(known, levels - low, 0) * (255 / (high - low or 1))
+    picture = Image.fromarray(np.round(levels).astype(np.uint8))
+elif picture.has_transparency_data:
+    picture = picture.convert("LA" if picture.mode == "La" else picture.mode).convert("RGBA")
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+picture = picture.convert("RGB"){grey}
+picture = picture if turned is None else picture.transpose(Image.Transpose(turned))
 {scale}picture = picture.resize(size, Image.Resampling[about["interpolation"].upper()])
 left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
 picture = picture.crop((left, top, left + width, top + height))
@@ -97,8 +119,9 @@ for index in chances.argsort()[::-1][:5]:
 def snippet(name: str, path: Path, metadata: Metadata, device: str = "cpu") -> str:
     """Returns the source of a program that prints the five likeliest labels of a picture.
 
-    It prepares the picture as this library does, with Pillow and numpy, after the numbers in the
-    file; what the file takes stands above it.
+    It opens and prepares the picture as this library does (`cvt.data.image`), with Pillow and numpy
+    alone, after the numbers in the file; what the file takes stands above it. What Pillow itself
+    cannot read, HEIC for one, ends it with Pillow's error.
 
     Args:
         name: The format.
@@ -125,7 +148,7 @@ def snippet(name: str, path: Path, metadata: Metadata, device: str = "cpu") -> s
     parts.append(_LABELS if has_classes else "print(output.shape)\n")
     head, *body = parts
     source = "\n".join((head + body[0], "".join(body[1:])))
-    return source if "Image." in source else source.replace("from PIL import Image, ImageOps\n", "")
+    return source if "Image." in source else source.replace("from PIL import Image\n", "")
 
 
 def _picture(metadata: Metadata) -> str:
@@ -135,4 +158,6 @@ def _picture(metadata: Metadata) -> str:
         return _NO_PICTURE
     kind = "square" if height == width else "oblong"
     scale = _SCALE["squash" if about.crop_mode == "squash" else kind]
-    return _PICTURE.format(mode="RGB" if channels == 3 else "L", scale=scale)
+    names = [each.name for each in FORMATS if each.name != "HEIF"]  # for which Pillow has no reader
+    grey = '.convert("L")' if channels == 1 else ""
+    return _PICTURE.format(formats=" ".join(names), grey=grey, scale=scale)
