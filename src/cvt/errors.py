@@ -76,11 +76,15 @@ def _escaped(character: str) -> str:
     return repr(character)[1:-1].encode("ascii", "backslashreplace").decode()
 
 
-def did_you_mean(got: str, options: Iterable[str]) -> str:
-    """Returns `" Did you mean 'x'?"` for the option nearest to `got`, or an empty string."""
+def did_you_mean(got: str, options: Iterable[str], cutoff: float = 0.5) -> str:
+    """Returns `" Did you mean 'x'?"` for the option nearest to `got`, or an empty string.
+
+    Args:
+        cutoff: How alike they must be at least, from 0 to 1 for the same.
+    """
     if len(got) > MOST_SHOWN:
         return ""
-    near = get_close_matches(got, list(options), n=3, cutoff=0.5)
+    near = get_close_matches(got, list(options), n=3, cutoff=cutoff)
     if not near:
         return ""
     best = SequenceMatcher(None, near[0], got).ratio()

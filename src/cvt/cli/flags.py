@@ -1,8 +1,26 @@
-"""Flags that several verbs share."""
+"""Flags that several verbs share, and what is said of those that no verb has."""
 
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, UnknownOptionError
+
+from cvt.errors import did_you_mean
+
+_NO_EARLY_STOP = (
+    "There is no early stopping: the weights of the best epoch are kept in any case. Give fewer "
+    "--epochs, or press Ctrl-C when it no longer gets better."
+)
+# What other trainers have, by the words of theirs.
+_INSTEAD = {
+    "patience": _NO_EARLY_STOP,
+    "early-stop": _NO_EARLY_STOP,
+    "early-stopping": _NO_EARLY_STOP,
+    "learning-rate": "The peak learning rate is --optim.lr.",
+    "gpus": "The device is --device; several GPUs train together under torchrun.",
+    "amp": "The arithmetic is --precision.",
+    "fp16": "The arithmetic is --precision fp16.",
+    "pretrained": "Weights to start from are --weights.",
+}
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for machines.")]
 Device = Annotated[
@@ -14,3 +32,23 @@ Download = Annotated[
 ]
 BatchSize = Annotated[int, Parameter(help="Images per forward pass, in each process.")]
 NumWorkers = Annotated[int, Parameter(help="Processes that prepare images; 0: none.")]
+
+
+def explain_unknown(error: UnknownOptionError) -> str:
+    """Returns a sentence about a flag that a verb does not have, naming the nearest one if any.
+
+    A flag of a group is found by its last part too: `--lr` is `--optim.lr`.
+    """
+    given = (error.token.keyword or error.token.value or "").partition("=")[0]
+    known = [name for each in error.argument_collection for name in each.names if each.parse]
+    said = f"Unknown option: {given}."
+    word = given.lstrip("-").replace("_", "-").lower()
+    if word in _INSTEAD and "--epochs" in known:
+        return f"{said} {_INSTEAD[word]}"
+    last = {name.lstrip("-").rpartition(".")[2]: name for name in reversed(known)}
+    if word in last:
+        return f"{said} Did you mean {last[word]}?"
+    near = {name.lstrip("-"): name for name in known if name.startswith("--")}
+    hint = did_you_mean(word, near, cutoff=0.7) or did_you_mean(word, last, cutoff=0.7)
+    nearest = hint.removeprefix(" Did you mean '").removesuffix("'?")
+    return f"{said} Did you mean {near.get(nearest) or last[nearest]}?" if hint else said

@@ -8,9 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownOptionError
 
 from cvt import __version__
+from cvt.cli.flags import explain_unknown
 from cvt.errors import UserError, shown
 
 VERBS = {
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         # To torchrun any other code is a process that was lost: it would start all of them again.
         return 0 if code == 1 and "TORCHELASTIC_RUN_ID" in os.environ else code or 0
+    except UnknownOptionError as error:
+        return _complain(shown(explain_unknown(error)), 2)
     except (CycloptsError, UserError) as error:
         if getattr(error, "is_told_elsewhere", False):
             return 2
