@@ -15,6 +15,7 @@ from cvt.deploy.forms import inference_copy
 from cvt.deploy.pack import pack_linears
 from cvt.deploy.packed_linear import PackedLinear, add_linear
 from cvt.errors import UserError
+from cvt.train import device
 from randomise import randomise
 
 has_packing = pytest.mark.skipif(
@@ -112,14 +113,14 @@ def test_plain_maps_stay_where_packing_is_not_to_be_had(monkeypatch, reason):
 
 
 def test_instructions_are_asked_of_the_cpu(monkeypatch):
-    monkeypatch.setattr(onednn.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
     for named, dtype in (("avx512_bf16", torch.bfloat16), ("avx512_fp16", torch.float16)):
         for has in (True, False):
-            monkeypatch.setattr(onednn, "_capabilities", lambda n=named, h=has: {n: h})
-            assert onednn.cpu_computes(dtype) is has
-    monkeypatch.setattr(onednn, "_capabilities", lambda: {"avx512_f": True})
+            monkeypatch.setattr(device, "cpu_capabilities", lambda n=named, h=has: {n: h})
+            assert device.cpu_computes(dtype) is has
+    monkeypatch.setattr(onednn, "cpu_capabilities", lambda: {"avx512_f": True})
     assert onednn.packing_pays(torch.float32)
-    monkeypatch.setattr(onednn, "_capabilities", dict)
+    monkeypatch.setattr(onednn, "cpu_capabilities", dict)
     assert not onednn.packing_pays(torch.float32)
     assert onednn.packing_pays(torch.bfloat16)
 

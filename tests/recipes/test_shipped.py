@@ -80,7 +80,16 @@ def test_it_leaves_nothing_open(name):
     config = derived(name)
     plain = {**asdict(config), **asdict(config.optim), **asdict(config.augment)}
     gaps = {key for key, value in {**plain, **asdict(config.mix)}.items() if value is None}
-    unused = {"data_dir", "drop_path_rate", "weights", "teacher", "out", "resume", "updates"}
+    unused = {
+        "base_lr",
+        "data_dir",
+        "drop_path_rate",
+        "weights",
+        "teacher",
+        "out",
+        "resume",
+        "updates",
+    }
     assert gaps <= unused
     assert None not in asdict(config.distill).values() or not config.is_taught
     assert derived(name, **config.to_dict()) == config

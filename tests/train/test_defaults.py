@@ -6,8 +6,9 @@ import torch
 
 from cvt.errors import UserError
 from cvt.systems.cvt import ROWS
-from cvt.train.config import DistillConfig, OptimConfig, TrainConfig
+from cvt.train.config import DistillConfig, OptimConfig, TrainConfig, load_config
 from cvt.train.defaults import DataFacts, derive, preprocessing_for
+from cvt.train.recipes import find_config
 from cvt.weights.record import Preprocessing, Record
 
 CPU, GPU = torch.device("cpu"), torch.device("meta")  # meta stands for any accelerator
@@ -29,7 +30,7 @@ def test_no_gap_is_left(facts, device, weights):
     config = derive(TrainConfig(weights=weights), facts, device, START if weights else None)
     for group in (config.optim, config.augment, config.mix):
         for name, value in dataclasses.asdict(group).items():
-            assert value is not None, name
+            assert value is not None or (name == "base_lr" and weights), name
     for name in ("model", "epochs", "batch_size", "image_size", "num_workers", "ema_decay"):
         assert getattr(config, name) is not None, name
     assert config.precision == "float32"
@@ -89,9 +90,54 @@ def test_the_batch_fits_a_small_data_set():
 def test_weights_bring_their_model_and_size():
     config = derive(TrainConfig(weights="w"), PHOTOS, CPU, START)
     assert (config.model, config.image_size) == ("cvt_13", 384)
-    assert config.optim.base_lr == 1e-4
     with pytest.raises(UserError, match="Got model 'cvt_21' and weights of 'cvt_13'"):
         derive(TrainConfig(weights="w", model="cvt_21"), PHOTOS, CPU, START)
+
+
+@pytest.mark.parametrize("facts", [DIGITS, CIFAR, PHOTOS])
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("batch_size", [None, 8, 512])
+@pytest.mark.parametrize(("freeze", "rate"), [("none", 1e-3), ("bn", 1e-3), ("backbone", 1e-2)])
+def test_weights_are_trained_at_one_rate_everywhere(facts, device, batch_size, freeze, rate):
+    """By the presets as by the recipes; a base_lr, where it is given, is scaled all the same."""
+    given = TrainConfig(weights="w", freeze=freeze, batch_size=batch_size)
+    config = derive(given, facts, device, START)
+    assert (config.optim.lr, config.optim.min_lr) == (rate, rate / 100)
+    name = "linear_probe" if freeze == "backbone" else "finetune_folder"
+    recipe = derive(load_config(find_config(name)), facts, device, START).optim
+    for field in ("opt", "lr", "min_lr", "weight_decay", "layer_decay", "clip_grad"):
+        assert getattr(recipe, field) == getattr(config.optim, field), field
+    scaled = dataclasses.replace(given, optim=OptimConfig(base_lr=2e-3))
+    optim = derive(scaled, facts, device, START).optim
+    assert optim.lr == pytest.approx(2e-3 * (batch_size or config.batch_size) / 512)
+
+
+@pytest.mark.parametrize(
+    "facts", [DIGITS, CIFAR, dataclasses.replace(CIFAR, median_side=64), PHOTOS]
+)
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("given", [{}, {"image_size": 32}, {"image_size": 96}, {"epochs": 2}])
+def test_naming_the_default_model_changes_nothing(facts, device, given):
+    config = derive(TrainConfig(**given), facts, device)
+    named = TrainConfig(**given, model=config.model)
+    assert derive(named, facts, device) == config
+    assert derive(dataclasses.replace(named, model_args={"depth": 1}), facts, device) == derive(
+        TrainConfig(**given, model_args={"depth": 1}), facts, device
+    )
+
+
+def test_another_model_is_its_row():
+    other = TrainConfig(model="cvt_mini_32")
+    assert derive(other, PHOTOS, CPU).model_args == {}
+    demo = dataclasses.replace(START, model="cvt_nano_32", spec=ROWS["cvt_nano_32"])
+    assert derive(TrainConfig(weights="demo"), PHOTOS, CPU, demo).model_args == {}
+    assert derive(TrainConfig(image_size=32), PHOTOS, CPU).model_args == {}  # what it is made for
+
+
+def test_only_a_try_decides_where_bf16_may_pay(monkeypatch):
+    monkeypatch.setattr("cvt.train.defaults.may_gain_from_bf16", lambda device: True)
+    assert derive(TrainConfig(), PHOTOS, CPU).precision == "auto"
+    assert derive(TrainConfig(precision="bf16"), PHOTOS, CPU).precision == "bf16"
 
 
 def test_what_nobody_asked_for_is_plain():

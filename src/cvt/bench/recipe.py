@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cvt.bench.budget import Budget
 from cvt.bench.contender import Contender
@@ -12,7 +12,7 @@ from cvt.errors import UserError
 from cvt.systems.catalog import row_of
 from cvt.train.config import TrainConfig, known
 from cvt.train.defaults import derive, measure
-from cvt.train.device import choose_device
+from cvt.train.device import choose_device, choose_precision
 from cvt.train.identity import Identity
 from cvt.train.recipes import overlay
 from cvt.train.setup import check_batch
@@ -140,6 +140,8 @@ def share(recipe: TrainConfig, contenders: Sequence[Contender]) -> SharedRecipe:
     )
     device = choose_device(config.device)
     config = replace(derive(config, measure(splits), device), epochs=None)
+    # One for all, and the same wherever a comparison goes on: nothing is tried.
+    config = replace(config, precision=cast("Any", choose_precision(config.precision, device)))
     check_batch(config, len(splits.train), 1)
     return SharedRecipe(
         config=config,

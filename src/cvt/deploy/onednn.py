@@ -8,12 +8,12 @@ Source: torch 2.11 to 2.15, torch/_inductor/fx_passes/mkldnn_fusion.py,
 aten/src/ATen/native/mkldnn/Linear.cpp.
 """
 
-import platform
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cvt.train.device import cpu_capabilities, cpu_computes
 
 _NAMES = ("_reorder_linear_weight", "_linear_pointwise")
 
@@ -32,23 +32,7 @@ def packing_pays(dtype: torch.dtype) -> bool:
     to 84 GFLOP/s on CvT-13's shapes, the packed one 65 to 77, and with the SiLU appended 41 to 54
     against 42 to 79. Other processors were not measured.
     """
-    return dtype != torch.float32 or bool(_capabilities().get("avx512_f", False))
-
-
-def cpu_computes(dtype: torch.dtype) -> bool:
-    """Whether the CPU has instructions for products in bfloat16 or float16.
-
-    oneDNN's own test for bfloat16 is content with AVX-512, on which it converts to float32.
-    """
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        wanted = {
-            torch.bfloat16: ("avx512_bf16", "amx_bf16"),
-            torch.float16: ("avx512_fp16", "amx_fp16"),
-        }
-        has = _capabilities()
-        return any(has.get(name, False) for name in wanted[dtype])
-    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
-    return _has(name[dtype]) and bool(getattr(torch.ops.mkldnn, name[dtype])())
+    return dtype != torch.float32 or bool(cpu_capabilities().get("avx512_f", False))
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -82,15 +66,3 @@ def _has(name: str) -> bool:
 
 def _op(name: str) -> Any:
     return getattr(torch.ops.mkldnn, name)
-
-
-def _capabilities() -> Mapping[str, Any]:
-    """Instruction sets by name; the public question is younger than torch 2.11."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        return torch.cpu.get_capabilities()
-    asked = {
-        "avx512_f": "_is_avx512_supported",
-        "avx512_bf16": "_is_avx512_bf16_supported",
-        "amx_fp16": "_is_amx_fp16_supported",
-    }
-    return {key: getattr(torch.cpu, name, bool)() for key, name in asked.items()}

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from cvt.deploy.calibration import Calibrating, calibration_images
 from cvt.deploy.deployed import keep_facts
-from cvt.deploy.onednn import cpu_computes
 from cvt.deploy.openvino_core import core
 from cvt.deploy.openvino_graph import Graph, to_graph
 from cvt.deploy.precision import Agreement, checked_agreement
@@ -23,6 +22,7 @@ from cvt.deploy.rewrite import rewrite
 from cvt.deploy.target import choose_target, dtype_of, is_int8
 from cvt.errors import UserError
 from cvt.parts.contract import VisionModel, check_image
+from cvt.train.device import cpu_computes
 
 # A program holds its weights as its kernels read them, once more.
 _KEPT_PROGRAMS = 4

@@ -3,9 +3,8 @@
 import torch
 from torch import nn
 
-from cvt.deploy.onednn import cpu_computes
 from cvt.errors import UserError, did_you_mean
-from cvt.train.device import choose_device
+from cvt.train.device import choose_device, cpu_computes
 
 DTYPES = {
     "float32": torch.float32,

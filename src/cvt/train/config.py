@@ -100,7 +100,7 @@ class TrainConfig:
     """Under torchrun: every process holds the whole model (ddp) or a share of it (fsdp)."""
 
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the network; auto takes bf16 on GPUs that compute in it."""
+    """Arithmetic of the network; auto takes bf16 on GPUs, and CPUs where a try is quicker in it."""
 
     compile: bool = False
     """Let torch.compile rewrite the network; the first update then takes minutes."""

@@ -12,7 +12,7 @@ from cvt.data import BadImage, DataSplits
 from cvt.errors import UserError
 from cvt.train import presets
 from cvt.train.config import TrainConfig, known
-from cvt.train.device import choose_precision
+from cvt.train.device import choose_precision, may_gain_from_bf16
 from cvt.weights.record import Preprocessing, Record
 
 SMALL_SIDE = 64
@@ -53,9 +53,10 @@ def derive(
 ) -> TrainConfig:
     """Returns the config with every gap filled that the run needs.
 
-    The learning rate follows from the batch: `lr = base_lr * batch_size / 512` (DeiT, arXiv
-    2012.12877, section 6), `batch_size` being that of all processes together. `start` is the
-    record of the weights to begin with: its model and its input size hold.
+    From scratch the learning rate follows from the batch: `lr = base_lr * batch_size / 512` (DeiT,
+    arXiv 2012.12877, section 6), `batch_size` being that of all processes together. Weights to
+    start from get the same peak whatever the batch, unless there is a `base_lr`. `start` is their
+    record: its model and its input size hold. Precision `auto` is left where only a try decides.
 
     Raises:
         UserError: The config names another model than the weights are of, freezes a network that
@@ -67,9 +68,11 @@ def derive(
     elif config.freeze == "backbone":
         raise UserError("Got freeze backbone without weights to keep; give some by --weights.")
     _check_distillation(config)
-    given_epochs = config.epochs
+    given_epochs, given_optim = config.epochs, config.optim
     for preset in _presets(config, facts, device):
         config = _fill(config, preset)
+    if config.optim.lr is not None and given_optim.base_lr is None:
+        config = replace(config, optim=replace(config.optim, base_lr=None))
     side = 32 if facts.median_side <= 32 else SMALL_SIDE
     batch_size = _or(config.batch_size, 1)
     config = replace(
@@ -78,7 +81,7 @@ def derive(
         image_size=_or(config.image_size, side),
         num_workers=_or(config.num_workers, _share_of_cores()),
         device=str(device),
-        precision=choose_precision(config.precision, device),
+        precision=_precision(config.precision, device),
     )
     optim = config.optim
     lr = _or(optim.lr, _or(optim.base_lr, 0.0) * batch_size / 512)
@@ -130,6 +133,12 @@ def _check_distillation(config: TrainConfig) -> None:
         )
 
 
+def _precision(name: str, device: torch.device) -> Any:
+    if name == "auto" and may_gain_from_bf16(device):
+        return name
+    return choose_precision(name, device)
+
+
 def _epochs(config: TrainConfig, given: int | None, facts: DataFacts) -> int:
     """The epochs that the run's updates reach into, or the epochs themselves."""
     if config.updates is None:
@@ -153,7 +162,11 @@ def _share_of_cores() -> int:
 
 def _presets(config: TrainConfig, facts: DataFacts, device: torch.device) -> list[TrainConfig]:
     """The tables that apply; where two have a value, the earlier one's is taken."""
-    chosen = [presets.FINE_TUNING] if config.weights else []
+    chosen = []
+    if config.weights:
+        chosen += [presets.PROBING if config.freeze == "backbone" else presets.FINE_TUNING]
+        if config.optim.base_lr is not None:
+            chosen = [replace(each, optim=replace(each.optim, lr=None)) for each in chosen]
     on_cpu = device.type == "cpu"
     if facts.name == "digits":
         chosen += [presets.DIGITS]
@@ -162,6 +175,9 @@ def _presets(config: TrainConfig, facts: DataFacts, device: torch.device) -> lis
     else:
         chosen += [presets.PHOTOGRAPHS_ON_CPU] * on_cpu + [presets.PHOTOGRAPHS]
     chosen = [_within(preset, facts) for preset in chosen]
+    if config.weights or _or(config.image_size, SMALL_SIDE) < SMALL_SIDE:
+        # Weights have their network; and what is changed in a row is for larger pictures.
+        chosen = [replace(preset, model_args={}) for preset in chosen]
     return [*chosen, *[presets.TAUGHT] * config.is_taught, presets.ALWAYS]
 
 
@@ -173,7 +189,10 @@ def _within(preset: TrainConfig, facts: DataFacts) -> TrainConfig:
 
 
 def _fill(config: Any, preset: Any) -> Any:
-    """Takes the preset's value for every field that is None; changes to a row go with the row."""
+    """Takes the preset's value for every field that is None; changes to a row go with the row.
+
+    That is so where the caller names the very row as well: naming a default changes nothing.
+    """
     filled = {}
     for each in fields(config):
         mine, other = getattr(config, each.name), getattr(preset, each.name)
@@ -181,8 +200,9 @@ def _fill(config: Any, preset: Any) -> Any:
             filled[each.name] = _fill(mine, other)
         elif mine is None:
             filled[each.name] = other
-    if "model" in filled and filled["model"] and not config.model_args:
-        filled["model_args"] = preset.model_args
+    if isinstance(config, TrainConfig) and not config.model_args:
+        is_its_row = preset.model is not None and config.model in (None, preset.model)
+        filled["model_args"] = preset.model_args if is_its_row else {}
     return replace(config, **filled)
 
 

@@ -1,16 +1,24 @@
 """What a run would be told, as text, without starting it."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
+
+import torch
 
 from cvt.data import load_data
 from cvt.errors import UserError
+from cvt.parts.contract import VisionModel
 from cvt.plain import write_yaml
 from cvt.train.checkpoints import newest
-from cvt.train.config import TrainConfig
+from cvt.train.config import TrainConfig, known
 from cvt.train.defaults import derive, measure
 from cvt.train.device import choose_device
 from cvt.train.identity import read_run_facts, resumed_config
+from cvt.train.setup import check_batch, row_changes
 from cvt.weights.source import open_weights
+from cvt.zoo.create import create_model
 
 
 def preview(config: TrainConfig) -> str:
@@ -26,6 +34,9 @@ def preview(config: TrainConfig) -> str:
         stored = read_run_facts(newest(Path(config.resume).expanduser()))
         return write_yaml(resumed_config(config, TrainConfig.from_dict(stored.config)).to_dict())
     device = choose_device(config.device)
+    changes = row_changes(config)
+    if config.model and not config.weights:
+        _check_row(config.model, changes, config.image_size)
     try:
         splits = load_data(
             config.data,
@@ -40,4 +51,18 @@ def preview(config: TrainConfig) -> str:
         return f"# Not derived, null stands for what will be: {why}\n" + write_yaml(
             config.to_dict()
         )
-    return write_yaml(derive(config, facts, device, start).to_dict())
+    config = derive(config, facts, device, start)
+    side = known(config.image_size)
+    if start is not None:
+        start.spec.change(**changes).grids((side, side))
+    else:
+        _check_row(known(config.model), row_changes(config), side)
+    check_batch(config, len(splits.train), int(os.environ.get("WORLD_SIZE", "1")))
+    return write_yaml(config.to_dict())
+
+
+def _check_row(name: str, changes: Mapping[str, Any], side: int | None) -> None:
+    """Builds a network as the run would, without memory for it."""
+    with torch.device("meta"):
+        model = cast("VisionModel", create_model(name, **changes))
+    model.spec.grids((side, side) if side else model.spec.img_size)

@@ -21,7 +21,7 @@ from cvt.parts.contract import VisionModel
 from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, passed_over
 from cvt.train.config import AugmentConfig, TrainConfig, known, load_config
 from cvt.train.defaults import derive, measure, preprocessing_for
-from cvt.train.device import choose_device
+from cvt.train.device import choose_device, faster_precision
 from cvt.train.identity import Identity, read_run_facts, resumed_config, same_chunks
 from cvt.train.job import Job
 from cvt.train.losses import make_loss
@@ -36,6 +36,17 @@ from cvt.train.world import World
 from cvt.weights.record import Record
 from cvt.zoo.create import create_model, load
 from cvt.zoo.timm_models import build
+
+# Of the images that a step is tried with, all together: two of 224 pixels.
+_PROBE_PIXELS = 2 * 224**2
+
+_NOT_TO_SAY = {
+    "num_classes": "which follows from the data",
+    "pretrained": "while weights to start from are given by --weights",
+    "features_only": "but a classifier is trained here",
+    "out_indices": "but a classifier is trained here",
+    "pretrained_cfg": "while the size is given by --image-size",
+}
 
 
 def prepare(config: TrainConfig, world: World, hold: Callable[[Path], None] | None = None) -> Job:
@@ -69,6 +80,7 @@ def _prepare(config: TrainConfig, world: World, hold: Callable[[Path], None]) ->
     splits = _splits(config, world)
     seed_position(config.seed)
     config, model, record = _new_model(config, splits, device)
+    config, tried = _with_precision(config, model, device, world)
     check_batch(config, len(splits.train), world.size)
     teacher, notes = _teacher(config, record, splits, device, world)
     if run is None:
@@ -76,8 +88,21 @@ def _prepare(config: TrainConfig, world: World, hold: Callable[[Path], None]) ->
         hold(run)
     config = replace(config, out=str(run), resume=None)
     job = _assemble(config, run, splits, device, model, record, world, teacher)
-    job.notes += notes
+    job.notes += tried + notes
     return job
+
+
+def _with_precision(
+    config: TrainConfig, model: VisionModel, device: torch.device, world: World
+) -> tuple[TrainConfig, list[str]]:
+    """Decides between float32 and bf16 where only a try can; the run keeps to it from then on."""
+    if config.precision != "auto":
+        return config, []
+    side = known(config.image_size)
+    count = max(2, min(known(config.batch_size), _PROBE_PIXELS // side**2))
+    images = torch.zeros(count, model.in_chans, side, side, device=device)
+    chosen, said = world.on_main(lambda: faster_precision(model.to(device), images))
+    return replace(config, precision=cast("Any", chosen)), [said]
 
 
 def _is_only_begun(run: Path) -> bool:
@@ -161,17 +186,17 @@ def _new_model(
     num_classes = len(splits.classes)
     start, start_record = None, None
     if config.weights:
-        start = load(config.weights, num_classes=num_classes, **_changes(config))
+        start = load(config.weights, num_classes=num_classes, **row_changes(config))
         start_record = _record_of(start)
     config = derive(config, measure(splits), device, start_record)
     name = known(config.model)
-    model = start or create_model(name, num_classes=num_classes, **_changes(config))
+    model = start or create_model(name, num_classes=num_classes, **row_changes(config))
     side = known(config.image_size)
     if any(each.endswith("pos_embed.table") for each in model.state_dict()):
         if start is not None:
             start.set_input_size(side)
         elif "img_size" not in config.model_args:  # a table drawn for it, not one interpolated
-            changes: dict[str, Any] = {**_changes(config), "img_size": side}
+            changes: dict[str, Any] = {**row_changes(config), "img_size": side}
             model = create_model(name, num_classes=num_classes, **changes)
     model = cast("VisionModel", model)
     record = Record(
@@ -202,7 +227,15 @@ def _record_of(model: nn.Module) -> Record:
     return record
 
 
-def _changes(config: TrainConfig) -> dict[str, Any]:
+def row_changes(config: TrainConfig) -> dict[str, Any]:
+    """Returns what a config changes in its model's row.
+
+    Raises:
+        UserError: It is not for a config to say.
+    """
+    for name, why in _NOT_TO_SAY.items():
+        if name in config.model_args:
+            raise UserError(f"Got model_args {name}, {why}; leave it out.")
     if config.drop_path_rate is None:
         return config.model_args
     return {**config.model_args, "drop_path_rate": config.drop_path_rate}
