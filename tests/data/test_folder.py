@@ -1,11 +1,14 @@
 """Folders of class folders: what is found, in which order, and what is refused."""
 
+import os
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cvt.data.folder import folder_splits, image_suffixes
-from cvt.data.load import load_data, load_split
+from cvt.data.folder import class_positions, folder_splits, image_suffixes, split_of
+from cvt.data.load import load_data, load_split, select
 from cvt.errors import UserError
 
 
@@ -40,11 +43,21 @@ def test_suffixes():
     assert not {".pdf", ".txt", ".py", ""} & image_suffixes()
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
-def test_published_splits_are_used(class_folder, val):
-    class_folder({"cat": 3, "dog": 3}, "train")
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("Training", "valid", "Testing"),
+        ("training_set", "validation-set", "test_set"),
+        ("trainset", "Val", "test data"),
+        ("train2017", "val2017", "test2017"),
+        ("TRAIN", "validation", "TEST_IMAGES"),
+    ],
+)
+def test_published_splits_are_used(class_folder, train, val, test):
+    class_folder({"cat": 3, "dog": 3}, train)
     class_folder({"cat": 1, "dog": 2}, val)
-    root = class_folder({"dog": 1}, "test").parent
+    root = class_folder({"dog": 1}, test).parent
     data = load_data(str(root))
     assert [len(part) for part in (data.train, data.val, data.test)] == [6, 3, 1]
     assert data.test.labels.tolist() == [1]  # numbered by the train folder
@@ -91,7 +104,10 @@ def test_one_class(class_folder):
 
 
 def test_an_empty_class_is_named(class_folder):
-    refused(class_folder({"cat": 3, "dog": 3, "owl": 0}), r"class folder .*owl holds no images")
+    root = class_folder({"cat": 3, "dog": 3, "owl": 0})
+    refused(root, r"class folder .*owl holds no images")
+    chosen = select(str(root))
+    assert (len(chosen.images), chosen.notes) == (6, ("Class folders without images: owl.",))
 
 
 def test_a_class_too_small_to_split_is_named(class_folder):
@@ -105,6 +121,9 @@ def test_an_unseen_class_is_named(class_folder, split):
     class_folder({"cat": 3, "dog": 3}, "train")
     root = class_folder({"cat": 3, "owl": 3}, split).parent
     refused(root, rf"{split} holds a class 'owl' that the train folder lacks")
+    everything = select(str(root)).images  # to be measured, it need not be known to another folder
+    assert everything.classes == ("cat", "dog", "owl")
+    assert np.bincount(everything.labels).tolist() == [3, 0, 3]
 
 
 def test_loose_images(class_folder):
@@ -125,3 +144,170 @@ def test_two_folders_for_one_split(class_folder):
 def test_an_empty_train_folder(tmp_path):
     (tmp_path / "train").mkdir()
     refused(tmp_path, r"train holds no images")
+
+
+@pytest.mark.parametrize(
+    "name", ["trainer", "trains", "my_train", "train_station", "testament", "val d'or", "train 1"]
+)
+def test_other_names_are_those_of_classes(name):
+    assert split_of(name) is None
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test_set"])
+def test_a_split_beside_classes_is_refused_by_name(class_folder, split):
+    class_folder({"steam": 3, "electric": 3}, split)
+    root = class_folder({"bus": 3, "car": 3})
+    refused(root, rf"holds the folder {split}, .* beside bus, car, which cannot be one")
+
+
+def test_a_class_called_train_is_used_and_said(class_folder):
+    root = class_folder({"bus": 3, "car": 3, "train": 3})
+    data = load_data(str(root))
+    assert data.classes == ("bus", "car", "train")
+    assert data.notes == (f"{root}/train is taken for a class, as its images lie loose in it.",)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_unlabelled_images_beside_classes_are_no_class(class_folder, split):
+    refused(class_folder({"cat": 3, "dog": 3, split: 5}), "beside cat, dog")
+
+
+def test_other_folders_beside_several_splits_are_not_used_and_said(class_folder):
+    for split in ("train", "val"):
+        class_folder({"cat": 3, "dog": 3}, split)
+    class_folder({"x": 2}, "extra")
+    root = class_folder({"empty": 0}, "docs").parent
+    Image.new("RGB", (2, 2)).save(root / "loose.png")
+    data = load_data(str(root))
+    assert (len(data.train), len(data.val)) == (6, 6)
+    assert data.notes == (
+        f"Not used, being called like no split: extra in {root}.",
+        f"1 file in {root} is not used: 1 image outside the class folders (loose.png).",
+    )
+
+
+def test_an_unlabelled_test_folder_is_no_split(class_folder):
+    class_folder({"cat": 3, "dog": 3}, "train")
+    root = class_folder({"": 4}, "test").parent
+    data = load_data(str(root))
+    assert data.test is None
+    assert data.notes == (
+        f"There is no test split: {root}/test holds 4 loose images but no class folders.",
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_unlabelled_train_or_val_folder_is_refused(class_folder, split):
+    for each in {"train", "val", "test"} - {split}:
+        class_folder({"cat": 3, "dog": 3}, each)
+    refused(class_folder({"": 4}, split).parent, f"{split} holds 4 loose images")
+
+
+def test_splits_inside_classes_are_refused(class_folder):
+    class_folder({"train": 3}, "cat")
+    root = class_folder({"val": 3}, "dog").parent
+    refused(root, rf"cat holds train, .* the other way round, such as {root}/train/cat")
+
+
+def test_subfolders_of_a_class_may_be_called_like_splits_among_others(class_folder):
+    class_folder({"train": 2, "ball": 2}, "toys")
+    root = class_folder({"pets": 3})
+    assert np.bincount(folder_splits(root)["train"].labels).tolist() == [3, 4]
+
+
+def test_splits_by_other_names_are_refused(class_folder):
+    class_folder({"cat": 3, "dog": 3}, "seg_train")
+    root = class_folder({"cat": 3, "dog": 3}, "seg_test").parent
+    refused(root, "look like splits: seg_test, seg_train")
+    assert folder_splits(class_folder({"train_station": 2, "test_tube": 2}, "things"))
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_the_forms_of_unicode_make_no_difference(class_folder, forms):
+    first, second = (unicodedata.normalize(form, "Äpfel") for form in forms)
+    class_folder({first: 3, "Birnen": 3}, "train")
+    root = class_folder({second: 2, "birnen": 1}, "val").parent
+    data = load_data(str(root))
+    assert set(data.classes) == {unicodedata.normalize("NFC", "Äpfel"), "Birnen"}
+    apples = data.classes.index(unicodedata.normalize("NFC", "Äpfel"))
+    assert np.bincount(data.val.labels)[apples] == 2
+
+
+def test_one_name_in_two_forms_is_refused(class_folder):
+    both = {unicodedata.normalize(form, "Äpfel"): 3 for form in ("NFD", "NFC")}
+    refused(class_folder(both), r"same name .*'A\\u0308pfel' and '\\xc4pfel'")
+
+
+def test_a_class_folder_whose_name_is_no_text_is_refused_at_once(class_folder):
+    root = class_folder({"cat": 3, "dog": 3})
+    os.rename(root / "dog", os.fsencode(root) + b"/caf\xe9")
+    refused(root, r"class folder .*caf\\xe9 is not in UTF-8")
+
+
+def test_files_whose_names_are_no_text_are_pictures(class_folder):
+    root = class_folder({"cat": 3, "dog": 3})
+    os.rename(root / "dog/000.png", os.fsencode(root) + b"/dog/caf\xe9.png")
+    data = load_data(str(root))
+    assert len(data.train) + len(data.val) == 6
+    assert len(data.train.fingerprint()) == 64
+
+
+@pytest.mark.parametrize("name", ["02134", "1e3", "null", "$x$", "a{b}", "[c]", ":car:", "写真"])
+def test_names_are_kept_as_they_are(class_folder, name):
+    assert name in load_data(str(class_folder({name: 2, "other": 2}))).classes
+
+
+def test_a_class_folder_that_links_to_another_is_refused(class_folder):
+    root = class_folder({"cat": 3, "dog": 3})
+    (root / "kitty").symlink_to("cat")
+    refused(root, r"kitty is a link to .*cat, whose images are there already")
+
+
+def test_a_class_folder_may_be_a_link_to_elsewhere(class_folder):
+    elsewhere = class_folder({"dog": 3}, "store") / "dog"
+    root = class_folder({"cat": 3}, "data")
+    (root / "hound").symlink_to(elsewhere)
+    assert np.bincount(folder_splits(root)["train"].labels).tolist() == [3, 3]
+
+
+def test_no_picture_is_on_both_sides_through_a_link(class_folder):
+    class_folder({"cat": 3, "dog": 3}, "train")
+    root = class_folder({"cat": 1, "dog": 1}, "val").parent
+    (root / "val/cat/all").symlink_to("../../train/cat")
+    data = load_data(str(root))
+    assert (len(data.train), len(data.val)) == (6, 2)
+    assert "1 link to what is found without it (val/cat/all)" in data.notes[0]
+
+
+def test_unreadable_folders_are_told_or_refused(class_folder, monkeypatch):
+    root = class_folder({"cat": 3, "dog": 3})
+    (root / "cat/more").mkdir()
+    scandir, closed = os.scandir, [str(root / "cat/more")]
+
+    def refuse(path):
+        if str(path) in closed:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert load_data(str(root)).unreadable == (
+        f"Cannot read the folder {root}/cat/more: Permission denied.",
+    )
+    closed.append(str(root / "dog"))
+    refused(root, r"Cannot read the folder .*(more|dog): Permission denied; make it readable")
+
+
+def test_what_is_told_survives_the_cut(class_folder):
+    root = class_folder({"cat": 8, "dog": 8})
+    (root / "cat/list.csv").touch()
+    data = load_data(str(root))
+    assert data.val_was_cut
+    assert data.notes == (f"1 file in {root} is not used: 1 .csv (cat/list.csv).",)
+
+
+def test_classes_are_found_by_name():
+    assert class_positions(["b", "x", "A"], ["a", "b"]) == [1, None, 0]
+    assert class_positions(["Cat", "cat"], ["cat"]) == [None, 0]
+    assert class_positions(["CAT"], ["cat", "Cat"]) == [None]
+    assert class_positions(["crane"], ["crane", "crane"]) == [None]
+    assert class_positions(["STRASSE"], ["straße"]) == [0]
