@@ -285,6 +285,41 @@ def test_a_stream_of_files(class_folder, tmp_path):
         load_split("hfids/" + str(tmp_path / "set"), "all")
 
 
+def test_splits_of_a_stream_are_matched_by_name(parquet_stream):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "owl", "cat"])}
+    )
+    cells = [{"bytes": png(n), "path": None} for n in range(4)]
+    columns = {"image": cells, "label": [0, 1, 2, 0]}
+    test = datasets.Dataset.from_dict(columns, features=features)
+    cache = str(parquet_stream / "cache")
+    train = datasets.load_dataset(str(parquet_stream), split="train", cache_dir=cache)
+    both = datasets.DatasetDict(train=train, validation=train, test=test)
+    both.save_to_disk(str(parquet_stream / "both"))
+    data = load_data(f"hfids/{parquet_stream}/both")
+    assert data.test.classes == ("cat", "dog")
+    (batch,) = make_eval_loader(data.test, EVAL, batch_size=4)
+    assert batch.labels.tolist() == [1, 0, 1]
+    assert "image 1 has no class" in batch.bad[0]
+
+
+def test_a_stream_opens_no_file_outside_of_the_data_set(parquet_stream, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    Image.new("L", (4, 4), 99).save(tmp_path / "out.png")
+    path = parquet_stream / "data/validation-00000-of-00001.parquet"
+    kept = pq.read_table(path)
+    out = [str(tmp_path / "out.png"), f"file://{tmp_path}/out.png", "../out.png"]
+    cells = [{"bytes": None, "path": each} for each in out] * 2
+    images = pa.array(cells, kept.schema.field("image").type)
+    pq.write_table(kept.set_column(0, kept.schema.field("image"), images), path)
+    data = load_data(f"hfids/{parquet_stream}")
+    (batch,) = make_eval_loader(data.val, EVAL, batch_size=6)
+    assert len(batch.labels) == 0
+    assert sum("none of the data set's own" in sentence for sentence in batch.bad) == 4
+    assert sum("leads out of the data set" in sentence for sentence in batch.bad) == 2
+
+
 def test_a_stream_needs_a_validation_split(parquet_stream):
     (parquet_stream / "data/validation-00000-of-00001.parquet").unlink()
     with pytest.raises(UserError, match="no validation split, and none can be cut out"):

@@ -1,5 +1,6 @@
 """torchvision's sets, from files in their published layout and without the network."""
 
+import hashlib
 import pickle
 
 import numpy as np
@@ -39,6 +40,41 @@ def test_cifar(name, kind, tmp_path, monkeypatch):
     assert data.test.image(7).getpixel((31, 31)) == (7, 7, 7)
 
 
+class _Alarm:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_no_pickle_is_opened_but_the_published_one(name, tmp_path, monkeypatch):
+    """Each of the files in turn is somebody else's, and the sums of the others are right."""
+    kind = getattr(datasets, name.upper())
+    folder, alarm = tmp_path / kind.base_folder, tmp_path / "alarm"
+    folder.mkdir()
+    key = "labels" if name == "cifar10" else "fine_labels"
+    good = pickle.dumps({"data": pixels(10), key: [0, 1] * 5, kind.meta["key"]: ["plane", "car"]})
+    bad, md5 = pickle.dumps(_Alarm(alarm)), hashlib.md5(good).hexdigest()
+    files = [file for file, _ in kind.train_list + kind.test_list] + [kind.meta["filename"]]
+    for attribute in ("train_list", "test_list"):
+        listed = [[file, md5] for file, _ in getattr(kind, attribute)]
+        monkeypatch.setattr(kind, attribute, listed)
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5})
+    for file in files:
+        (folder / file).write_bytes(good)
+    assert len(load_data(f"torch/{name}", data_dir=tmp_path).test) == 10
+    for file in files:
+        (folder / file).write_bytes(bad)
+        with pytest.raises(UserError, match=f"Found no complete torch/{name}"):
+            load_data(f"torch/{name}", data_dir=tmp_path)
+        (folder / file).write_bytes(good)
+    assert not alarm.exists()
+
+
 def test_flowers(tmp_path, monkeypatch):
     savemat = pytest.importorskip("scipy.io").savemat
     folder = tmp_path / "flowers-102"
@@ -76,6 +112,27 @@ def test_pets(tmp_path):
     assert data.test.image(1).size == (4, 4)
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        *(("../../../x_1 1 1 1", "leads out of"), ("/etc/x_1 1 1 1", "Found no complete")),
+        *(("pug_1 99999 1 1", "a label outside of"), ("pug_1 -5 1 1", "a label outside of")),
+        *(("pug_1 one 1 1", "Found no complete"), ("pug_1 1", "Found no complete")),
+        ("\0 1 1 1", "which cannot be"),
+    ],
+)
+def test_a_list_of_pets_that_is_none(tmp_path, line, says):
+    folder = tmp_path / "in" / "oxford-iiit-pet"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    lines = "Abys_1 1 1 1\npug_1 2 1 1\n"
+    (folder / "annotations" / "trainval.txt").write_text(lines + line)
+    (folder / "annotations" / "test.txt").write_text(lines)
+    with pytest.raises(UserError, match=says) as caught:
+        load_data("torch/oxford_pets", data_dir=tmp_path / "in")
+    assert "\n" not in str(caught.value)
+
+
 def test_imagenet(tmp_path):
     names = {"n01": ("tench", "Tinca tinca"), "n02": ("goldfish",)}
     torch.save((names, []), tmp_path / "meta.bin")
@@ -87,6 +144,10 @@ def test_imagenet(tmp_path):
     assert data.classes == ("tench, Tinca tinca", "goldfish")
     assert data.val.labels.tolist() == [0, 1]
     assert data.test is None
+    (tmp_path / "meta.bin").write_bytes(pickle.dumps(_Alarm(tmp_path / "alarm")))
+    with pytest.raises(UserError, match="Cannot read torch/imagenet"):
+        load_data("torch/imagenet", data_dir=tmp_path)
+    assert not (tmp_path / "alarm").exists()
 
 
 @pytest.mark.parametrize("name", list(TORCHVISION_SETS))

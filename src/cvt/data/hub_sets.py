@@ -1,6 +1,11 @@
 """Data sets that the Hugging Face `datasets` library loads, by hub name or from a local path."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +13,18 @@ import numpy as np
 from PIL import Image
 
 from cvt.data.folder import SPLIT_OF_NAME
-from cvt.data.image import open_image
+from cvt.data.image import BadImage, open_image
 from cvt.data.image_set import ImageSet
+from cvt.data.labels import (
+    BadLabel,
+    Classes,
+    as_label,
+    declared_classes,
+    labelled_splits,
+    numbered,
+)
 from cvt.errors import UserError
+from cvt.files import file_inside
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,47 +36,187 @@ class HubSet(ImageSet):
     Args:
         rows: A dataset whose image column is cast to `Image(decode=False)`.
         column: The name of that column.
-        labels: Position of each row's class in `classes`, shape (N,).
-        source: What messages call the data; a picture is "`source` row 12".
+        labels: Position of each row's class in `classes`, -1 for a bad one, shape (N,).
+        bad: Why some rows have none.
+        origin: Where the data come from.
+        split: What messages call the rows, behind the name of the data.
     """
 
     def __init__(
-        self, rows: "Dataset", column: str, labels: np.ndarray, classes: Sequence[str], source: str
+        self,
+        rows: "Dataset",
+        column: str,
+        labels: np.ndarray,
+        bad: Mapping[int, BadLabel],
+        classes: Classes,
+        origin: "Origin",
+        split: str,
     ) -> None:
         self.rows = rows
         self.column = column
         self.labels = labels
-        self.classes = tuple(classes)
-        self.source = source
+        self.bad = bad
+        self.classes = classes.names
+        self.origin = origin
+        self.split = split
 
     def name(self, index: int) -> str:
-        return f"{self.source} row {index}"
+        return f"{self.origin.name} {self.split} row {index}"
 
     def image(self, index: int) -> Image.Image:
-        cell = self.rows[index][self.column] or {}
-        if cell.get("bytes") is None and cell.get("path"):
-            return open_image(cell["path"], name=self.name(index))
-        return open_image(cell.get("bytes") or b"", name=self.name(index))
+        name = self.name(index)
+        if index in self.bad:
+            raise BadImage(f"{name} {self.bad[index].why}.")
+        try:
+            cell = self.rows[index][self.column] or {}
+        except Exception as error:  # a damaged file makes pyarrow raise nearly anything
+            raise BadImage(f"Cannot read {name} ({first_line(error)}).") from error
+        content, path = cell.get("bytes"), cell.get("path")
+        if content is None and path:
+            return open_image(self.origin.file(path, name), name=name)
+        return open_image(content or b"", name=name)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a data set comes from, and which files and addresses its rows may name.
+
+    Args:
+        name: What the user called it.
+        folder: The local folder, or None for one of the hub.
+        caches: Folders into which `datasets` fetches and unpacks files.
+        notes: What the user should be told.
+    """
+
+    name: str
+    folder: Path | None
+    caches: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def file(self, path: str, name: str) -> Path:
+        """Returns a file that a row names, if it is one of the data set's own.
+
+        Raises:
+            BadImage: It lies elsewhere.
+        """
+        own = () if self.folder is None else (self.folder,)
+        for root in (*own, *self.caches) if Path(path).is_absolute() else own:
+            with suppress(ValueError):  # of which UserError is one
+                return file_inside(root, str((root / path).relative_to(root)))
+        raise BadImage(
+            f"{name} names the file {path!r}, which is none of the data set's own; leave it out."
+        )
+
+    def address(self, address: str, name: str) -> str:
+        """Returns an address that a row of a stream names, if it leads to the data set itself.
+
+        `zip://a.png::hf://datasets/NAME@main/a.zip` is a file inside of one.
+
+        Raises:
+            BadImage: It leads elsewhere.
+        """
+        *inner, outer = address.split("::")
+        is_own = all(each.partition("://")[0] in _ARCHIVES for each in inner)
+        if "://" not in outer and self.folder is not None:
+            self.file(outer, name)
+        elif self.folder is not None or not outer.startswith(
+            (f"hf://datasets/{self.name}@", f"hf://datasets/{self.name}/")
+        ):
+            is_own = False
+        if not is_own or "/../" in outer:
+            raise BadImage(
+                f"{name} names the address {address!r}, which leads out of the data set; leave "
+                "it out."
+            )
+        return address
+
+
+_ARCHIVES = ("zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+
+
+def find_origin(name: str, cache_dir: Path | None) -> Origin:
+    """Decides between a local folder, which wins wherever it exists, and a name of the hub.
+
+    Raises:
+        UserError: It is neither.
+    """
+    from datasets import config
+    from huggingface_hub import constants
+
+    path = Path(name).expanduser()
+    caches = (cache_dir, config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
+    kept = tuple(Path(each).absolute() for each in caches if each is not None)
+    looks_like_hub = _HUB_NAME.fullmatch(name) is not None
+    if os.path.isdir(path):
+        folder = path.absolute()
+        said = (
+            f"Read the folder {folder}: it exists, and a data set of the hub called {name} is not "
+            "looked for.",
+        )
+        return Origin(name, folder, kept, said if looks_like_hub else ())
+    if not looks_like_hub or os.path.exists(path):
+        raise UserError(
+            f"There is no folder {path} to load as a data set, and no name on the hub is written "
+            "so, expected a folder or a name such as owner/name."
+        )
+    return Origin(name, None, kept)
+
+
+def first_line(error: Exception) -> str:
+    """Returns what another library says, for a message."""
+    return str(error).split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def hub_splits(name: str, cache_dir: Path | None) -> dict[str, ImageSet]:
     """Returns the splits of a data set with one image column and one column of class labels.
 
+    Classes are those of the train split; other splits are matched by name.
+
     Args:
-        name: A hub name (fetched unless it is in the cache), a folder that `save_to_disk` wrote, or
-            any local path that `datasets.load_dataset` reads.
+        name: A folder that `save_to_disk` wrote or that `datasets.load_dataset` reads, or a hub
+            name (fetched unless it is in the cache). A folder that exists wins.
         cache_dir: Where `datasets` keeps what it fetches; its own default if None.
 
     Raises:
         UserError: `datasets` is missing, the data cannot be found or fetched, it has no train
-            split, no image column or no column of class labels, or a row has no class.
+            split, no image column or no column of class labels, or no row of a split has a label
+            that can be used.
     """
-    loaded = load_hub(name, cache_dir, streaming=False)
-    return {split: _hub_set(rows, f"{name} {split}") for split, rows in loaded.items()}
+    loaded, origin = load_hub(name, cache_dir, streaming=False)
+    sets: dict[str, ImageSet] = {}
+    bad: dict[str, dict[int, BadLabel]] = {}
+    classes = None
+    for split in sorted(loaded, key="train".__ne__):
+        source = f"{name} {split}"
+        image, label = image_and_label(loaded[split].features, source)
+        own = class_names(loaded[split].features, label, source)
+        classes = classes or own
+        rows, images = _two_columns(loaded[split], image, label)
+        numbers, bad[split] = numbered([as_label(each) for each in rows], classes, own.names)
+        sets[split] = HubSet(images, image, numbers, bad[split], classes, origin, split)
+    sets = labelled_splits({split: sets[split] for split in loaded}, bad, name)
+    sets["train"].notes += origin.notes
+    return sets
 
 
-def load_hub(name: str, cache_dir: Path | None, *, streaming: bool) -> dict[str, Any]:
+def _two_columns(rows: "Dataset", image: str, label: str) -> tuple[list[Any], "Dataset"]:
+    """Returns the labels, and the rows with the image as it is stored."""
+    from datasets import Image
+
+    try:
+        labels = rows.select_columns([label]).with_format(None)[:][label]
+        return labels, rows.select_columns([image]).cast_column(image, Image(decode=False))
+    except Exception as error:  # as above
+        raise UserError(f"Cannot read the column {label} ({first_line(error)}).") from error
+
+
+def load_hub(
+    name: str, cache_dir: Path | None, *, streaming: bool
+) -> tuple[dict[str, Any], Origin]:
     """Returns a `Dataset` for each split of ours, or an `IterableDataset` with `streaming`.
+
+    No code of the data set is run.
 
     Raises:
         UserError: `datasets` is missing, the data cannot be found or fetched, or it has no train
@@ -75,16 +229,21 @@ def load_hub(name: str, cache_dir: Path | None, *, streaming: bool) -> dict[str,
             f"{'hfids' if streaming else 'hfds'}/ data sets need the datasets library; install it "
             "with: pip install 'cvt[hf]'."
         ) from None
+    origin = find_origin(name, cache_dir)
+    options: dict[str, Any] = {"cache_dir": str(cache_dir) if cache_dir else None}
+    if "trust_remote_code" in signature(datasets.load_dataset).parameters:  # up to version 3
+        options["trust_remote_code"] = False
+    folder = origin.folder
     try:
-        if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
-            loaded = datasets.load_from_disk(name)
+        if folder and any((folder / each).exists() for each in _SAVED):
+            loaded = datasets.load_from_disk(str(folder))
         else:
-            cache = str(cache_dir) if cache_dir else None
-            loaded = datasets.load_dataset(name, cache_dir=cache, streaming=streaming)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
+            loaded = datasets.load_dataset(str(folder or name), streaming=streaming, **options)
+    except Exception as error:  # what it raises for data of the wrong kind is of every kind
+        where = folder or f"the hub, since there is no such folder in {Path.cwd()}"
         raise UserError(
-            f"Cannot load the data set {name} ({reason}); check the name and the connection."
+            f"Cannot load the data set {name} from {where} ({first_line(error)}); check the name "
+            "and the connection."
         ) from error
     if isinstance(loaded, datasets.Dataset):
         loaded = {"train": loaded}
@@ -92,7 +251,10 @@ def load_hub(name: str, cache_dir: Path | None, *, streaming: bool) -> dict[str,
     splits.pop("", None)
     if "train" not in splits:
         raise UserError(f"The data set {name} has no train split; name one that has.")
-    return splits
+    return splits, origin
+
+
+_SAVED = ("state.json", "dataset_dict.json")
 
 
 def image_and_label(features: Any, source: str) -> tuple[str, str]:
@@ -103,6 +265,8 @@ def image_and_label(features: Any, source: str) -> tuple[str, str]:
     """
     from datasets import ClassLabel, Image
 
+    if features is None:
+        raise UserError(f"{source} does not say what its columns are; name data that does.")
     images = [name for name, kind in features.items() if isinstance(kind, Image)]
     labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)]
     if not images or not labels:
@@ -113,17 +277,6 @@ def image_and_label(features: Any, source: str) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _hub_set(rows: "Dataset", source: str) -> ImageSet:
-    from datasets import Image
-
-    image, label = image_and_label(rows.features, source)
-    classes = rows.features[label].names
-    numbers = np.asarray(rows.with_format("numpy")[label][:], dtype=np.int64)
-    outside = np.flatnonzero((numbers < 0) | (numbers >= len(classes)))
-    if len(outside):
-        raise UserError(
-            f"{source} row {outside[0]} has the label {numbers[outside[0]]}, expected 0 to "
-            f"{len(classes) - 1}; leave out pictures without a class."
-        )
-    undecoded = rows.cast_column(image, Image(decode=False))
-    return HubSet(undecoded, image, numbers, classes, source)
+def class_names(features: Any, label: str, source: str) -> Classes:
+    """Returns the names of a column of class labels."""
+    return declared_classes(features[label].names or [], f"the column {label} of {source}")

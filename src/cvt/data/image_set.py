@@ -12,6 +12,10 @@ from cvt.data.image import BadImage
 from cvt.errors import UserError
 
 SPLITS = ("train", "val", "test")
+
+MOST_BYTES = 2**30
+"""Bytes of one image's file in an archive, or behind an address."""
+
 _NAMES = 1000
 
 

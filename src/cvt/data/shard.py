@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cvt.data.folder import image_suffixes
+from cvt.data.image_set import MOST_BYTES
 from cvt.data.labels import BadLabel, Label, as_label
 from cvt.data.tar_index import MOST_NAME, Member, TarDamage, tar_members
 from cvt.errors import UserError
 from cvt.plain import read_json
-
-MOST_BYTES = 2**30
-"""Bytes of one image's file in an archive or table."""
 
 _MOST_LABEL_FILE = 2**20  # bytes of a sample's label or JSON
 _FIRST_CHOICES = ("jpg", "jpeg", "png", "webp")

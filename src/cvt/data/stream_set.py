@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cvt.data.image import BadImage, open_image
-from cvt.data.image_set import ImageSet
+from cvt.data.image_set import MOST_BYTES, ImageSet
 from cvt.errors import UserError
 
 
@@ -16,13 +16,13 @@ class Row(NamedTuple):
 
     Args:
         number: Position in the epoch's order, plus the length of the set for every repetition.
-        source: The bytes of a file, or where it lies: a path or an address.
+        source: The bytes of a file, or where it lies: a path or an address; or why it has none.
         label: Position of its class, or -1 if it has none.
         name: What messages call it.
     """
 
     number: int
-    source: bytes | str
+    source: bytes | str | BadImage
     label: int
     name: str
 
@@ -66,8 +66,7 @@ class StreamSet(ImageSet):
         while seen < self.count:
             try:
                 row = next(rows, None)
-            # What pyarrow (ValueError), fsspec and the libraries below them raise.
-            except (OSError, ValueError, RuntimeError) as error:
+            except Exception as error:  # pyarrow, fsspec and those below raise nearly anything
                 reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
                 raise UserError(
                     f"The stream {self.source} broke off after {seen} of {self.count} images "
@@ -115,6 +114,8 @@ class StreamSet(ImageSet):
 
 def decoded(row: Row) -> Image.Image | BadImage:
     """Opens a row's picture; what cannot be used is returned as a sentence."""
+    if isinstance(row.source, BadImage):
+        return row.source
     if row.label < 0:
         return BadImage(f"{row.name} has no class; leave it out.")
     try:
@@ -130,6 +131,9 @@ def _fetched(address: str, name: str) -> bytes:
 
     try:
         with fsspec.open(address, "rb") as file:
-            return file.read()
-    except (OSError, ValueError, RuntimeError) as error:
+            content = file.read(MOST_BYTES + 1)
+    except Exception as error:  # as above
         raise BadImage(f"Cannot read {name}: {error}.") from error
+    if len(content) > MOST_BYTES:
+        raise BadImage(f"{name} has more than {MOST_BYTES:,} bytes; leave it out.")
+    return content

@@ -3,19 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from torchvision import datasets
 
 from cvt.data.array_set import ArraySet
 from cvt.data.file_set import FileSet
 from cvt.data.image_set import ImageSet
 from cvt.errors import UserError, did_you_mean
+from cvt.files import file_inside
 
 
 def torchvision_splits(name: str, data_dir: Path | None, *, download: bool) -> dict[str, ImageSet]:
     """Returns the splits that the data set's authors published.
 
     torchvision finds, checks and fetches the files; several of its classes keep labels and paths
-    in private attributes, all of which are read in this module.
+    in private attributes, all of which are read in this module. What it unpickles of CIFAR it has
+    compared with the published MD5 sums before, fetched or not.
 
     Args:
         name: A key of `TORCHVISION_SETS`, such as `torch/cifar10`.
@@ -36,12 +39,14 @@ def torchvision_splits(name: str, data_dir: Path | None, *, download: bool) -> d
     read = TORCHVISION_SETS[name]
     try:
         return read(data_dir, download)
-    except (RuntimeError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make torchvision raise nearly anything
         raise _not_there(name, data_dir, download, error) from error
 
 
 def _not_there(name: str, data_dir: Path, download: bool, error: Exception) -> UserError:
-    reason = str(error).split("\n")[0].rstrip(".")
+    reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
     if name == "torch/imagenet":
         return UserError(
             f"Cannot read {name} in {data_dir} ({reason}); put the archives from image-net.org "
@@ -50,8 +55,8 @@ def _not_there(name: str, data_dir: Path, download: bool, error: Exception) -> U
     if download:
         return UserError(f"Cannot fetch {name} into {data_dir} ({reason}); check the connection.")
     return UserError(
-        f"Found no complete {name} in {data_dir}; give the right folder, or add --download to "
-        "fetch it."
+        f"Found no complete {name} in {data_dir} ({reason}); give the right folder, or add "
+        "--download to fetch it."
     )
 
 
@@ -79,7 +84,16 @@ def _pets(root: Path, download: bool) -> dict[str, ImageSet]:
     splits: dict[str, ImageSet] = {}
     for split, published in {"train": "trainval", "test": "test"}.items():
         data = datasets.OxfordIIITPet(root, split=published, download=download)
-        splits[split] = FileSet(list(map(str, data._images)), data._labels, data.classes)
+        folder = data._images_folder
+        # The names are read from a text file that nobody has checked.
+        files = [str(file_inside(folder, str(path.relative_to(folder)))) for path in data._images]
+        labels = np.array(data._labels)
+        if not ((labels >= 0) & (labels < len(data.classes))).all():
+            raise UserError(
+                f"The list {published}.txt in {root} has a label outside of 1 to "
+                f"{len(data.classes)}, the number of its classes; fetch it again."
+            )
+        splits[split] = FileSet(files, labels, data.classes)
     return splits
 
 
