@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -16,6 +17,15 @@ from cvt.errors import UserError
 NO_TEXT = "backslashreplace"
 """What becomes of characters that an encoding lacks, such as bytes of file names that are no text:
 Python's escapes for them."""
+
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a drive has a single letter
+
+
+def url_in(name: str | Path) -> str | None:
+    """Returns the URL that a name was written as, one of whose slashes pathlib may have taken."""
+    start = _URL.match(str(name))
+    return f"{start[1]}://{str(name)[start.end() :]}" if start else None
 
 
 @contextmanager

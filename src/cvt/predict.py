@@ -1,7 +1,7 @@
 """From a checkpoint and pictures to labels, probabilities and features."""
 
-import glob
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from cvt.data import BadImage, eval_transform
 from cvt.data.image import opened
-from cvt.data.inputs import find_images
+from cvt.data.inputs import find_images, is_pattern
 from cvt.errors import UserError
+from cvt.files import url_in
 from cvt.train.device import autocast, choose_device, choose_precision
 from cvt.zoo.create import load
 
@@ -267,10 +268,8 @@ def _in_one(source: Any) -> Iterator[Source]:
     """Yields the pictures of a folder, a pattern, or an array of several; others as they are."""
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
-        if isinstance(text, str) and (
-            os.path.isdir(text) or (glob.has_magic(text) and not os.path.lexists(text))
-        ):
-            yield from find_images([text])
+        if isinstance(text, str) and (os.path.isdir(text) or is_pattern(text)):
+            yield from find_images([text], on_note=_warn)
         else:
             yield source
     elif _is_array(source):
@@ -289,6 +288,10 @@ def _in_one(source: Any) -> Iterator[Source]:
             f"Got {type(source).__name__} {str(source)[:80]!r} among the images, expected a path, "
             "bytes, an open file, a Pillow image, an array or a tensor."
         )
+
+
+def _warn(note: str) -> None:
+    warnings.warn(note, stacklevel=2)
 
 
 def _is_array(source: Any) -> bool:
@@ -367,6 +370,7 @@ def _not_finite(name: str) -> BadImage:
 
 def _name(source: Source, number: int) -> str:
     if isinstance(source, str | os.PathLike):
-        return os.fsdecode(source)
+        text = os.fsdecode(source)
+        return url_in(text) or text
     name = None if _is_array(source) else getattr(source, "name", None)
     return name if isinstance(name, str) and name else f"image {number}"

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import cvt
@@ -218,3 +219,10 @@ def test_another_folder_than_the_benchmarks_is_a_mistake(run, of_imagenet, val, 
     code, out, err = run("eval", of_imagenet, val, "--benchmark", benchmark)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "holds no folders, expected ImageNet" in err
+
+
+def test_outputs_that_are_no_numbers_are_not_measured(run, own, six, monkeypatch):
+    monkeypatch.setattr("cvt.Backbone.forward", lambda self, x: x.new_full((len(x), 6), torch.nan))
+    code, out, err = run("eval", own, six, "--split", "all")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no finite numbers for 6 of 6 images" in err

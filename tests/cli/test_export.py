@@ -157,6 +157,14 @@ def test_pictures_that_cannot_be_read_are_named(run, checkpoint, photos, tmp_pat
     assert str(photos) in out
 
 
+def test_a_file_that_would_lie_beside_is_not_written_over(run, checkpoint, tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    code, out, err = run("export", checkpoint, tmp_path / "pytorch_model.xml")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "pytorch_model.bin beside it, which is there" in err
+    assert (tmp_path / "pytorch_model.bin").read_bytes() == b"weights"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -176,9 +176,11 @@ def test_what_is_neither_model_nor_image_stops_the_rest(
     path.write_bytes(content)
     first = tmp_path / name.partition("/")[0]
     code, out, err = run("predict", first, photos / "a.jpg")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert words in err
-    assert str(first) in err
+    assert (code, out) == (2, "")
+    *notes, sentence = err.splitlines()
+    assert words in sentence
+    assert str(first) in sentence
+    assert all("notes.txt" in note for note in notes)
 
 
 def test_an_image_needs_no_suffix_to_be_one(run, photos, tmp_path):
@@ -243,3 +245,20 @@ def test_outputs_that_are_no_numbers_are_skipped(run, checkpoint, photos, monkey
     assert (code, out) == (2, "")
     assert "no finite number" in err
     assert "nan" not in out
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.org/a/rose.jpg", "s3://bucket/rose.png", "https://x.org/r.jpg?w=3"]
+)
+def test_a_url_is_named_as_it_was_given(run, checkpoint, url):
+    for arguments in ((url,), (checkpoint, url)):
+        code, out, err = run("predict", *arguments)
+        assert (code, out) == (2, "")
+        assert f"Got the URL {url}, and nothing is fetched" in err
+    assert json.loads(run("predict", checkpoint, url, "--json")[1])["image"] == url
+    code, _, err = run("predict", "https://x.org/m.safetensors", "a.jpg")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Got the URL https://x.org/m.safetensors" in err
+    code, _, err = run("eval", checkpoint, "https://x.org/data")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Got the URL https://x.org/data as data" in err

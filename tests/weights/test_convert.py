@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from cvt.errors import UserError
@@ -99,3 +101,32 @@ def test_full_disk_keeps_what_was_there(tmp_path, ours, full_disk, out):
     with pytest.raises(UserError, match="disk is full"):
         convert(ours, path.parent if out.startswith("hf") else path)
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "to"),
+    [
+        ("m.safetensors", "m.safetensors", None),
+        ("hf", "hf", "timm"),
+        ("hf", "hf/model.safetensors", None),
+        ("hf/model.safetensors", "hf", "timm"),
+    ],
+)
+def test_what_is_read_is_not_written_over(tmp_path, ours, monkeypatch, source, out, to):
+    monkeypatch.chdir(tmp_path)
+    Path("m.safetensors").write_bytes(Path(ours).read_bytes())
+    convert(ours, "hf", to="timm")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="is read from; name another place"):
+        convert(source, out, to=to)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path, ours):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(UserError, match="holds other things than a model"):
+        convert(ours, tmp_path / "photos", to="timm")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"]
+    convert(ours, tmp_path / "model", to="timm")
+    convert(ours, tmp_path / "model", to="timm")  # a model gives way to a model

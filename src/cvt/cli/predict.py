@@ -1,6 +1,5 @@
 """`cvt predict [CHECKPOINT] IMAGE...`."""
 
-import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from cyclopts import Parameter
 from cvt.cli.flags import Device, Json
 from cvt.cli.output import print_json, say
 from cvt.errors import UserError
+from cvt.files import url_in
 from cvt.weights.demo import DEMO
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
         UserError: The first argument exists and is neither, so that it may have been meant as a
             model, whose answers the demo's would be taken for.
     """
-    from cvt.data.folder import image_suffixes
+    from cvt.data.formats import SUFFIXES
+    from cvt.data.inputs import is_pattern
     from cvt.weights.source import names_weights
 
     first, rest = arguments[0], arguments[1:]
@@ -97,8 +98,12 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     if os.path.exists(first):
         _check_may_be_images(first)
         return DEMO, arguments
-    has_image_suffix = Path(first).suffix.lower() in image_suffixes()
-    return (DEMO, arguments) if glob.has_magic(first) or has_image_suffix else (first, rest)
+    is_missing_image = (
+        is_pattern(first)
+        or Path(first).suffix.lower() in SUFFIXES
+        or (url_in(first) is not None and not rest)
+    )
+    return (DEMO, arguments) if is_missing_image else (first, rest)
 
 
 def _refuse_exported(first: str) -> None:
@@ -114,8 +119,7 @@ def _refuse_exported(first: str) -> None:
 
 
 def _check_may_be_images(first: str) -> None:
-    from cvt.data.folder import image_suffixes
-    from cvt.data.formats import looks_like_image
+    from cvt.data.formats import SUFFIXES, looks_like_image
     from cvt.train.run_folder import CONFIG_FILE
 
     if os.path.isdir(first):
@@ -124,7 +128,7 @@ def _check_may_be_images(first: str) -> None:
                 f"Got the run folder {first}, which holds no weights yet; wait for its first epoch."
             )
         return
-    if Path(first).suffix.lower() in image_suffixes() or not os.path.isfile(first):
+    if Path(first).suffix.lower() in SUFFIXES or not os.path.isfile(first):
         return
     try:
         with open(first, "rb") as file:

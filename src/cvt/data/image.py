@@ -16,6 +16,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cvt.data.formats import FORMATS, Excess, bare, format_of, stated_orientation
 from cvt.errors import UserError
+from cvt.files import url_in
 
 MAX_PIXELS = 178_956_970
 """Twice Pillow's `MAX_IMAGE_PIXELS`, from which Pillow itself refuses; half a gigabyte of RGB."""
@@ -110,6 +111,11 @@ def _open_file(path: Path, name: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except FileNotFoundError:
+        url = url_in(name)
+        if url is not None:
+            raise BadImage(
+                f"Got the URL {url}, and nothing is fetched; download it and name the file."
+            ) from None
         raise BadImage(f"There is no file {name}; check the path.") from None
     except IsADirectoryError:
         raise BadImage(f"Got the folder {name}, expected an image file.") from None

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from cvt.data.formats import looks_like_image
 from cvt.data.image import MAX_PIXELS, BadImage
 from cvt.data.walk import LeftOut, files_below, images_below, why_not
+from cvt.files import url_in
 
 MAX_STDIN = 3 * MAX_PIXELS
 """Bytes of a picture on stdin: as many as the largest picture has as RGB."""
@@ -45,10 +46,15 @@ def find_images(
             yield from _from_stdin(stdin) if stdin else [_EMPTY]
         elif os.path.isdir(argument):
             yield from _in_folder(argument, on_note)
-        elif not os.path.lexists(argument) and glob.has_magic(argument):
+        elif is_pattern(argument):
             yield from _matching(argument, on_note)
         else:
             yield Path(argument)
+
+
+def is_pattern(text: str) -> bool:
+    """Whether text stands for the files that it matches: no file's own name, and no URL."""
+    return glob.has_magic(text) and not os.path.lexists(text) and url_in(text) is None
 
 
 def _in_folder(folder: str, on_note: Callable[[str], object]) -> Iterator[Path | bytes | BadImage]:

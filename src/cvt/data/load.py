@@ -25,6 +25,7 @@ from cvt.data.split import stratified_split
 from cvt.data.stream_set import StreamSet
 from cvt.data.torchvision_sets import TORCHVISION_SETS, torchvision_splits
 from cvt.errors import UserError, did_you_mean
+from cvt.files import url_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +259,8 @@ def _open(
         raise UserError(
             f"Got the file {path} as data, expected a folder of class folders or a .parquet file."
         )
+    if (url := url_in(name)) is not None:
+        raise UserError(f"Got the URL {url} as data, which is not fetched; download it first.")
     names = ("digits", *TORCHVISION_SETS)
     raise UserError(
         f"There is no data at {path}, expected a path that exists, {', '.join(names)}, hfds/NAME, "

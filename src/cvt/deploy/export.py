@@ -193,6 +193,12 @@ def _check_request(chosen: Format, path: Path, dtype: str, device: str) -> torch
         )
     if path.is_dir():
         raise UserError(f"Got the folder {path}, expected the name of a file to write.")
+    for other in (path.with_name(name) for name in chosen.companions(path)):
+        if other.exists() and not path.exists():
+            raise UserError(
+                f"Got {path} to write, with {other.name} beside it, which is there and no part of "
+                "such a file; take another name."
+            )
     chosen.check_installed(dtype)
     if chosen.name == "aot":
         # Machine code is for this machine; a program may go to another.

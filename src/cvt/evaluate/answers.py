@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from cvt.data import ImageSet, eval_transform, make_eval_loader
+from cvt.errors import UserError
 from cvt.train.device import choose_device, choose_precision
 from cvt.train.validate import Logits, validate
 from cvt.train.world import World
@@ -40,7 +41,8 @@ def answers(
     Several processes take a share each, and all of them get the whole.
 
     Raises:
-        UserError: The device is not there, or not a single picture could be read.
+        UserError: The device is not there, not a single picture could be read, or what the network
+            says to some is no finite number.
     """
     device = choose_device(pace.device)
     loader = make_eval_loader(
@@ -54,4 +56,11 @@ def answers(
     if pace.on_start:
         pace.on_start(len(range(world.rank, len(data), world.size)))
     precision = choose_precision(pace.precision, device)
-    return validate(network.to(device), loader, device, precision, pace.on_batch, world)
+    said = validate(network.to(device), loader, device, precision, pace.on_batch, world)
+    count = int((~said.logits.isfinite().all(dim=1)).sum())
+    if count:
+        raise UserError(
+            f"Got outputs that are no finite numbers for {count:,} of {len(said.logits):,} images, "
+            "so that nothing can be measured; check the weights, or take float32 for the precision."
+        )
+    return said

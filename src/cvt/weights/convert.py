@@ -1,5 +1,6 @@
 """From one layout to another: open, rename, write."""
 
+import os
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,7 +28,8 @@ def convert(source: str | Path, out: str | Path, to: Target | None = None) -> st
     Args:
         source: Anything that `open_weights` takes.
         out: Where to: `.safetensors` makes ours, `.pth` or `.pt` Microsoft's, a name without
-            suffix a Hugging Face folder.
+            suffix a Hugging Face folder. A checkpoint that is there is replaced, unless it is the
+            source.
         to: The layout, where the name does not tell it; `timm` is a folder as well.
 
     Returns:
@@ -35,10 +37,12 @@ def convert(source: str | Path, out: str | Path, to: Target | None = None) -> st
 
     Raises:
         UserError: The source cannot be opened, the layout and the name don't go together, the
-            other implementation cannot express the model, or the place is not writable.
+            other implementation cannot express the model, or the place is not writable, is the
+            source itself, or a folder of other things.
     """
     path = Path(out)
     target = _target(path, to)
+    _check_place(path, Path(source))
     state_dict, record = open_weights(source)
     if target == "microsoft":
         notes = _write_microsoft(path, state_dict, record)
@@ -69,6 +73,23 @@ def _target(path: Path, to: str | None) -> str:
             "folder, named without suffix (hugging_face, or timm where that is asked for)."
         )
     return target
+
+
+def _check_place(path: Path, source: Path) -> None:
+    """Refuses to write over what is read, and among files that are no checkpoint's."""
+    if not os.path.exists(path):
+        return
+    if os.path.exists(source) and (
+        path.samefile(source)
+        or (source.is_dir() and path.parent.samefile(source))
+        or (path.is_dir() and source.parent.samefile(path))
+    ):
+        raise UserError(f"Got {path} to write, which {source} is read from; name another place.")
+    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
+        raise UserError(
+            f"Got the folder {path}, which holds other things than a model; name a new one, or a "
+            "file in it."
+        )
 
 
 def _kind(path: Path, to: str | None) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cvt.errors import UserError, did_you_mean
+from cvt.files import url_in
 from cvt.systems.catalog import ROWS, SYSTEMS, system_of
 from cvt.systems.cvt import CVT
 from cvt.weights.checkpoint import (
@@ -194,6 +195,12 @@ def _is_hub_id(source: str) -> bool:
 
 
 def _nothing_there(path: Path) -> UserError:
+    url = url_in(path)
+    if url is not None:
+        return UserError(
+            f"Got the URL {url}, and nothing is fetched but from the Hugging Face hub, by "
+            "OWNER/NAME; download it and name the file."
+        )
     if path.name.endswith(FILE_SUFFIXES) or len(path.parts) > 1:
         return no_such_file(path)
     return UserError(
