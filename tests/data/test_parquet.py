@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cvt.data.image import BadImage
-from cvt.data.load import load_data, load_split
+from cvt.data.load import load_data, load_split, select
 from cvt.errors import UserError
 
 pa = pytest.importorskip("pyarrow")
@@ -59,6 +59,18 @@ def test_a_single_file_is_cut(tmp_path):
     everything = load_split(str(path), "all")
     assert levels(everything) == list(range(20))
     assert everything.name(12) == "all.parquet row 12"
+
+
+def test_to_be_measured_a_file_is_whole_and_train_need_not_be_there(tmp_path):
+    file = write(tmp_path / "test-00000-of-00001.parquet", ["cow", "ant"] * 5)
+    chosen = select(str(file))
+    assert (len(chosen.images), chosen.split, chosen.num_found) == (10, "all", 10)
+    write(tmp_path / "val.parquet", ["ant", "bee", "bee"])
+    chosen = select(str(tmp_path))
+    assert (len(chosen.images), chosen.split, chosen.num_found) == (10, "test", 13)
+    assert chosen.images.classes == ("ant", "bee", "cow")
+    with pytest.raises(UserError, match="has no train split"):
+        select(str(tmp_path), "train")
 
 
 def test_a_folder_with_shards(tmp_path):

@@ -157,6 +157,7 @@ def test_only_validation(tmp_path):
     write(tmp_path / "val.tar", numbered(0, 4))
     with pytest.raises(UserError, match="shards of val but none of train"):
         shard_splits(tmp_path)
+    assert levels(shard_splits(tmp_path, for_training=False)["val"]) == [0, 1, 2, 3]
 
 
 def test_timms_info_file(tmp_path):

@@ -190,5 +190,6 @@ def labelled_splits(
                 f"Not one image of the {split} split of {source} has a label that can be "
                 f"used{example}; correct the labels."
             )
-    kept["train"].notes = (*kept["train"].notes, *notes)
+    for images in kept.values():
+        images.notes = (*images.notes, *notes)
     return kept

@@ -246,15 +246,14 @@ def _open(
     if name.startswith("hfids/"):
         return hub_stream_splits(name.removeprefix("hfids/"), folder)
     if name.startswith("wds/"):
-        return shard_splits((folder or Path()) / Path(name.removeprefix("wds/")).expanduser())
+        shards = (folder or Path()) / Path(name.removeprefix("wds/")).expanduser()
+        return shard_splits(shards, for_training=for_training)
     path = (folder or Path()) / Path(name).expanduser()
+    is_parquet = path.suffix.lower() == ".parquet" and path.exists()
+    if is_parquet or (path.is_dir() and any(path.glob("*.parquet"))):
+        return parquet_splits(path, for_training=for_training)
     if path.is_dir():
-        is_parquet = any(path.glob("*.parquet"))
-        return (
-            parquet_splits(path) if is_parquet else folder_splits(path, for_training=for_training)
-        )
-    if path.suffix.lower() == ".parquet" and path.exists():
-        return parquet_splits(path)
+        return folder_splits(path, for_training=for_training)
     if path.exists():
         raise UserError(
             f"Got the file {path} as data, expected a folder of class folders or a .parquet file."

@@ -14,7 +14,7 @@ _FILE_NAME = re.compile(r"([a-z]+)(?:[^a-z].*)?\.parquet")
 _SHARD = re.compile(r"-of-(\d+)\.parquet$")
 
 
-def parquet_splits(path: Path) -> dict[str, ImageSet]:
+def parquet_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet]:
     """Returns the splits of a parquet file (all "train") or of a folder of parquet files.
 
     In a folder the file name says the split: `train.parquet`, `train-00000-of-00002.parquet`,
@@ -24,13 +24,17 @@ def parquet_splits(path: Path) -> dict[str, ImageSet]:
 
     A row whose label is none of the train split's classes is kept as a bad one.
 
+    Args:
+        for_training: There has to be a train split; without one, all splits give the classes.
+
     Raises:
         UserError: A file cannot be used (see `read_parquet`), a shard or the train file is
             missing, or no row of a split has a label that can be used.
     """
-    files = {"train": [path]} if not path.is_dir() else _split_files(path)
+    files = {"train": [path]} if not path.is_dir() else _split_files(path, for_training)
     rows = {split: [read_parquet(file) for file in members] for split, members in files.items()}
-    classes = _classes(rows["train"], path)
+    every = [each for members in rows.values() for each in members]
+    classes = _classes(rows.get("train", every), path)
     splits: dict[str, ImageSet] = {}
     bad: dict[str, dict[int, BadLabel]] = {}
     for split, members in rows.items():
@@ -43,7 +47,8 @@ def parquet_splits(path: Path) -> dict[str, ImageSet]:
         splits[split] = Joined(parts)
     splits = labelled_splits(splits, bad, str(path))
     if path.is_dir():
-        splits["train"].notes += _unused(path, files)
+        for images in splits.values():
+            images.notes += _unused(path, files)
     return splits
 
 
@@ -58,13 +63,13 @@ def _unused(folder: Path, files: dict[str, list[Path]]) -> tuple[str, ...]:
     )
 
 
-def _split_files(folder: Path) -> dict[str, list[Path]]:
+def _split_files(folder: Path, for_training: bool) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.parquet")):
         match = _FILE_NAME.fullmatch(file.name.lower())
         if match and match[1] in SPLIT_OF_NAME:
             found.setdefault(SPLIT_OF_NAME[match[1]], []).append(file)
-    if "train" not in found:
+    if not found or (for_training and "train" not in found):
         raise UserError(
             f"{folder} holds parquet files but none called train*.parquet; "
             "rename them after their split, or give the path of one file."

@@ -53,7 +53,7 @@ class _Info:
         return self.splits.get(next(called, ""), _SplitInfo())
 
 
-def shard_splits(path: Path) -> dict[str, ImageSet]:
+def shard_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet]:
     """Returns the splits of a folder of `.tar` shards, of one shard, or of a pattern like
     `train-{000..009}.tar`.
 
@@ -63,6 +63,9 @@ def shard_splits(path: Path) -> dict[str, ImageSet]:
     are the lines of `classes.txt` or the list `classes` in `_info.json`; without them classes are
     called by their number, or by the names that the samples give.
 
+    Args:
+        for_training: There has to be a train split; without one, all splits give the classes.
+
     Raises:
         UserError: There are no shards, one is missing or unreadable as a whole, there is no train
             split, or not one sample has a label.
@@ -70,7 +73,7 @@ def shard_splits(path: Path) -> dict[str, ImageSet]:
     folder = path if os.path.isdir(path) else path.parent
     info = _read_info(folder)
     files = _split_files(path, info)
-    if "train" not in files:
+    if for_training and "train" not in files:
         raise UserError(
             f"{path} holds shards of {', '.join(files)} but none of train; add them, or give the "
             "shards of one split as a pattern."
@@ -79,7 +82,8 @@ def shard_splits(path: Path) -> dict[str, ImageSet]:
         split: [read_shard(file, info.split(split).alt_label or "label") for file in members]
         for split, members in files.items()
     }
-    classes = _classes(folder, info, shards["train"])
+    every = [each for some in shards.values() for each in some]
+    classes = _classes(folder, info, shards.get("train", every))
     splits: dict[str, ImageSet] = {}
     bad: dict[str, dict[int, BadLabel]] = {}
     for split, some in shards.items():
