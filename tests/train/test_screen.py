@@ -2,12 +2,16 @@ import io
 from dataclasses import replace
 
 import pytest
+import torch
+from rich.cells import cell_len
 from rich.console import Console
 
 from cvt.train import screen as screen_module
 from cvt.train.config import TrainConfig
+from cvt.train.defaults import DataFacts, derive
 from cvt.train.progress import EpochRow
 from cvt.train.screen import Screen
+from cvt.train.settings import settings
 
 ROW = EpochRow(
     epoch=7, train_loss=1.25, val_loss=0.75, val_top1=81.5, lr=1e-3, images_per_s=2345.6,
@@ -53,6 +57,52 @@ def test_an_epoch_is_a_line(capsys):
         "2,346 images/s  2.0 GB"
     )
     assert second == first.replace("7/300", "8/300").replace(" *", "  ")
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize("name", ["photos", "写真の長い名前" * 9, "a name with blanks " * 7])
+def test_lines_fit_a_terminal_and_no_word_is_broken(terminal, width, name):
+    """Names stay with their values; a word wider than the terminal is the one exception."""
+    facts = f"{name}: 12 training and 3 validation images, 5 classes. cvt_nano_32 on cpu."
+    config = derive(
+        TrainConfig(data=name, out=f"runs/{name}"),
+        DataFacts(name=name, num_images=3000, median_side=400),
+        torch.device("cpu"),
+    )
+    out = terminal(width)
+    screen = Screen(10, 0, True)
+    screen.describe(config, facts)
+    screen.epoch(ROW, 300, is_best=True)
+    screen.epoch(ROW, 300, is_best=False)
+    lines = out.getvalue().splitlines()
+    words = " ".join(lines).split()
+    said = " ".join([facts, *settings(config).values()]).split()
+    assert set(said) <= set(words)
+    for line in lines:
+        assert line == line.rstrip()
+        assert cell_len(line) <= width or max(map(cell_len, line.split())) > width - 11
+    for pair in ("weight_decay 0.05", "scale [0.35, 1]", "warmup_epochs 2", "batch_size 32"):
+        assert any(pair in line for line in lines)
+    used = max(map(cell_len, lines))
+    assert used > 0.8 * width, "the room is used"
+
+
+def test_where_there_is_no_terminal_a_line_is_a_line(capsys):
+    name = "a name with blanks " * 20
+    config = TrainConfig(data=name, batch_size=4)
+    screen = Screen(10, 0, True)
+    screen.describe(config, name)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == name
+    assert len(lines) == 1 + len(settings(config))
+    assert all(line == line.rstrip() for line in lines[1:])
+
+
+def test_the_closing_report_keeps_its_lines(terminal, capsys):
+    text = "\nDone.\n\n  " + "word " * 40 + "\nan\x1bescape"
+    out = terminal(40)
+    Screen(10, 0, True).report(text)
+    assert out.getvalue() == text.replace("\x1b", "\\x1b") + "\n"
 
 
 @pytest.mark.parametrize(

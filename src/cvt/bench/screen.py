@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cvt.bench.results import Outcome
 from cvt.errors import UserError
 from cvt.train.run_folder import read_metrics
+from cvt.train.screen import say_wrapped
 from cvt.train.units import say_memory, say_time
 
 _LOOK_EVERY_S = 2.0
@@ -52,8 +53,8 @@ class ContestScreen:
         self.bar.stop()
 
     def say(self, text: str) -> None:
-        """Prints a line."""
-        self.console.print(text)
+        """Prints a line, which a terminal breaks between words alone."""
+        say_wrapped(self.console, text)
 
     def now(self, words: str) -> None:
         """Says what is being done."""

@@ -117,7 +117,7 @@ def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
         answers = _work(session)
         result = _result(job, answers, time.monotonic() - start)
         keep_result(job, result)
-        screen.say(report(result))
+        screen.report(report(result))
     return result
 
 

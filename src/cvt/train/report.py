@@ -5,7 +5,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
 
-from cvt.errors import UserError
+from cvt.errors import UserError, shown
 from cvt.files import atomic_write
 from cvt.plain import Range, from_plain, json_text, read_json_file
 from cvt.train.run_folder import (
@@ -105,7 +105,9 @@ def report(result: TrainResult) -> str:
         lines.append(f"Test top-1 {result.test_top1:.2f} %, loss {result.test_loss:.4f}.")
     if result.bad:
         lines.append(f"{len(result.bad)} images could not be read and were skipped.")
-    run = quote(str(result.run))
+    run, data, beside = (
+        quote(shown(each)) for each in (result.run, result.data, result.run.parent)
+    )
     files = {
         CARD_FILE: "what was trained, on what, how, and how good it is",
         f"{BEST_WEIGHTS}, {LAST_WEIGHTS}": "weights that describe themselves",
@@ -114,13 +116,13 @@ def report(result: TrainResult) -> str:
         CONFIG_FILE: "everything that the run was told",
     }
     commands = (
-        f"cvt eval {run} {quote(result.data)}",
+        f"cvt eval {run} {data}",
         f"cvt predict {run} IMAGE",
-        f"cvt runs {quote(str(result.run.parent))}",
+        f"cvt runs {beside}",
         f"tensorboard --logdir {run}",
     )
     width = max(map(len, files))
-    lines += ["", f"Written to {result.run}:"]
+    lines += ["", f"Written to {shown(result.run)}:"]
     lines += [f"  {name:<{width}}  {content}" for name, content in files.items()]
     lines += ["", "Next:", *(f"  {command}" for command in commands)]
     return "\n".join(lines)

@@ -1,13 +1,15 @@
 """What a run shows while it works: a bar on a terminal, plain lines anywhere else."""
 
 import os
+import re
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.text import Text
 
 from cvt.errors import shown
 from cvt.train.config import TrainConfig
@@ -59,8 +61,13 @@ class Screen:
         self.bar.stop()
 
     def say(self, text: str) -> None:
-        """Prints a line as it is."""
-        self.console.print(escape(shown(text)), soft_wrap=True, emoji=False)
+        """Prints a line, which a terminal breaks between words alone."""
+        say_wrapped(self.console, text)
+
+    def report(self, text: str) -> None:
+        """Prints text of our own that has several lines, each whole: there are commands among."""
+        for line in text.split("\n"):
+            self.console.print(Text(shown(line, len(line))), soft_wrap=True)
 
     def describe(self, config: TrainConfig, facts: str, processes: int = 1) -> None:
         """Prints what the run is about to do, derived values included.
@@ -72,10 +79,10 @@ class Screen:
         self._num_workers = config.num_workers or 0
         self._has_accelerator = config.device != "cpu"
         self.say(facts)
-        table = Table.grid(padding=(0, 2))
-        for group, line in settings(config, processes).items():
-            table.add_row("", group, escape(shown(line)))
-        self.console.print(table)
+        lines = settings(config, processes)
+        widest = max(map(len, lines))
+        for group, line in lines.items():
+            say_wrapped(self.console, line, f"  {group:<{widest}}  ", _SETTINGS)
 
     def update(
         self,
@@ -108,13 +115,22 @@ class Screen:
             self.say("  ".join([description, *figures]))
 
     def epoch(self, row: EpochRow, epochs: int, is_best: bool) -> None:
-        """Prints the line of a finished epoch; a star marks the best so far."""
+        """Prints the line of a finished epoch; a star marks the best so far.
+
+        On a terminal it holds the figures that fit; all of them are in the run's metrics.
+        """
         width = len(str(epochs))
-        self.say(
-            f"epoch {row.epoch:>{width}}/{epochs}  train loss {row.train_loss:.4f}  "
-            f"val loss {row.val_loss:.4f}  top-1 {row.val_top1:6.2f} %{' *' if is_best else '  '}  "
-            f"lr {row.lr:.1e}  {row.images_per_s:,.0f} images/s  {say_memory(row.memory_mb)}"
-        )
+        figures = [
+            f"epoch {row.epoch:>{width}}/{epochs}",
+            f"train loss {row.train_loss:.4f}",
+            f"val loss {row.val_loss:.4f}",
+            f"top-1 {row.val_top1:6.2f} %{' *' if is_best else '  '}",
+            f"lr {row.lr:.1e}",
+            f"{row.images_per_s:,.0f} images/s",
+            say_memory(row.memory_mb),
+        ]
+        room = self.console.width if self.console.is_terminal else sum(map(len, figures)) + 99
+        self.say(_fitting(figures, room).rstrip())
         if self._is_much(row.data_wait) and not self._has_advised:
             self._has_advised = True
             self.say(_advice(row.data_wait, self._num_workers, os.cpu_count() or 1))
@@ -122,6 +138,39 @@ class Screen:
     def _is_much(self, data_wait: float) -> bool:
         """Whether preparing pictures holds up the network; on a CPU both need the same cores."""
         return self._has_accelerator and data_wait > _MUCH_WAITING
+
+
+_WORDS = (re.compile(" "),)
+# Names stay with their values, and lists whole, where there is room for them.
+_SETTINGS = (re.compile(r"(?<=,) (?![^\[]*\])"), re.compile(r" (?![^\[]*\])"), re.compile(" "))
+
+
+def say_wrapped(
+    console: Console, text: str, head: str = "", breaks: Sequence[re.Pattern[str]] = _WORDS
+) -> None:
+    """Prints a line that may hold strangers' names; on a terminal as lines that fit.
+
+    Args:
+        head: Stands before it; the lines that follow are indented alike.
+        breaks: The blanks at which it may be broken; the later ones where a part fits no line.
+    """
+    room = console.width - len(head) if console.is_terminal else None
+    for number, line in enumerate(_lines(shown(text), room, breaks)):
+        start = " " * len(head) if number else head
+        console.print(Text(f"{start}{line}"), soft_wrap=True)
+
+
+def _lines(text: str, room: int | None, breaks: Sequence[re.Pattern[str]]) -> list[str]:
+    """Breaks text into lines; a word that is wider than the room has one of its own."""
+    if room is None or cell_len(text) <= room or not breaks:
+        return [text]
+    lines: list[str] = []
+    for part in breaks[0].split(text):
+        if lines and cell_len(lines[-1]) + 1 + cell_len(part) <= room:
+            lines[-1] += f" {part}"
+        else:
+            lines += _lines(part, room, breaks[1:])
+    return lines
 
 
 class _Pace:
