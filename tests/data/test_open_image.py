@@ -186,6 +186,53 @@ def test_grey_in_16_bits_has_the_depth_that_holds_its_values(bits, kind):
     assert got.tolist() == [0, round(largest // 2 * 255 / largest), 255]
 
 
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits for each of (height, width, 3 or 4) values; Pillow writes none."""
+    height, width, bands = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[bands], 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+def deep_tiff(values: np.ndarray, order: str, *, is_packed: bool) -> bytes:
+    """A TIFF of 16 bits for each of (height, width, 3) values, in an order of bytes."""
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    data = values.astype(order + "u2").tobytes()
+    data = zlib.compress(data) if is_packed else data
+    said = {256: values.shape[1], 257: values.shape[0], 258: 0, 262: 2, 273: 0, 277: 3}
+    said |= {259: 8 if is_packed else 1, 278: values.shape[0], 279: len(data)}
+    end = 8 + 2 + 12 * len(said) + 4
+    said |= {258: end, 273: end + 6}
+    rows = [
+        struct.pack(order + "HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, value)
+        for tag, value in sorted(said.items())
+    ]
+    head = mark + struct.pack(order + "IH", 8, len(rows)) + b"".join(rows) + bytes(4)
+    return head + struct.pack(order + "3H", 16, 16, 16) + data
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("make", ["png", "<", ">", "< packed", "> packed"])
+def test_colour_in_16_bits_has_the_depth_that_holds_its_values(bits, make):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (20, 30, 3))
+    values[3, 4] = 2**bits - 1
+    packed = make.endswith("packed")
+    content = deep_png(values) if make == "png" else deep_tiff(values, make[0], is_packed=packed)
+    got = np.asarray(open_image(content), int)
+    # Without a stretch, Pillow cuts the lower byte off.
+    expected = values * 255 / (2**bits - 1) if bits < 16 else values // 256
+    assert np.abs(got - expected).max() <= 0.5
+    assert got[3, 4].tolist() == [255] * 3
+
+
+def test_dark_colour_of_16_bits_keeps_its_transparency():
+    values = np.full((2, 2, 4), 700)
+    values[..., 3] = [[65535, 0], [65535, 65535]]
+    got = np.asarray(open_image(deep_png(values)))
+    assert got[0].tolist() == [[round(700 * 255 / 1023)] * 3, [255] * 3]
+
+
 def test_a_depth_that_the_file_states_is_followed():
     """Netpbm says the largest value, and TIFF may say 12 bits: dark pictures stay dark."""
     pgm = b"P5\n2 1\n4095\n" + struct.pack(">2H", 0, 700)
@@ -341,6 +388,8 @@ def examples() -> dict[str, bytes]:
     found["WEBP lossless"] = encoded(rgb, "WEBP", lossless=True)
     found["ICO bitmap"] = encoded(rgb, "ICO", bitmap_format="bmp")
     found["TGA runs"] = encoded(rgb, "TGA", compression="tga_rle")
+    found["PNG deep colour"] = deep_png(noise.astype(np.uint16) * 9)
+    found["TIFF deep colour"] = deep_tiff(noise.astype(np.uint16) * 9, ">", is_packed=True)
     found["PPM text"] = b"P3\n2 1\n255\n255 0 0 1 2 3\n"
     if heif():
         found["HEIF"] = encoded(rgb, "HEIF", exif=exif)

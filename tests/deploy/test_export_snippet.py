@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+import zlib
 from unittest.mock import patch
 
 import numpy as np
@@ -141,6 +142,32 @@ def test_odd_pictures_are_prepared_alike(tmp_path, name, picture, options, chann
     expected = eval_transform(preprocessing)(open_image(path)).numpy()
     assert expected.std() > 0.05  # something is to be seen
     np.testing.assert_array_equal(prepared(*made(preprocessing), path)[0], expected)
+
+
+def deep_png(path, largest):
+    """A PNG of 16 bits for each colour."""
+    values = np.linspace(0, largest, 20 * 20 * 3).astype(">u2").reshape(20, 60)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", 20, 20, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ):
+        content += struct.pack(">I", len(data)) + name + data
+        content += struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+
+
+def test_colour_of_16_bits_is_prepared_alike_or_refused(tmp_path):
+    preprocessing = Preprocessing(input_size=(3, 16, 16))
+    deep_png(tmp_path / "full.png", 65535)
+    expected = eval_transform(preprocessing)(open_image(tmp_path / "full.png")).numpy()
+    got = prepared(*made(preprocessing), tmp_path / "full.png")
+    np.testing.assert_array_equal(got[0], expected)
+    deep_png(tmp_path / "dark.png", 4095)
+    with pytest.raises(SystemExit, match="14 bits or fewer of colour"):
+        prepared(*made(preprocessing), tmp_path / "dark.png")
 
 
 def test_the_program_opens_no_other_formats(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -9,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -31,6 +32,10 @@ MOST_BYTES_PER_PIXEL = 32
 """Memory that opening an image takes at its peak, beside three times the size of its file."""
 
 _BAND = 1 << 20  # pixels that are converted at a time where that takes many bytes for each
+
+_DEPTHS = (8, 10, 12, 14, 16)
+_DARK = 1 << 14 - 8  # upper bytes of values of 14 bits are below it
+_OTHER_ORDER = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 
 # EXIF's orientation -> what undoes it.
 _TURNS = {
@@ -57,11 +62,12 @@ def open_image(source: Source, *, name: str | None = None) -> Image.Image:
     pillow-heif. Animations and multi-page files give their first frame. Transparent parts become
     white. CMYK is converted without its colour profile.
 
-    Grey of more than 8 bits is scaled so that black is 0 and the largest value of its depth is
-    255. A PGM that states its largest value and a TIFF of 12 bits are followed. 16 and 32 bits are
-    what scanners and cameras of 10 to 14 bits write as well: there it is the smallest of 8, 10,
-    12, 14 and 16 bits that holds the picture's largest value. Negative integers, those beyond 16
-    bits, and floats have no depth: they run from the picture's lowest value to its highest.
+    Grey and colour of more than 8 bits are scaled so that 0 stays black and the largest value of
+    their depth becomes 255. A PGM that states its largest value and a TIFF of 12 bits are followed.
+    16 and 32 bits are what scanners and cameras of 10 to 14 bits write as well: there it is the
+    smallest of 8, 10, 12, 14 and 16 bits that holds the picture's largest value. Negative integers,
+    those beyond 16 bits, and floats have no depth: they run from the picture's lowest value to its
+    highest.
 
     Args:
         source: A path, the bytes of a file, an open binary file, or a Pillow image.
@@ -185,7 +191,12 @@ def _decoded(content: bytes, name: str, turn: ExitStack) -> Image.Image:
             orientation = orientation or stated_orientation(
                 image.info.get("exif"), image.info.get("xmp")
             )
-            return _upright_rgb(image, name, orientation)
+            lower = _lower_bytes(image)
+            if lower is None or not _is_dark(image):
+                return _upright_rgb(image, name, orientation)
+            with Image.open(BytesIO(content), formats=[kind]) as other:
+                other.tile = lower
+                return _upright_rgb(_deep_colour(image, other), name, orientation)
 
 
 def _listed() -> str:
@@ -336,6 +347,47 @@ def _upright_rgb(image: Image.Image, name: str, orientation: int | None) -> Imag
     return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
 
 
+def _lower_bytes(image: ImageFile.ImageFile) -> list[Any] | None:
+    """Returns tiles that decode the lower byte of colour of 16 bits, of which Pillow keeps one.
+
+    It keeps the upper one, by the order of the file; asked for in the other order, the lower one.
+    """
+    tiles = []
+    for tile in image.tile:
+        args = tile[3]
+        rawmode, *rest = args if isinstance(args, tuple) else (args,)
+        colours, _, order = str(rawmode).rpartition(";")
+        if colours not in ("RGB", "RGBA", "RGBX") or order not in _OTHER_ORDER:
+            return None
+        other = f"{colours};{_OTHER_ORDER[order]}"
+        args = (other, *rest) if isinstance(args, tuple) else other
+        # Before Pillow 11 they were plain tuples.
+        tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
+    return tiles or None
+
+
+def _is_dark(image: Image.Image) -> bool:
+    """Whether its colours would fit into 14 bits or fewer, of the 16 that it has."""
+    counts = image.histogram()
+    return not any(any(counts[band + _DARK : band + 256]) for band in (0, 256, 512))
+
+
+def _deep_colour(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    """Scales colour by the depth that holds its values, like grey; transparency stays."""
+
+    def values(box: tuple[int, int, int, int]) -> np.ndarray:
+        high, low = (np.asarray(each.crop(box))[..., :3] for each in (upper, lower))
+        return high.astype(np.float64) * 256 + low
+
+    largest = _largest(max(float(values(box).max()) for box in _boxes(upper)), 8)
+    scaled = upper.copy()
+    for box in _boxes(upper):
+        levels = np.asarray(upper.crop(box)).copy()
+        levels[..., :3] = np.round(values(box) * (255 / largest))
+        scaled.paste(Image.fromarray(levels), box)
+    return scaled
+
+
 def _stated_bits(image: Image.Image) -> int:
     """Returns how many bits grey has at least, before the image is loaded; what is said counts."""
     decoders = [tile[0] for tile in getattr(image, "tile", [])]
@@ -399,9 +451,13 @@ def _range(image: Image.Image, least: int) -> tuple[float, float]:
             highs.append(float(values.max()))
     low, high = min(lows, default=0.0), max(highs, default=0.0)
     if image.mode != "F" and low >= 0 and high <= 65535:
-        bits = next(each for each in (8, 10, 12, 14, 16) if each >= least and high < 2**each)
-        return 0.0, 2.0**bits - 1
+        return 0.0, _largest(high, least)
     return low, high
+
+
+def _largest(value: float, least: int) -> float:
+    """Returns the largest value of the depth that holds a value."""
+    return next(2.0**each - 1 for each in _DEPTHS if each >= least and value < 2**each)
 
 
 def _eight_bits(band: Image.Image, whole: Image.Image, low: float, high: float) -> Image.Image:

@@ -76,7 +76,10 @@ formats = "{formats}".split()
 with open(sys.argv[1], "rb") as file:
     picture = Image.open(file, formats=formats)
     is_scaled = picture.format == "PPM" and picture.tile[0][0] != "raw"  # by its own largest value
+    is_deep = picture.mode.startswith("RGB") and ";16" in str(picture.tile)
     picture.load()
+if is_deep and np.asarray(picture)[..., :3].max() < 64:
+    sys.exit("Got 14 bits or fewer of colour in 16, of which Pillow keeps 8; save it in 8 bits.")
 turned = {{2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}}.get(picture.getexif().get(274))
 if picture.mode[0] in "IF":  # grey of more than 8 bits, from 0 to the largest value of its depth
     levels, tags = np.asarray(picture), getattr(picture, "tag_v2", {{}})
@@ -121,7 +124,7 @@ def snippet(name: str, path: Path, metadata: Metadata, device: str = "cpu") -> s
 
     It opens and prepares the picture as this library does (`cvt.data.image`), with Pillow and numpy
     alone, after the numbers in the file; what the file takes stands above it. What Pillow itself
-    cannot read, HEIC for one, ends it with Pillow's error.
+    cannot read ends it: HEIC, and dark colour of 16 bits, of which Pillow keeps the upper eight.
 
     Args:
         name: The format.
