@@ -8,7 +8,7 @@ from PIL import Image
 
 from cvt.data.hub_sets import Origin
 from cvt.data.image import BadImage
-from cvt.data.load import load_data, load_split
+from cvt.data.load import load_data, load_split, select
 from cvt.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -188,6 +188,9 @@ def test_without_a_train_split(tmp_path):
     datasets.DatasetDict(test=rows([0, 1])).save_to_disk(str(tmp_path / "pets"))
     with pytest.raises(UserError, match="has no train split"):
         load_data(f"hfds/{tmp_path}/pets")
+    for kind in ("hfds", "hfids"):
+        chosen = select(f"{kind}/{tmp_path}/pets")
+        assert (chosen.split, len(chosen.images), chosen.num_found) == ("test", 2, 2)
 
 
 def test_offline(monkeypatch):

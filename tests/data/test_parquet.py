@@ -143,7 +143,7 @@ def test_labels_from_one(tmp_path):
 def test_names_decide_not_places(tmp_path):
     """Each file numbers its own classes, in its own order and its own normal form."""
     write(tmp_path / "train.parquet", [0, 1, 0, 1], names=["café", "dog"])
-    write(tmp_path / "test.parquet", [0, 1, 2], names=["owl", "dog", "cafe\u0301"])
+    write(tmp_path / "test.parquet", [0, 1, 2], names=["owl", "Dog", "cafe\u0301"])
     data = load_data(str(tmp_path))
     assert data.classes == ("café", "dog")
     assert data.test.labels.tolist() == [-1, 1, 0]
@@ -394,6 +394,14 @@ def test_a_missing_shard(tmp_path):
 def test_no_train_file(tmp_path):
     write(tmp_path / "part-0.parquet", [0, 1, 0, 1])
     refused(tmp_path, "none called train")
+
+
+@pytest.mark.parametrize(("name", "split"), [("test-0.parquet", "test"), ("part-0.parquet", "all")])
+def test_to_be_measured_any_split_will_do(tmp_path, name, split):
+    write(tmp_path / name, ["Cat", "dog", "owl"])
+    chosen = select(str(tmp_path))
+    assert (chosen.split, len(chosen.images), chosen.num_found) == (split, 3, 3)
+    assert chosen.images.classes == ("Cat", "dog", "owl")
 
 
 def test_without_pyarrow(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from cvt.data import eval_transform, load_data, load_split, make_loader
 from cvt.data.image import BadImage
+from cvt.data.load import select
 from cvt.data.shards import expand_braces, shard_splits
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
@@ -457,6 +458,14 @@ def test_a_split_without_labels_is_left_out_and_that_is_said(shards):
     write(shards / "test-000.tar", [("a.png", picture(1)), ("a.cls", b"owl")])
     with pytest.raises(UserError, match=r"Not one image of the test split .* the label 'owl'"):
         shard_splits(shards)
+
+
+def test_to_be_measured_any_split_will_do(tmp_path):
+    write(tmp_path / "val.tar", numbered(0, 4))
+    chosen = select(f"wds/{tmp_path}")
+    assert (chosen.split, len(chosen.images), chosen.num_found) == ("val", 4, 4)
+    chosen = select(f"wds/{tmp_path}/val.tar")
+    assert (chosen.split, len(chosen.images), chosen.num_found) == ("all", 4, 4)
 
 
 def test_a_second_file_of_the_same_name_begins_another_sample(tmp_path):

@@ -168,7 +168,9 @@ def first_line(error: Exception) -> str:
     return str(error).split("\n")[0].rstrip(".") or type(error).__name__
 
 
-def hub_splits(name: str, cache_dir: Path | None) -> dict[str, ImageSet]:
+def hub_splits(
+    name: str, cache_dir: Path | None, *, for_training: bool = True
+) -> dict[str, ImageSet]:
     """Returns the splits of a data set with one image column and one column of class labels.
 
     Classes are those of the train split; other splits are matched by name.
@@ -177,13 +179,14 @@ def hub_splits(name: str, cache_dir: Path | None) -> dict[str, ImageSet]:
         name: A folder that `save_to_disk` wrote or that `datasets.load_dataset` reads, or a hub
             name (fetched unless it is in the cache). A folder that exists wins.
         cache_dir: Where `datasets` keeps what it fetches; its own default if None.
+        for_training: There has to be a train split.
 
     Raises:
         UserError: `datasets` is missing, the data cannot be found or fetched, it has no train
             split, no image column or no column of class labels, or no row of a split has a label
             that can be used.
     """
-    loaded, origin = load_hub(name, cache_dir, streaming=False)
+    loaded, origin = load_hub(name, cache_dir, streaming=False, for_training=for_training)
     sets: dict[str, ImageSet] = {}
     bad: dict[str, dict[int, BadLabel]] = {}
     classes = None
@@ -196,7 +199,7 @@ def hub_splits(name: str, cache_dir: Path | None) -> dict[str, ImageSet]:
         numbers, bad[split] = numbered([as_label(each) for each in rows], classes, own.names)
         sets[split] = HubSet(images, image, numbers, bad[split], classes, origin, split)
     sets = labelled_splits({split: sets[split] for split in loaded}, bad, name)
-    sets["train"].notes += origin.notes
+    next(iter(sets.values())).notes += origin.notes
     return sets
 
 
@@ -212,7 +215,7 @@ def _two_columns(rows: "Dataset", image: str, label: str) -> tuple[list[Any], "D
 
 
 def load_hub(
-    name: str, cache_dir: Path | None, *, streaming: bool
+    name: str, cache_dir: Path | None, *, streaming: bool, for_training: bool
 ) -> tuple[dict[str, Any], Origin]:
     """Returns a `Dataset` for each split of ours, or an `IterableDataset` with `streaming`.
 
@@ -249,8 +252,9 @@ def load_hub(
         loaded = {"train": loaded}
     splits = {SPLIT_OF_NAME.get(str(split), ""): rows for split, rows in loaded.items()}
     splits.pop("", None)
-    if "train" not in splits:
-        raise UserError(f"The data set {name} has no train split; name one that has.")
+    if not splits or (for_training and "train" not in splits):
+        missing = "train split" if for_training else "split for training, validation or test"
+        raise UserError(f"The data set {name} has no {missing}; name one that has.")
     return splits, origin
 
 

@@ -16,19 +16,22 @@ from cvt.errors import UserError
 SHUFFLE_BUFFER = 4096
 
 
-def hub_stream_splits(name: str, cache_dir: Path | None) -> dict[str, ImageSet]:
-    """Returns the splits of a data set as streams; a split for validation must be among them.
+def hub_stream_splits(
+    name: str, cache_dir: Path | None, *, for_training: bool = True
+) -> dict[str, ImageSet]:
+    """Returns the splits of a data set as streams.
 
     Args:
         name: As for `cvt.data.hub_sets.hub_splits`.
         cache_dir: Where `datasets` keeps what little it fetches; its own default if None.
+        for_training: There have to be a train and a validation split.
 
     Raises:
         UserError: As `hub_splits` does, or there is no validation split, or it is not known how
             many images a split has.
     """
-    splits, origin = load_hub(name, cache_dir, streaming=True)
-    if "val" not in splits:
+    splits, origin = load_hub(name, cache_dir, streaming=True, for_training=for_training)
+    if for_training and "val" not in splits:
         raise UserError(
             f"The stream {name} has no validation split, and none can be cut out of a stream; "
             "name data that has one, or load it whole by writing hfds/ instead of hfids/."
@@ -38,7 +41,7 @@ def hub_stream_splits(name: str, cache_dir: Path | None) -> dict[str, ImageSet]:
     for split in sorted(splits, key="train".__ne__):
         sets[split] = _stream(splits[split], origin, split, classes)
         classes = classes or sets[split].classes
-    sets["train"].notes += origin.notes
+    next(iter(sets.values())).notes += origin.notes
     return {split: sets[split] for split in splits}
 
 

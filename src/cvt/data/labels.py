@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cvt.data.folder import class_positions
 from cvt.data.image_set import ImageSet
 from cvt.errors import UserError
 
@@ -123,41 +124,38 @@ def numbered(
 ) -> tuple[np.ndarray, dict[int, BadLabel]]:
     """Returns the position of each label in `classes`, int64, and why some have none (-1).
 
-    Names are matched by name. Text that looks like a number is a name as well, unless the classes
-    are declared and not all of such texts are among them.
+    Names are matched by name (`cvt.data.folder.class_positions`). Text that looks like a number is
+    a name as well, unless the classes are declared and not all of such texts are among them.
 
     Args:
         own_names: What whole numbers stand for in this file, where it says so itself.
     """
-    positions = {name: position for position, name in enumerate(classes.names)}
-    if len(positions) < len(classes.names):  # a name of two classes is the name of none
-        positions = {
-            name: where for name, where in positions.items() if classes.names.count(name) == 1
-        }
     if own_names is not None and tuple(own_names) == classes.names:
         own_names = None
+    own = None if own_names is None else class_positions(own_names, classes.names)
     distinct, count = set(labels), len(classes.names)
-    are_names = all(each in positions for each in distinct if isinstance(each, str))
+    names = sorted({str(each) for each in distinct if not isinstance(each, BadLabel)})
+    positions = dict(zip(names, class_positions(names, classes.names), strict=True))
+    are_names = all(positions[each] is not None for each in distinct if isinstance(each, str))
 
-    def find(label: Label | BadLabel) -> int:
+    def find(label: Label | BadLabel) -> int | None:
         if isinstance(label, BadLabel):
-            return -1
-        if isinstance(label, int) and own_names is not None:
-            return positions.get(own_names[label], -1) if label < len(own_names) else -1
+            return None
+        if isinstance(label, int) and own is not None:
+            return own[label] if label < len(own) else None
         if isinstance(label, int) and classes.are_declared:
-            return label if label < count else -1
+            return label if label < count else None
         is_position = classes.are_declared and not are_names and _NUMBER.fullmatch(str(label))
-        if is_position and int(label) < count:
-            return int(label)
-        return positions.get(str(label), -1)
+        return int(label) if is_position and int(label) < count else positions[str(label)]
 
     found = {label: find(label) for label in distinct}
     bad = {
         row: label if isinstance(label, BadLabel) else _foreign(label, classes)
         for row, label in enumerate(labels)
-        if found[label] < 0
+        if found[label] is None
     }
-    return np.fromiter((found[label] for label in labels), np.int64, len(labels)), bad
+    numbers = (-1 if found[label] is None else found[label] for label in labels)
+    return np.fromiter(numbers, np.int64, len(labels)), bad
 
 
 def _foreign(label: Label, classes: Classes) -> BadLabel:
@@ -170,18 +168,19 @@ def labelled_splits(
     """Returns the splits that have labels; one for validation or test without any gets a note.
 
     Args:
-        bad: For each split, why some of its pictures have no class.
+        bad: For each split, why some of its images have no class.
 
     Raises:
-        UserError: No training picture has a label, or all labels of another split are of other
-            classes than those of the training pictures.
+        UserError: No training image has a label, or all labels of another split are of other
+            classes than those of the training images.
     """
+    first_split = "train" if "train" in splits else next(iter(splits))
     kept: dict[str, ImageSet] = {}
     notes: list[str] = []
     for split, images in splits.items():
         if (images.labels >= 0).any():
             kept[split] = images
-        elif split != "train" and all(each.is_missing for each in bad[split].values()):
+        elif split != first_split and all(each.is_missing for each in bad[split].values()):
             notes.append(f"The {split} split of {source} has no labels, and is not used.")
         else:
             row, first = next(iter(bad[split].items()), (0, None))

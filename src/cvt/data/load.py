@@ -166,8 +166,10 @@ def select(
     sets = {**found, **cut}
     if split != "all" and split not in sets:
         raise UserError(f"{name} has no {split} split; leave the split out.")
+    if split == "all":  # a stream cannot be joined, not even to itself
+        sets["all"] = Joined(list(found.values())) if len(found) > 1 else next(iter(found.values()))
     return Selection(
-        images=Joined(list(found.values())) if split == "all" else sets[split],
+        images=sets[split],
         split=split,
         num_found=sum(map(len, found.values())),
         was_cut=split in cut,
@@ -242,9 +244,9 @@ def _open(
     if name.startswith("torch/"):
         return torchvision_splits(name, folder, download=download)
     if name.startswith("hfds/"):
-        return hub_splits(name.removeprefix("hfds/"), folder)
+        return hub_splits(name.removeprefix("hfds/"), folder, for_training=for_training)
     if name.startswith("hfids/"):
-        return hub_stream_splits(name.removeprefix("hfids/"), folder)
+        return hub_stream_splits(name.removeprefix("hfids/"), folder, for_training=for_training)
     if name.startswith("wds/"):
         shards = (folder or Path()) / Path(name.removeprefix("wds/")).expanduser()
         return shard_splits(shards, for_training=for_training)

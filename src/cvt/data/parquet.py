@@ -25,7 +25,8 @@ def parquet_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageS
     A row whose label is none of the train split's classes is kept as a bad one.
 
     Args:
-        for_training: There has to be a train split; without one, all splits give the classes.
+        for_training: There has to be a train split; without one, all splits give the classes. To
+            be measured, files whose names say no split are one.
 
     Raises:
         UserError: A file cannot be used (see `read_parquet`), a shard or the train file is
@@ -69,7 +70,9 @@ def _split_files(folder: Path, for_training: bool) -> dict[str, list[Path]]:
         match = _FILE_NAME.fullmatch(file.name.lower())
         if match and match[1] in SPLIT_OF_NAME:
             found.setdefault(SPLIT_OF_NAME[match[1]], []).append(file)
-    if not found or (for_training and "train" not in found):
+    if not found and not for_training:
+        return {"train": sorted(folder.glob("*.parquet"))}
+    if for_training and "train" not in found:
         raise UserError(
             f"{folder} holds parquet files but none called train*.parquet; "
             "rename them after their split, or give the path of one file."
