@@ -1,0 +1,283 @@
+"""Every reader of files of strangers, given thousands of bad ones; `pytest -m slow tests/fuzz`.
+
+What comes of any input is a value or one sentence: no traceback, no program run, nothing written,
+removed or sent, within bounds of time and memory.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import cvt
+from cvt.data.image import BadImage, open_image
+from cvt.data.parquet import parquet_splits
+from cvt.data.shards import shard_splits
+from cvt.errors import UserError
+from cvt.plain import read_json, read_yaml
+from cvt.train.config import TrainConfig
+from fuzz.strangers import as_json, check_sentence, damaged, examples, odd, refused_or
+
+pytestmark = pytest.mark.slow
+
+
+def picture(mode: str = "RGB", **how) -> bytes:
+    noise = Image.effect_noise((24, 16), 90).convert(mode if mode != "I;16" else "L")
+    if mode == "I;16":
+        noise = Image.fromarray(np.asarray(noise).astype(np.uint16) * 16)
+    buffer = io.BytesIO()
+    noise.save(buffer, **how)
+    return buffer.getvalue()
+
+
+PICTURES = {
+    "jpeg": picture(format="JPEG"),
+    "progressive": picture(format="JPEG", progressive=True),
+    "cmyk": picture("CMYK", format="JPEG"),
+    "exif": picture(
+        format="JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+    ),
+    "png": picture("RGBA", format="PNG"),
+    "palette": picture("P", format="PNG"),
+    "png16": picture("I;16", format="PNG"),
+    "gif": picture("P", format="GIF"),
+    "webp": picture("RGBA", format="WEBP"),
+    "bmp": picture(format="BMP"),
+    "tiff": picture(format="TIFF", compression="tiff_lzw"),
+    "tiff16": picture("I;16", format="TIFF"),
+    "ppm": picture(format="PPM"),
+}
+
+
+@given(st.sampled_from(sorted(PICTURES)).flatmap(lambda name: damaged(PICTURES[name])))
+@examples(max(20_000 // 100, 20))
+def test_pictures(content):
+    result = refused_or(lambda: open_image(content))
+    if isinstance(result, UserError):
+        assert isinstance(result, BadImage)
+    else:
+        assert result.mode == "RGB"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A network of 30,000 numbers, as a checkpoint and as folders of other libraries."""
+    folder = tmp_path_factory.mktemp("small")
+    model = cvt.create_model(
+        "cvt_13", embed_dim=(8, 16, 24), num_heads=(1, 1, 2), depth=(1, 2, 3), num_classes=3
+    )
+    cvt.save_pretrained(model.eval(), folder / "timm")
+    cvt.convert(folder / "timm", folder / "small.safetensors")
+    cvt.convert(folder / "timm", folder / "hf")
+    cvt.convert(folder / "timm", folder / "small.pth")
+    return folder
+
+
+def split_safetensors(content: bytes) -> tuple[dict, bytes]:
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def join_safetensors(header: bytes, tensors: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header + tensors
+
+
+def load(path: Path) -> None:
+    result = refused_or(lambda: cvt.load(path))
+    if isinstance(result, torch.nn.Module):
+        assert sum(each.numel() for each in result.parameters()) < 10**6
+
+
+@given(st.data())
+@examples(max(3_000 // 100, 20))
+def test_records_of_checkpoints(small, data):
+    header, tensors = split_safetensors((small / "small.safetensors").read_bytes())
+    record = data.draw(odd(json.loads(header["__metadata__"]["cvt"])))
+    header["__metadata__"]["cvt"] = as_json(record).decode()
+    path = small / "odd.safetensors"
+    path.write_bytes(join_safetensors(as_json(header), tensors))
+    load(path)
+
+
+@given(st.data())
+@examples(max(5_000 // 100, 20))
+def test_safetensors(small, data):
+    content = (small / "small.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    start = data.draw(damaged(content[: 8 + length]))
+    path = small / "damaged.safetensors"
+    path.write_bytes(start + content[8 + length :])
+    load(path)
+
+
+@given(st.data())
+@examples(max(3_000 // 100, 20))
+def test_configs_of_other_libraries(small, data):
+    kind, name = data.draw(
+        st.sampled_from(
+            [("timm", "config.json"), ("hf", "config.json"), ("hf", "preprocessor_config.json")]
+        )
+    )
+    folder = small / kind
+    good = (folder / name).read_bytes()
+    tensors = (folder / "model.safetensors").read_bytes()
+    try:
+        # Without our own record, which would be read instead.
+        header, rest = split_safetensors(tensors)
+        header.pop("__metadata__", None)
+        (folder / "model.safetensors").write_bytes(join_safetensors(as_json(header), rest))
+        (folder / name).write_bytes(as_json(data.draw(odd(json.loads(good)))))
+        load(folder)
+    finally:
+        (folder / name).write_bytes(good)
+        (folder / "model.safetensors").write_bytes(tensors)
+
+
+EVIL = [
+    b"cos\nsystem\n(S'true'\ntR.",
+    b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
+    b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x04pass\x85R.",
+    b"\x80\x04\x8c'torch.distributed.checkpoint.metadata\x8c\x09os.system\x93\x8c\x04true\x85R.",
+    b"ctorch.utils.data\nos.system\n(S'true'\ntR.",
+    pickle.dumps({"state_dict": {"a": [1, 2]}}),
+    pickle.dumps({"model": {"x" * 100_000: None}}),
+]
+
+
+@given(st.data())
+@examples(max(5_000 // 100, 20))
+def test_pickles(small, data):
+    good = (small / "small.pth").read_bytes()
+    content = data.draw(st.one_of(damaged(good), *(damaged(evil) | st.just(evil) for evil in EVIL)))
+    path = small / data.draw(st.sampled_from(("odd.pth", "odd.bin", "odd.ckpt", "odd")))
+    path.write_bytes(content)
+    load(path)
+
+
+def archive(members) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+SAMPLES = [
+    member
+    for number in range(4)
+    for member in (
+        (f"folder/{number}{'long' * 30}.png", PICTURES["png"]),
+        (f"folder/{number}{'long' * 30}.json", b'{"label": %d}' % (number % 2)),
+    )
+]
+
+
+def look(read) -> None:
+    """Opens a data set and its first pictures."""
+    splits = refused_or(read)
+    if isinstance(splits, UserError):
+        return
+    for images in splits.values():
+        for each in refused_or(lambda images=images: list(images.some(3))):
+            if isinstance(each, BadImage):
+                check_sentence(str(each))
+
+
+@given(st.data())
+@examples(max(5_000 // 100, 20))
+def test_shards(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "shards"
+    folder.mkdir(exist_ok=True)
+    (folder / "train-0.tar").write_bytes(data.draw(damaged(archive(SAMPLES))))
+    look(lambda: shard_splits(folder))
+
+
+INFO = {
+    "splits": {"train": {"filenames": ["train-0.tar"], "num_samples": 4, "alt_label": "label"}},
+    "classes": ["ant", "bee"],
+}
+
+
+@given(odd(INFO), st.booleans())
+@examples(max(3_000 // 100, 20))
+def test_lists_of_shards(tmp_path_factory, info, underscore):
+    folder = tmp_path_factory.getbasetemp() / f"info{underscore}"
+    folder.mkdir(exist_ok=True)
+    (folder / "train-0.tar").write_bytes(archive(SAMPLES))
+    (folder / ("_info.json" if underscore else "info.json")).write_bytes(as_json(info))
+    look(lambda: shard_splits(folder))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return make_table(None)
+
+
+def make_table(metadata: bytes | None) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": PICTURES["png"], "path": f"{n}.png"} for n in range(6)]
+    rows = pa.table({"image": images, "label": pa.array([0, 1] * 3, pa.int64())})
+    if metadata is not None:
+        rows = rows.replace_schema_metadata({"huggingface": metadata})
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer)
+    return buffer.getvalue()
+
+
+@given(st.data())
+@examples(max(5_000 // 100, 20))
+def test_parquet_files(tmp_path_factory, table, data):
+    file = tmp_path_factory.getbasetemp() / "train.parquet"
+    file.write_bytes(data.draw(damaged(table)))
+    look(lambda: parquet_splits(file))
+
+
+FEATURES = {"info": {"features": {"label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}}}
+
+
+@given(odd(FEATURES))
+@examples(max(3_000 // 100, 20))
+def test_metadata_of_parquet_files(tmp_path_factory, features):
+    file = tmp_path_factory.getbasetemp() / "named.parquet"
+    file.write_bytes(make_table(as_json(features)))
+    look(lambda: parquet_splits(file))
+
+
+YAML = b"data: photos/\nmodel_args:\n  kv_stride: [1, 2, 2]\noptim: {lr: 1.0e-3, opt: adamw}\n"
+
+
+@given(damaged(YAML))
+@examples(max(20_000 // 100, 20))
+def test_yaml(content):
+    text = content.decode(errors="surrogateescape")
+    refused_or(lambda: TrainConfig.from_dict(read_yaml(text, "it")))
+
+
+@given(odd(TrainConfig().to_dict()))
+@examples(max(10_000 // 100, 20))
+def test_configs(plain):
+    refused_or(lambda: TrainConfig.from_dict(plain))
+
+
+@given(st.one_of(damaged(as_json(INFO)), odd(INFO).map(as_json)))
+@examples(max(20_000 // 100, 20))
+def test_json(content):
+    refused_or(lambda: read_json(content, "it"))
+
+
+def digest(stated: dict) -> str:
+    return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
