@@ -137,3 +137,9 @@ def test_importing_it_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("value", [None, [], "x", 3])
+def test_changes_of_a_row_are_keys_with_values(value):
+    with pytest.raises(UserError, match="Got model_args"):
+        TrainConfig.from_dict({"model_args": value})

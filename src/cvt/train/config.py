@@ -217,8 +217,10 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _typed(args: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace("-", "_"): _typed_value(value) for name, value in args.items()}
+def _typed(args: Any) -> Any:
+    if not isinstance(args, Mapping):
+        return args  # for `check_fields` to refuse
+    return {str(name).replace("-", "_"): _typed_value(value) for name, value in args.items()}
 
 
 def _typed_value(value: Any) -> Any:
