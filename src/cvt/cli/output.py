@@ -58,10 +58,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     is_terminal = sys.stdout.isatty()
     console = Console(force_terminal=is_terminal, highlight=False, markup=False, emoji=False)
     width = console.width if is_terminal else None
-    for number, group in enumerate(_side_by_side(made, width)):
+    groups, gap = ([made], _GAP) if width is None else _fitted(made, width)
+    for number, group in enumerate(groups):
         if number:
             say()
-        _print_columns(console, group, width)
+        _print_columns(console, group, width, gap)
 
 
 def print_skipped(bad: Sequence[str], num_good: int) -> None:
@@ -85,34 +86,45 @@ class _Column:
         self.least = max(map(cell_len, words), default=0)
 
 
-def _side_by_side(columns: Sequence[_Column], width: int | None) -> list[list[_Column]]:
+def _side_by_side(columns: Sequence[_Column], width: int, gap: int) -> list[list[_Column]]:
     """Puts columns into as few tables as are needed, each with the first column in front."""
-    if width is None:
-        return [list(columns)]
     first, *others = columns
-    widest = max((column.least for column in others), default=0)
-    first.least = min(first.least, max(width // 2, width - _GAP - widest))
     groups = [[first]]
     for column in others:
-        column.least = min(column.least, width - first.least - _GAP)
-        taken = sum(each.least + _GAP for each in groups[-1])
+        taken = sum(each.least + gap for each in groups[-1])
         if len(groups[-1]) > 1 and taken + column.least > width:
             groups.append([first])
         groups[-1].append(column)
     return groups
 
 
-def _print_columns(console: Console, columns: Sequence[_Column], width: int | None) -> None:
+def _fitted(columns: Sequence[_Column], width: int) -> tuple[list[list[_Column]], int]:
+    """Returns tables, and the gap between their columns: a narrow one if that makes them one."""
+    first, *others = columns
+    widest = max((column.least for column in others), default=0)
+    first.least = min(first.least, max(width // 2, width - _GAP - widest))
+    for column in others:
+        column.least = min(column.least, width - first.least - _GAP)
+    together = sum(column.least for column in columns)
+    gap = _GAP if together + _GAP * len(others) <= width else _GAP // 2
+    if together + gap * len(others) > width:
+        gap = _GAP
+    return _side_by_side(columns, width, gap), gap
+
+
+def _print_columns(
+    console: Console, columns: Sequence[_Column], width: int | None, gap: int
+) -> None:
     widths = [column.natural for column in columns]
     if width is not None:
-        widths = _narrowed(columns, width - _GAP * (len(columns) - 1))
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+        widths = _narrowed(columns, width - gap * (len(columns) - 1))
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     for column, wide in zip(columns, widths, strict=True):
         justify = "right" if column.is_figures else "left"
         table.add_column(Text(column.header), justify=justify, width=wide, overflow="fold")
     for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(Text, row))
-    console.width = sum(widths) + _GAP * (len(widths) - 1)
+    console.width = sum(widths) + gap * (len(widths) - 1)
     with console.capture() as printed:
         console.print(table)
     print("\n".join(line.rstrip() for line in printed.get().splitlines()), flush=True)
