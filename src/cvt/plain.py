@@ -171,6 +171,19 @@ def from_plain(cls: Callable[..., T], plain: Any, what: str) -> T:
     return cls(**values)
 
 
+def from_others(cls: Callable[..., T], plain: Any, what: str) -> T:
+    """As `from_plain`, for a file of somebody else's: keys that are no fields are passed over.
+
+    Raises:
+        UserError: As `from_plain`, but for unknown keys.
+    """
+    assert is_dataclass(cls)
+    known = {each.name for each in dataclasses.fields(cls)}
+    if isinstance(plain, Mapping):
+        plain = {key: value for key, value in plain.items() if key in known}
+    return from_plain(cls, plain, what)
+
+
 def check_values(instance: Any, what: str) -> None:
     """Checks each value of a dataclass against its annotation, as `from_plain` does.
 

@@ -1,5 +1,6 @@
 """The hub, out of reach and pretended."""
 
+import json
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cvt.weights.convert import convert
 from cvt.weights.hub import fetch
 from cvt.weights.published import AT_384
 from cvt.weights.record import Record
-from cvt.weights.source import open_weights
+from cvt.weights.source import names_weights, open_weights
 
 
 @pytest.fixture
@@ -98,7 +99,10 @@ def test_a_repository_without_weights_is_a_sentence(pretended, tmp_path):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (HFValidationError("bad id"), "no hub repository 'some/thing'"),
+        (
+            HFValidationError("bad id"),
+            "no file or folder 'some/thing' here, and the .* hub, which was",
+        ),
         (LocalEntryNotFoundError("blocked"), "hub is out of reach"),
         (OSError("connection reset\nmore"), "Downloading config.json .* failed: connection reset$"),
     ],
@@ -111,3 +115,63 @@ def test_what_goes_wrong_in_a_download_is_a_sentence(monkeypatch, error, says):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(UserError, match=says):
         fetch("some/thing")
+
+
+def test_weights_in_several_files_are_fetched(pretended, tmp_path):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("config.json", "model-1.safetensors", "model-2.safetensors"):
+        (folder / name).write_text("{}")
+    pretended(folder)
+    assert fetch("some/thing") == folder
+    (folder / "model-2.safetensors").unlink()
+    with pytest.raises(UserError, match=r"lacks model-2\.safetensors, which model\.safe"):
+        fetch("some/thing")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x"}}')
+    with pytest.raises(UserError, match=r"Got the file '\.\./x'"):
+        fetch("some/thing")
+
+
+@pytest.mark.parametrize("prefix", ["hf-hub:", "hf_hub:"])
+def test_a_prefix_asks_the_hub_whatever_lies_here(tmp_path, monkeypatch, prefix):
+    asked = []
+
+    def fetched(repo_id):
+        asked.append(repo_id)
+        raise UserError("asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cvt.weights.source.fetch", fetched)
+    Path("some/thing").mkdir(parents=True)
+    with pytest.raises(UserError, match="asked"):
+        open_weights(f"{prefix}some/thing")
+    with pytest.raises(UserError, match="asked"):
+        open_weights(f"{prefix}microsoft/cvt-13")
+    assert asked == ["some/thing", "microsoft/cvt-13"]
+    with pytest.raises(UserError, match="no checkpoint in the folder some/thing"):
+        open_weights("some/thing")
+    for wrong in ("thing", "a/b/c", "../x", "some/", ""):
+        with pytest.raises(UserError, match=r"expected hf-hub:OWNER/NAME|There are no weights"):
+            open_weights(f"{prefix}{wrong}")
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("./a/b", "../a/b", "a/b/c", "/a/b", "a/b.onnx", "a/b.ckpt", "a/b.JPG", "a/b/", "~/b"),
+        *("here/b", "a" * 97 + "/b", "a/b c", "a/" + "b" * 4000, "b" * 4000, "a\0/b", "a\0b"),
+        *("x" * 300 + ".pth", "https://huggingface.co/microsoft/cvt-13", "a\nb/c", "é/b"),
+    ],
+)
+def test_what_looks_like_a_path_is_never_sent_to_the_hub(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    monkeypatch.setattr("cvt.weights.source.fetch", lambda _: pytest.fail("asked the hub"))
+    with pytest.raises(UserError, match=r"There (is|are) no") as raised:
+        open_weights(source)
+    assert len(str(raised.value)) < 1100
+    assert str(raised.value).isprintable()
+    assert not names_weights(source)

@@ -325,7 +325,7 @@ def test_transformers_pvt_loads_with_its_class_names_and_equal_logits(pvt_folder
         ({"strides": [4, 2, 2, 1]}, "expected the same"),
         ({"depths": 3}, "expected a list"),
         ({"num_attention_heads": [1, 2]}, "one value for each of the 4 stages"),
-        ({"hidden_act": "tanh"}, "Got hidden_act 'tanh'"),
+        ({"hidden_act": "tanh"}, "Got 'tanh' for hidden_act"),
     ],
 )
 def test_a_config_that_is_not_pvt_s_is_a_sentence(pvt_folder, change, says):

@@ -16,7 +16,7 @@ from cvt.errors import UserError
 from cvt.systems.cvt import ROWS
 from cvt.weights.checkpoint import write_safetensors
 from cvt.weights.layouts import to_hugging_face
-from cvt.weights.record import Record
+from cvt.weights.record import Preprocessing, Record
 from cvt.weights.timm_folder import model_args, read_timm_folder, save_pretrained
 
 assert cvt  # importing it registers the models with timm
@@ -160,3 +160,100 @@ def test_a_model_saves_without_a_record_too(tmp_path, folder):
 def test_a_model_of_no_known_row_needs_a_record(tmp_path, tiny_spec):
     with pytest.raises(UserError, match="pass a record"):
         save_pretrained(cvt.Backbone(tiny_spec), tmp_path / "saved")
+
+
+def test_a_model_from_any_loop_keeps_its_labels(tmp_path, same):
+    """There is no record of a new model: the names and the preprocessing come with the call."""
+    model = timm.create_model("cvt_nano_32", num_classes=3)
+    how = timm.data.resolve_data_config({"input_size": (3, 48, 48), "crop_pct": 0.9}, model=model)
+    cvt.save_pretrained(model, tmp_path, class_names=["circle", "square", "ü"], preprocessing=how)
+    state_dict, record = read_timm_folder(tmp_path)
+    assert same(state_dict, model.state_dict())
+    assert record.class_names == ("circle", "square", "ü")
+    assert (record.preprocessing.size, record.preprocessing.crop_pct) == ((48, 48), 0.9)
+    assert cvt.Predictor(tmp_path).class_names == record.class_names
+    own = Preprocessing(input_size=(3, 40, 40))
+    cvt.save_pretrained(cvt.load(tmp_path), tmp_path / "again", preprocessing=own)
+    again = read_timm_folder(tmp_path / "again")[1]
+    assert (again.class_names, again.preprocessing) == (record.class_names, own)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"class_names": ["a", "b"]}, "Got 2 class names for a model with 3 outputs"),
+        ({"class_names": "abc"}, "Got class_names 'abc', expected a list"),
+        ({"class_names": [1, 2, 3]}, "Got 1 for class_names"),
+        ({"preprocessing": {"interpolation": "random"}}, "Got 'random' for interpolation"),
+        (
+            {"preprocessing": Preprocessing(input_size=(1, 8, 8), mean=(0.5,), std=(0.5,))},
+            "a preprocessing of 1 channels for a model of 3",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_model_is_not_saved(tmp_path, given, says):
+    model = timm.create_model("cvt_nano_32", num_classes=3, depth=1)
+    with pytest.raises(UserError, match=says):
+        cvt.save_pretrained(model, tmp_path / "saved", **given)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_what_is_around_a_model_is_not_it(tmp_path):
+    wrapped = torch.nn.Sequential(timm.create_model("cvt_nano_32", depth=1))
+    with pytest.raises(UserError, match=r"Got a Sequential, .* give the network inside of it"):
+        cvt.save_pretrained(wrapped, tmp_path)
+
+
+@pytest.fixture
+def timms(tmp_path):
+    """A folder that timm saved, and a function that changes its config."""
+    model = timm.create_model("cvt_nano_32", num_classes=3, depth=1)
+    timm.models.save_for_hf(model, tmp_path, model_args={"depth": 1}, safe_serialization=True)
+    path = tmp_path / "config.json"
+
+    def change(of_cfg=None, **changes):
+        config = json.loads(path.read_text())
+        config["pretrained_cfg"] |= of_cfg or {}
+        path.write_text(json.dumps({**config, **changes}))
+        return tmp_path
+
+    return change
+
+
+def test_labels_and_pooling_of_timm_s_config_are_followed(timms):
+    folder = timms(of_cfg={"label_names": ["a", "b", "c"], "license": "mit"})
+    _, record = read_timm_folder(folder)
+    assert (record.class_names, record.licence) == (("a", "b", "c"), "mit")
+    assert record.spec.global_pool == "avg"
+    assert read_timm_folder(timms(global_pool=""))[1].spec.global_pool == ""
+    assert read_timm_folder(timms(model_args={"depth": 1}, label_names=["x", "y", "z"]))[
+        1
+    ].class_names == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"architecture": None}, "Got None for architecture"),
+        ({"architecture": ["cvt_13"]}, "for architecture in config.json, expected text"),
+        ({"num_classes": 7}, "Got a classifier of 3 outputs .*expected the 7 classes"),
+        ({"num_classes": "3"}, "Got '3' for num_classes"),
+        ({"num_classes": -1}, "expected a number from 0"),
+        ({"global_pool": "catavgmax"}, "Got 'catavgmax' for global_pool"),
+        ({"label_names": {"a": 1}}, "Got a mapping with 1 keys for label_names"),
+        ({"label_names": ["a"]}, "Got 1 class names for a model with 3"),
+        ({"model_args": []}, "for model_args"),
+        ({"model_args": {"depht": 1}}, "Did you mean 'depth'"),
+        ({"model_args": {"depth": 10**6}}, "expected a number from 0 to 512"),
+        ({"model_args": {"stages": [1]}}, "expected a list with one StageSpec"),
+        ({"pretrained_cfg": None}, "Got None for pretrained_cfg"),
+        ({"of_cfg": {"interpolation": "random"}}, "Got 'random' for interpolation"),
+        ({"of_cfg": {"crop_mode": "border"}}, "Got 'border' for crop_mode"),
+        ({"of_cfg": {"input_size": [3, 10**9, 8]}}, "expected a number from 1 to 8192"),
+        ({"of_cfg": {"mean": 0.5}}, "Got 0.5 for mean"),
+        ({"of_cfg": {"license": ["mit"]}}, "for licence in the record"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_a_sentence(timms, change, says):
+    with pytest.raises(UserError, match=says):
+        read_timm_folder(timms(**change))

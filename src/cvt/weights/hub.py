@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cvt.errors import UserError
-from cvt.weights.hugging_face import PREPROCESSOR_FILE, WEIGHT_FILES
+from cvt.weights.hugging_face import INDEX_FILES, PREPROCESSOR_FILE, WEIGHT_FILES, shard_files
 
 _TIMEOUT_S = 5
 
@@ -20,12 +20,12 @@ def fetch(repo_id: str) -> Path:
     online = _reachable()
     config = _file(repo_id, "config.json", online)
     _file(repo_id, PREPROCESSOR_FILE, online)
-    if config and any(_file(repo_id, name, online) for name in WEIGHT_FILES):
+    if config and any(_weights(repo_id, name, online) for name in (*WEIGHT_FILES, *INDEX_FILES)):
         return config.parent
     if online:
         raise UserError(
             f"The hub repository {repo_id!r} has no config.json or none of "
-            f"{' and '.join(WEIGHT_FILES)}, expected a model of transformers or timm."
+            f"{', '.join((*WEIGHT_FILES, *INDEX_FILES))}, expected a model of transformers or timm."
         )
     raise _out_of_reach(repo_id)
 
@@ -33,6 +33,18 @@ def fetch(repo_id: str) -> Path:
 def is_out_of_reach(repo_id: str) -> bool:
     """Whether the hub cannot be reached and its cache has no weights of a repository."""
     return not _reachable() and not any(_file(repo_id, name, False) for name in WEIGHT_FILES)
+
+
+def _weights(repo_id: str, name: str, online: bool) -> bool:
+    """Fetches the weights in one file, or those in all that an index names."""
+    path = _file(repo_id, name, online)
+    if path is None or name not in INDEX_FILES:
+        return path is not None
+    files = dict.fromkeys(shard_files(path).values())
+    missing = [each for each in files if _file(repo_id, each, online) is None]
+    if missing and online:
+        raise UserError(f"The hub repository {repo_id!r} lacks {missing[0]}, which {name} names.")
+    return not missing
 
 
 def _reachable() -> bool:
@@ -67,7 +79,9 @@ def _file(repo_id: str, name: str, online: bool) -> Path | None:
         return None
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"There is no hub repository {repo_id!r} that you can read, expected 'owner/name'."
+            f"There is no file or folder {repo_id!r} here, and the Hugging Face hub, which was "
+            "asked for it, has no repository of that name that you can read; check the path, or "
+            "the hub's OWNER/NAME."
         ) from error
     except (OSError, HTTPError) as error:
         first_line = str(error).strip().partition("\n")[0]

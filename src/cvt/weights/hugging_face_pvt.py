@@ -5,30 +5,59 @@ and reductions; a folder is read as transformers computes it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from cvt.errors import UserError
 from cvt.parts.contract_spec import Spec
 from cvt.parts.spec import Activation, BackboneSpec
+from cvt.parts.spec_checks import (
+    MOST_STAGES,
+    Channels,
+    Depth,
+    Epsilon,
+    Kernel,
+    Rate,
+    Ratio,
+    Side,
+    Width,
+)
 from cvt.parts.stage_spec import StageSpec
+from cvt.plain import Length, from_others
 from cvt.systems.catalog import system_of
 from cvt.systems.pvt import DIMS, HEADS, MLP_RATIOS, PVT, REDUCTIONS
-from cvt.weights.image_processor import RESAMPLES
+from cvt.weights import image_processor
 from cvt.weights.layouts import StateDict, identify
-from cvt.weights.record import Preprocessing, Record
+from cvt.weights.record import Record
 from cvt.weights.row_preprocessing import preprocessing_of_row
 from cvt.weights.variant import spec_of_tensors
 
-# Key of the config, and what it is by default: PVT-Tiny.
-_COLUMNS: dict[str, tuple[float, ...]] = {
-    "hidden_sizes": DIMS,
-    "depths": (2, 2, 2, 2),
-    "num_attention_heads": HEADS,
-    "mlp_ratios": MLP_RATIOS,
-    "sequence_reduction_ratios": REDUCTIONS,
-    "patch_sizes": (4, 2, 2, 2),
-    "strides": (4, 2, 2, 2),
-}
+_Stages = Length(1, MOST_STAGES)
+_COLUMNS = (
+    *("hidden_sizes", "depths", "num_attention_heads", "mlp_ratios"),
+    *("sequence_reduction_ratios", "patch_sizes", "strides"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """The fields of a `PvtConfig` that make the network, with its defaults: those of PVT-Tiny."""
+
+    hidden_sizes: Annotated[tuple[Width, ...], _Stages] = DIMS
+    depths: Annotated[tuple[Depth, ...], _Stages] = (2, 2, 2, 2)
+    num_attention_heads: Annotated[tuple[Width, ...], _Stages] = HEADS
+    mlp_ratios: Annotated[tuple[Ratio, ...], _Stages] = MLP_RATIOS
+    sequence_reduction_ratios: Annotated[tuple[Kernel, ...], _Stages] = REDUCTIONS
+    patch_sizes: Annotated[tuple[Kernel, ...], _Stages] = (4, 2, 2, 2)
+    strides: Annotated[tuple[Kernel, ...], _Stages] = (4, 2, 2, 2)
+    num_channels: Channels = 3
+    image_size: Side | tuple[Side, Side] = 224
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: Epsilon = 1e-6
+    qkv_bias: bool = True
+    hidden_dropout_prob: Rate = 0.0
+    attention_probs_dropout_prob: Rate = 0.0
+    drop_path_rate: Rate = 0.0
 
 
 def read_pvt(
@@ -37,14 +66,14 @@ def read_pvt(
     *,
     source: str,
     processor: Mapping[str, Any] | None,
-    class_names: Callable[[int], tuple[str, ...] | None],
+    answers: Callable[[int], tuple[tuple[str, ...] | None, bool]],
 ) -> tuple[StateDict, Record]:
     """Brings what is in a folder of `PvtForImageClassification` to our names and words.
 
     Args:
         source: The folder, for messages.
         processor: Its `preprocessor_config.json`; None: there is none, so the system's holds.
-        class_names: Returns the labels of so many classes, or None.
+        answers: Returns the labels of so many outputs, or None, and whether they may hold together.
 
     Raises:
         UserError: The tensors are not PVT's, or the config asks for what PVT does not compute.
@@ -59,12 +88,14 @@ def read_pvt(
     name = _nearest_row(spec)
     preprocessing = preprocessing_of_row(name, spec)
     if processor is not None:
-        preprocessing = read_processor(processor, preprocessing)
+        preprocessing = image_processor.read(processor, "pvt", spec.in_chans)
+    class_names, multi_label = answers(spec.num_classes)
     record = Record(
         model=name,
         spec=spec,
         preprocessing=preprocessing,
-        class_names=class_names(spec.num_classes),
+        class_names=class_names,
+        multi_label=multi_label,
         licence=system_of(name).licence,
         source=source,
     )
@@ -77,85 +108,52 @@ def spec_of_pvt_config(config: Mapping[str, Any]) -> BackboneSpec:
     Raises:
         UserError: A list has not one value a stage, or a value that PVT does not compute.
     """
-    columns = {key: _column(config, key, default) for key, default in _COLUMNS.items()}
-    if columns["patch_sizes"] != columns["strides"]:
+    said = from_others(_Config, config, "config.json")
+    stages = len(said.depths)
+    for key in _COLUMNS:
+        if len(getattr(said, key)) != stages:
+            raise UserError(
+                f"Got {key} {getattr(said, key)!r} in config.json, expected a list with one value "
+                f"for each of the {stages} stages."
+            )
+    if said.patch_sizes != said.strides:
         raise UserError(
-            f"Got patch_sizes {columns['patch_sizes']} and strides {columns['strides']} in "
+            f"Got patch_sizes {said.patch_sizes} and strides {said.strides} in "
             "config.json, expected the same, as PVT's patches don't overlap."
         )
-    act_layer = config.get("hidden_act", "gelu")
-    if act_layer not in get_args(Activation):
-        raise UserError(
-            f"Got hidden_act {act_layer!r} in config.json, expected one of "
-            f"{', '.join(get_args(Activation))}."
-        )
-    eps = config.get("layer_norm_eps", 1e-6)
+    size = said.image_size
     return BackboneSpec(
-        stages=tuple(_stage(columns, index, config) for index in range(len(columns["depths"]))),
-        in_chans=config.get("num_channels", 3),
-        img_size=config.get("image_size", 224),
-        act_layer=act_layer,
-        norm_eps=eps,
-        embed_norm_eps=eps,
+        stages=tuple(_stage(said, index) for index in range(stages)),
+        in_chans=said.num_channels,
+        img_size=size if isinstance(size, tuple) else (size, size),
+        act_layer=said.hidden_act,
+        norm_eps=said.layer_norm_eps,
+        embed_norm_eps=said.layer_norm_eps,
         attn_scale="head_dim",
         pos_interpolation="bilinear",
         drop_path_schedule="network",
     )
 
 
-def _stage(columns: Mapping[str, list[Any]], index: int, config: Mapping[str, Any]) -> StageSpec:
-    stride = columns["strides"][index]
+def _stage(said: _Config, index: int) -> StageSpec:
+    stride = said.strides[index]
     return StageSpec(
-        embed_dim=columns["hidden_sizes"][index],
-        depth=columns["depths"][index],
-        num_heads=columns["num_attention_heads"][index],
+        embed_dim=said.hidden_sizes[index],
+        depth=said.depths[index],
+        num_heads=said.num_attention_heads[index],
         embed_kernel=stride,
         embed_stride=stride,
         embed_padding=0,
-        mlp_ratio=float(columns["mlp_ratios"][index]),
+        mlp_ratio=float(said.mlp_ratios[index]),
         projection="reduction",
-        kv_stride=columns["sequence_reduction_ratios"][index],
-        qkv_bias=config.get("qkv_bias", True),
-        cls_token=index == len(columns["depths"]) - 1,
+        kv_stride=said.sequence_reduction_ratios[index],
+        qkv_bias=said.qkv_bias,
+        cls_token=index == len(said.depths) - 1,
         pos_embed="table",
-        proj_drop_rate=config.get("hidden_dropout_prob", 0.0),
-        attn_drop_rate=config.get("attention_probs_dropout_prob", 0.0),
-        drop_path_rate=config.get("drop_path_rate", 0.0),
+        proj_drop_rate=said.hidden_dropout_prob,
+        attn_drop_rate=said.attention_probs_dropout_prob,
+        drop_path_rate=said.drop_path_rate,
     )
-
-
-def read_processor(config: Mapping[str, Any], default: Preprocessing) -> Preprocessing:
-    """Reads a PVT image processor's configuration, which squashes the picture to its size.
-
-    Raises:
-        UserError: A value is unusable.
-    """
-    size = config.get("size", {})
-    if not isinstance(size, Mapping) or not {"height", "width"} <= size.keys():
-        raise UserError(
-            f"Got size {size!r} in preprocessor_config.json, expected height and width, which "
-            "PVT's processor has; remove the file to use the default preprocessing."
-        )
-    mean = config.get("image_mean", default.mean)
-    return Preprocessing(
-        input_size=(len(mean), size["height"], size["width"]),
-        mean=mean,
-        std=config.get("image_std", default.std),
-        interpolation=RESAMPLES.get(config.get("resample", 2), "bilinear"),
-        crop_pct=1.0,
-        crop_mode="squash",
-    )
-
-
-def _column(config: Mapping[str, Any], key: str, default: tuple[float, ...]) -> list[Any]:
-    depths, column = config.get("depths", _COLUMNS["depths"]), config.get(key, default)
-    stages = len(depths) if isinstance(depths, list | tuple) else len(DIMS)
-    if not isinstance(column, list | tuple) or len(column) != stages:
-        raise UserError(
-            f"Got {key} {column!r} in config.json, expected a list with one value for each of the "
-            f"{stages} stages."
-        )
-    return list(column)
 
 
 def _nearest_row(spec: Spec) -> str:

@@ -6,7 +6,7 @@ Source of CvT's: microsoft/CvT f851e68, lib/models/cls_cvt.py, and transformers'
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from cvt.systems.system import System
 
 Layout = Literal["cvt", "microsoft", "hugging_face"]
 StateDict = dict[str, Tensor]
+T = TypeVar("T")
 
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _STAGE = ("stages.{}.", "stage{}.", "cvt.encoder.stages.{}.")
@@ -87,7 +88,7 @@ def recognise(state_dict: Iterable[str]) -> Layout | None:
     return None
 
 
-def strip_wrappers(state_dict: Mapping[str, Tensor]) -> StateDict:
+def strip_wrappers(state_dict: Mapping[str, T]) -> dict[str, T]:
     """Removes what DistributedDataParallel, torch.compile and transformers put before all names.
 
     With torch's AveragedModel its counter goes too.

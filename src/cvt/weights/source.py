@@ -19,7 +19,7 @@ from cvt.weights.checkpoint import (
 )
 from cvt.weights.demo import DEMO, demo_file
 from cvt.weights.hub import fetch
-from cvt.weights.hugging_face import WEIGHT_FILES, read_hugging_face, read_json
+from cvt.weights.hugging_face import INDEX_FILES, WEIGHT_FILES, read_hugging_face, read_json
 from cvt.weights.layouts import StateDict, identify
 from cvt.weights.pickles import read_pickle
 from cvt.weights.published import (
@@ -125,7 +125,7 @@ def _open_file(path: Path) -> tuple[StateDict, Record]:
         state_dict, metadata = read_safetensors(path)
         if METADATA_KEY in metadata:
             return state_dict, record_of(metadata, source=str(path))
-    if path.name in WEIGHT_FILES and (path.parent / "config.json").is_file():
+    if path.name in (*WEIGHT_FILES, *INDEX_FILES) and (path.parent / "config.json").is_file():
         return _open_folder(path.parent)
     if not is_safetensors:
         state_dict = read_pickle(path)

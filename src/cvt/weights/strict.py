@@ -71,7 +71,7 @@ def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source:
         UserError: Names or shapes differ, or a tensor holds other than finite floating point
             numbers; or the record contradicts itself.
     """
-    _check_record(record, source)
+    check_record(record, source)
     with torch.device("meta"):
         expected = make_network(record.spec).state_dict()
     whole = {
@@ -99,7 +99,12 @@ def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source:
     return whole
 
 
-def _check_record(record: Record, source: str) -> None:
+def check_record(record: Record, source: str) -> None:
+    """Refuses a record whose spec is no change of its row, or whose pictures don't fit its spec.
+
+    Args:
+        source: Where it comes from or goes to, for the message.
+    """
     if type(row_of(record.model)) is not type(record.spec):
         raise UserError(
             f"Got a {type(record.spec).__name__} for {record.model} in {source}, expected a "

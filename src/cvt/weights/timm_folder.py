@@ -4,8 +4,8 @@
 folder that timm saved itself is read from its `config.json`.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,75 @@ from torch import Tensor
 from cvt.errors import UserError, did_you_mean
 from cvt.parts.contract import VisionModel
 from cvt.parts.contract_spec import Spec
+from cvt.parts.spec_checks import Classes
+from cvt.plain import from_others
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, make_network, timm_name
 from cvt.weights.checkpoint import METADATA_KEY, read_safetensors, record_of, save_checkpoint
 from cvt.weights.ends import classifiers, first_conv
 from cvt.weights.hugging_face import read_json, read_weights, write_json
 from cvt.weights.layouts import StateDict, to_ours
-from cvt.weights.record import Preprocessing, Record
+from cvt.weights.record import ClassNames, Preprocessing, Record
+from cvt.weights.strict import check_record
 from cvt.weights.variant import spec_of_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_pretrained(model: VisionModel, folder: str | Path, record: Record | None = None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """The fields of timm's `config.json` that say what a model is."""
+
+    architecture: str
+    num_classes: Classes | None = None
+    global_pool: str | None = None
+    label_names: ClassNames | None = None
+    model_args: dict[str, Any] | None = None
+    pretrained_cfg: dict[str, Any] = field(default_factory=dict)
+
+
+def save_pretrained(
+    model: VisionModel,
+    folder: str | Path,
+    record: Record | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+) -> None:
     """Saves a model as a folder that timm (after `import cvt`), transformers and we can load.
 
     The architecture saved is the model's own, so a record from before a `reset_classifier` will
     do; class names that no longer fit are dropped.
 
     Args:
+        model: A model of this library, from whatever loop trained it; not what is wrapped around
+            it, such as a LightningModule.
         record: What the folder says about the model; by default what `cvt.load` found in its
             checkpoint or, for a new model, the preprocessing of its registered configuration.
+        class_names: One label per output, in their order; None: the record's.
+        preprocessing: How pictures were prepared in training, also as timm's data config
+            (`timm.data.resolve_model_data_config`); None: the record's.
 
     Raises:
-        UserError: The model is no change of its row, or the folder cannot be written.
+        UserError: The model is no change of its row, the class names don't fit its outputs, or the
+            folder cannot be written.
     """
-    write_timm_folder(folder, model.state_dict(), record_of_model(model, record))
+    if not hasattr(model, "spec"):
+        raise UserError(
+            f"Got a {type(model).__name__}, expected a model of this library; give the network "
+            "inside of it, such as its `.model` or `.module`."
+        )
+    record = record_of_model(model, record)
+    if class_names is not None:
+        if isinstance(class_names, str):
+            raise UserError(f"Got class_names {class_names!r}, expected a list of names.")
+        record = replace(record, class_names=tuple(class_names))
+    if preprocessing is not None:
+        if not isinstance(preprocessing, Preprocessing):
+            preprocessing = Preprocessing.from_timm(dict(preprocessing))
+        record = replace(record, preprocessing=preprocessing)
+    check_record(record, str(folder))
+    write_timm_folder(folder, model.state_dict(), record)
 
 
 def record_of_model(model: VisionModel, record: Record | None = None) -> Record:
@@ -53,7 +96,8 @@ def record_of_model(model: VisionModel, record: Record | None = None) -> Record:
     # timm's own networks, the baselines, know no spec to keep up with `reset_classifier`.
     spec = model.spec.change(num_classes=model.num_classes)
     kept = record.class_names if spec.num_classes == record.spec.num_classes else None
-    return replace(record, spec=spec, class_names=kept)
+    preprocessing = record.preprocessing.with_channels(spec.in_chans)
+    return replace(record, spec=spec, class_names=kept, preprocessing=preprocessing)
 
 
 def _new_record(model: VisionModel) -> Record:
@@ -97,11 +141,19 @@ def read_timm_folder(folder: str | Path) -> tuple[StateDict, Record]:
 
 
 def _as_tensors(record: Record, state_dict: StateDict) -> Record:
-    """Input channels, image size and classes, which timm's own configurations may not tell."""
+    """Input channels and image size, which timm's own configurations may not tell.
+
+    Raises:
+        UserError: There are more or fewer classes than the configuration says.
+    """
     spec = spec_of_tensors(record.spec, state_dict)
-    kept = record.class_names if spec.num_classes == record.spec.num_classes else None
+    if spec.num_classes != record.spec.num_classes:
+        raise UserError(
+            f"Got a classifier of {spec.num_classes} outputs in {record.source}, expected the "
+            f"{record.spec.num_classes} classes of its config.json."
+        )
     preprocessing = record.preprocessing.with_channels(spec.in_chans)
-    return replace(record, spec=spec, class_names=kept, preprocessing=preprocessing)
+    return replace(record, spec=spec, preprocessing=preprocessing)
 
 
 def config_of_record(record: Record) -> dict[str, Any]:
@@ -168,26 +220,29 @@ def model_args(model: str, spec: Spec) -> dict[str, Any]:
 def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
     """Reads timm's `config.json`.
 
+    Pictures are prepared as `input_size` and `crop_pct` say, as timm's own transforms do it;
+    `test_input_size` and `test_crop_pct` are for its validation script.
+
     Raises:
         UserError: The architecture is none of ours, or its arguments are unknown.
     """
-    name = _row_named(str(config.get("architecture")))
+    said = from_others(_Config, config, "config.json")
+    name = _row_named(said.architecture)
     if name not in ROWS:
         raise UserError(
             f"Got the architecture {name!r} in {source}, expected one that `cvt models` lists."
             f"{did_you_mean(name, ROWS)}"
         )
-    arguments = {**config.get("model_args", {})}
-    if "num_classes" in config:
-        arguments["num_classes"] = config["num_classes"]
-    cfg = config.get("pretrained_cfg", {})
-    labels = config.get("label_names")
-    preprocessing = Preprocessing.from_timm(cfg)
+    arguments, cfg = dict(said.model_args or {}), said.pretrained_cfg
+    if said.num_classes is not None:
+        arguments["num_classes"] = said.num_classes
+    if said.global_pool is not None:
+        arguments.setdefault("global_pool", said.global_pool)
     return Record(
         model=name,
         spec=ROWS[name].change(**arguments),
-        preprocessing=preprocessing,
-        class_names=tuple(labels) if isinstance(labels, list) else None,
+        preprocessing=Preprocessing.from_timm(cfg),
+        class_names=said.label_names or cfg.get("label_names"),
         licence=cfg.get("license"),
         source=source,
     )
