@@ -97,6 +97,8 @@ def test_full_disk_keeps_what_was_there(tmp_path, ours, full_disk, out):
     path = tmp_path / out
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"old")
+    if out.startswith("hf"):
+        (path.parent / "config.json").write_text("{}")
     full_disk()
     with pytest.raises(UserError, match="disk is full"):
         convert(ours, path.parent if out.startswith("hf") else path)

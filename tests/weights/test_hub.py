@@ -170,8 +170,17 @@ def test_what_looks_like_a_path_is_never_sent_to_the_hub(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
     monkeypatch.setattr("cvt.weights.source.fetch", lambda _: pytest.fail("asked the hub"))
-    with pytest.raises(UserError, match=r"There (is|are) no") as raised:
+    with pytest.raises(UserError, match=r"There (is|are) no|Got the URL") as raised:
         open_weights(source)
     assert len(str(raised.value)) < 1100
     assert str(raised.value).isprintable()
     assert not names_weights(source)
+
+
+def test_a_folder_that_is_called_like_a_hub_id_is_named(tmp_path, monkeypatch, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    record = Record(model="cvt_13", spec=tiny_model.spec)
+    save_checkpoint("microsoft/cvt-13/best.safetensors", tiny_model.state_dict(), record)
+    here = f"Took the folder {tmp_path}/microsoft/cvt-13, not the hub's .*hf-hub:microsoft/cvt-13"
+    with pytest.warns(UserWarning, match=here):
+        assert open_weights("microsoft/cvt-13")[1] == record

@@ -225,10 +225,9 @@ def test_labels_and_pooling_of_timm_s_config_are_followed(timms):
     _, record = read_timm_folder(folder)
     assert (record.class_names, record.licence) == (("a", "b", "c"), "mit")
     assert record.spec.global_pool == "avg"
-    assert read_timm_folder(timms(global_pool=""))[1].spec.global_pool == ""
-    assert read_timm_folder(timms(model_args={"depth": 1}, label_names=["x", "y", "z"]))[
-        1
-    ].class_names == ("x", "y", "z")
+    folder = timms(global_pool="", model_args={"depth": 1}, label_names=["x", "y", "z"])
+    _, record = read_timm_folder(folder)
+    assert (record.class_names, record.spec.global_pool) == (("x", "y", "z"), "")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +238,12 @@ def test_labels_and_pooling_of_timm_s_config_are_followed(timms):
         ({"num_classes": 7}, "Got a classifier of 3 outputs .*expected the 7 classes"),
         ({"num_classes": "3"}, "Got '3' for num_classes"),
         ({"num_classes": -1}, "expected a number from 0"),
-        ({"global_pool": "catavgmax"}, "Got 'catavgmax' for global_pool"),
+        ({"global_pool": ""}, "Got global_pool '' .*and 'avg' in its model_args"),
+        ({"global_pool": "max", "model_args": {"depth": 1}}, "Got 'max' for global_pool"),
+        (
+            {"model_args": {"depth": 1, "in_chans": 1}},
+            "a first layer for 3 channels .*expected the 1",
+        ),
         ({"label_names": {"a": 1}}, "Got a mapping with 1 keys for label_names"),
         ({"label_names": ["a"]}, "Got 1 class names for a model with 3"),
         ({"model_args": []}, "for model_args"),

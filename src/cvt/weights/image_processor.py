@@ -139,8 +139,8 @@ def _per_channel(
 def _interpolation(resample: int | None, kind: str) -> Interpolation:
     if resample is None and kind == "pvt":
         raise UserError(
-            f"Got no resample in {_FILE}, expected 2 (bilinear, which transformers 4 takes then) or "
-            "3 (bicubic, which transformers 5 does)."
+            f"Got no resample in {_FILE}, expected 2 (bilinear, which transformers 4 takes then) "
+            "or 3 (bicubic, which transformers 5 does)."
         )
     resample = 3 if resample is None else resample
     if resample not in RESAMPLES:

@@ -2,11 +2,12 @@
 
 import os
 import re
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, did_you_mean, shown
 from cvt.files import url_in
 from cvt.systems.catalog import ROWS, SYSTEMS, system_of
 from cvt.systems.cvt import CVT
@@ -83,6 +84,12 @@ def names_weights(source: str) -> bool:
 def _open(source: str) -> tuple[StateDict, Record]:
     # os.path, since pathlib's own questions fail for names that are too long.
     if os.path.isdir(source):
+        if find_published(source):
+            warnings.warn(
+                f"Took the folder {shown(os.path.abspath(source))}, not the hub's repository of "
+                f"this name; write {HUB_PREFIXES[0]}{source} for that.",
+                stacklevel=3,
+            )
         return _open_folder(Path(source))
     if os.path.isfile(source):
         return _open_file(Path(source))

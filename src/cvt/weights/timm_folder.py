@@ -135,22 +135,29 @@ def read_timm_folder(folder: str | Path) -> tuple[StateDict, Record]:
         state_dict, metadata = read_safetensors(folder / WEIGHTS_FILE)
         if METADATA_KEY in metadata:
             return state_dict, record_of(metadata, source=str(folder))
-    record = record_of_config(read_json(folder / "config.json"), source=str(folder))
+    config = read_json(folder / "config.json")
+    record = record_of_config(config, source=str(folder))
     state_dict = to_ours(read_weights(folder), source=str(folder))
-    return state_dict, _as_tensors(record, state_dict)
+    channels = (config.get("model_args") or {}).get("in_chans")
+    return state_dict, _as_tensors(record, state_dict, channels)
 
 
-def _as_tensors(record: Record, state_dict: StateDict) -> Record:
+def _as_tensors(record: Record, state_dict: StateDict, told_channels: int | None) -> Record:
     """Input channels and image size, which timm's own configurations may not tell.
 
     Raises:
-        UserError: There are more or fewer classes than the configuration says.
+        UserError: There are more or fewer classes, or channels, than the configuration says.
     """
     spec = spec_of_tensors(record.spec, state_dict)
     if spec.num_classes != record.spec.num_classes:
         raise UserError(
             f"Got a classifier of {spec.num_classes} outputs in {record.source}, expected the "
             f"{record.spec.num_classes} classes of its config.json."
+        )
+    if told_channels not in (None, spec.in_chans):
+        raise UserError(
+            f"Got a first layer for {spec.in_chans} channels in {record.source}, expected the "
+            f"{told_channels} of its config.json."
         )
     preprocessing = record.preprocessing.with_channels(spec.in_chans)
     return replace(record, spec=spec, preprocessing=preprocessing)
@@ -236,8 +243,13 @@ def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
     arguments, cfg = dict(said.model_args or {}), said.pretrained_cfg
     if said.num_classes is not None:
         arguments["num_classes"] = said.num_classes
-    if said.global_pool is not None:
-        arguments.setdefault("global_pool", said.global_pool)
+    if said.global_pool is not None and said.global_pool != arguments.setdefault(
+        "global_pool", said.global_pool
+    ):
+        raise UserError(
+            f"Got global_pool {said.global_pool!r} in {source}, and {arguments['global_pool']!r} "
+            "in its model_args; expected the same."
+        )
     return Record(
         model=name,
         spec=ROWS[name].change(**arguments),
