@@ -7,10 +7,10 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from cvt.errors import UserError
 
@@ -158,6 +158,81 @@ def _made(paths: list[Path]) -> bool:
             path.unlink()
         return False
     return True
+
+
+class OutputLost(Exception):
+    """What was asked for cannot be written, because the disk is full or its reader has gone.
+
+    Args:
+        error: The system's.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def quiet(stream: Any) -> IO[str]:
+    """Returns a stream for what is said on the way: if it is full or closed, nobody hears of it.
+
+    Work that takes hours is not to end because a log's disk is full or a reader has gone.
+
+    Args:
+        stream: Where text goes, such as `sys.stdout`; characters that its encoding lacks are
+            escaped. None says nothing at all.
+    """
+    return cast("IO[str]", _Watched(stream, is_needed=False))
+
+
+def needed(stream: Any) -> IO[str]:
+    """Returns a stream for what was asked for: if it is full or closed, `OutputLost` is raised."""
+    return cast("IO[str]", _Watched(stream, is_needed=True))
+
+
+class _Watched:
+    def __init__(self, stream: Any, is_needed: bool) -> None:
+        self._stream = stream
+        self._is_needed = is_needed
+        self._is_lost = stream is None
+
+    def write(self, text: str) -> int:
+        if not self._is_lost:
+            try:
+                self._stream.write(text.encode(self.encoding, NO_TEXT).decode(self.encoding))
+            except (OSError, OutputLost) as error:
+                self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        if not self._is_lost:
+            try:
+                self._stream.flush()
+            except (OSError, OutputLost) as error:
+                self._lose(error)
+
+    def isatty(self) -> bool:
+        return not self._is_lost and self._stream.isatty()
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _lose(self, error: OSError | OutputLost) -> None:
+        self._is_lost = True
+        silence(self._stream)
+        if self._is_needed:
+            raise error if isinstance(error, OutputLost) else OutputLost(error)
+
+
+def silence(stream: Any) -> None:
+    """Lets a stream that cannot be written end in nothing, whatever it still holds included."""
+    with suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
 
 
 def remove_left_behind(folder: Path) -> None:

@@ -1,9 +1,15 @@
+import errno
+import io
+import os
 import subprocess
 import sys
+import warnings
+from contextlib import suppress
 
 import pytest
 
-from cvt.cli.main import VERBS
+from cvt.cli.main import VERBS, main
+from cvt.errors import Remark
 
 HEAVY = {"torch", "timm", "torchvision", "sklearn", "matplotlib", "numpy", "pyarrow"}
 
@@ -108,3 +114,103 @@ def test_ctrl_c_is_one_word_and_130(run, monkeypatch):
 
     monkeypatch.setattr("cvt.cli.models.models", pressed)
     assert run("models") == (130, "", "cvt: Interrupted.\n")
+
+
+@pytest.fixture
+def output(monkeypatch):
+    """`output("full")`, `output("closed")`: standard output as a full disk, or without a reader."""
+
+    def make(kind: str, name: str = "stdout") -> None:
+        if kind == "full":
+            stream = open("/dev/full", "w")  # noqa: SIM115
+        else:
+            reader, writer = os.pipe()
+            os.close(reader)
+            stream = os.fdopen(writer, "w")
+        monkeypatch.setattr(sys, name, stream)
+        streams.append(stream)
+
+    streams: list = []
+    yield make
+    for each in streams:
+        with suppress(OSError):
+            each.close()
+
+
+@pytest.mark.parametrize("count", [1, 100_000])
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "code", "words"),
+    [
+        ("full", 2, "cvt: Cannot write the output: No space left on device.\n"),
+        ("closed", 0, ""),
+    ],
+)
+def test_output_that_is_lost_ends_a_verb(run, monkeypatch, output, kind, code, words, flush, count):
+    monkeypatch.setattr("cvt.cli.models.models", lambda: print("x" * count, flush=flush))
+    output(kind)
+    assert run("models") == (code, "", words)
+
+
+def test_what_is_said_aside_never_ends_anything(run, monkeypatch, output):
+    monkeypatch.setattr("cvt.cli.models.models", lambda: print("aside", file=sys.stderr))
+    for kind in ("full", "closed"):
+        output(kind, "stderr")
+        assert run("models") == (0, "", "")
+        assert run("nothing")[0] == 2
+
+
+def test_a_verb_without_any_streams_works(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main(["--version"]) == 0
+    assert main(["nothing"]) == 2
+    sys.stdout.close()
+    sys.stderr.close()
+
+
+def test_letters_that_the_output_lacks_are_escaped(monkeypatch):
+    content = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="ascii"))
+    monkeypatch.setattr("cvt.cli.models.models", lambda: print("caf\xe9 \udcff"))
+    assert main(["models"]) == 0
+    assert content.getvalue() == b"caf\\xe9 \\udcff\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        ImportError("libtorch.so: cannot open shared object file: Too many open files"),
+        RuntimeError("Caught OSError in worker process 0: [Errno 24] Too many open files"),
+        OSError(errno.EAGAIN, "Resource temporarily unavailable"),
+    ],
+)
+def test_limits_of_the_system_are_a_sentence(run, monkeypatch, error):
+    def limited() -> None:
+        raise error
+
+    monkeypatch.setattr("cvt.cli.models.models", limited)
+    code, _, err = run("models")
+    assert code == 2
+    assert "ulimit" in err
+    assert err.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_still_a_traceback(run, monkeypatch):
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("cvt.cli.models.models", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run("models")
+
+
+def test_remarks_are_sentences(run, monkeypatch):
+    def remarkable() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.warn("Mind the gap.", Remark, stacklevel=1)
+
+    monkeypatch.setattr("cvt.cli.models.models", remarkable)
+    assert run("models") == (0, "", "cvt: Mind the gap.\n")

@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -38,8 +40,8 @@ def terminal(monkeypatch):
     def make(width):
         out = io.StringIO()
 
-        def console(quiet, highlight):
-            return Console(file=out, force_terminal=True, width=width, quiet=quiet)
+        def console(file, **options):
+            return Console(file=out, force_terminal=True, width=width, **options)
 
         monkeypatch.setattr(screen_module, "Console", console)
         return out
@@ -195,3 +197,38 @@ def test_names_are_printed_as_they_are(capsys):
     out = capsys.readouterr().out
     assert "[bold]a.png[/bold]" in out
     assert "[red]photos" in out
+
+
+@pytest.mark.parametrize("kind", ["full", "closed"])
+def test_output_that_is_lost_ends_nothing(monkeypatch, kind):
+    if kind == "full":
+        stream = open("/dev/full", "w")  # noqa: SIM115
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        stream = os.fdopen(writer, "w")
+    with stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        with Screen(10, 0, True) as screen:
+            for _ in range(300):
+                screen.say("x" * 100)
+            screen.epoch(ROW, 300, is_best=True)
+
+
+def test_letters_that_the_output_lacks_are_escaped(monkeypatch):
+    content = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(content, encoding="cp1252"))
+    Screen(10, 0, True).say("skipped: 猫.png")
+    sys.stdout.flush()
+    assert content.getvalue().split() == [b"skipped:", b"\\u732b.png"]
+
+
+@pytest.mark.parametrize("name", [":car:", "[bold]x[/]", "[/]", "{x}", r"\[red]"])
+def test_names_are_said_as_they_are(capsys, terminal, name):
+    Screen(10, 0, True).say(name)
+    assert capsys.readouterr().out == name + "\n"
+    out = terminal(80)
+    with Screen(10, 0, True) as screen:
+        screen.update(f"1/2 {name}", 1.0, 0.1, 10.0)
+        screen.say(name)
+    assert name in out.getvalue()

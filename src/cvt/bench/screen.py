@@ -1,5 +1,6 @@
 """What a comparison shows while it works: a line a run, and on a terminal a bar over all runs."""
 
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -8,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cvt.bench.results import Outcome
-from cvt.errors import UserError
+from cvt.errors import UserError, shown
+from cvt.files import quiet
 from cvt.train.run_folder import read_metrics
 from cvt.train.screen import say_wrapped
 from cvt.train.units import say_memory, say_time
@@ -26,7 +28,14 @@ class ContestScreen:
     """
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
-        self.console = Console(quiet=not shown, highlight=False, markup=False, soft_wrap=True)
+        self.console = Console(
+            file=quiet(sys.stdout),
+            quiet=not shown,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+        )
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -58,7 +67,7 @@ class ContestScreen:
 
     def now(self, words: str) -> None:
         """Says what is being done."""
-        self.bar.update(self.task, description=words)
+        self.bar.update(self.task, description=shown(words))
 
     def look_at(self, words: str, run: Path) -> None:
         """Says how far a run has come, by its metrics; at most every other second."""

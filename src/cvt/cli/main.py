@@ -4,15 +4,20 @@ Exit codes: 0 all well; 1 some inputs were bad and skipped (under torchrun that 
 mistake; 130 interrupted.
 """
 
+import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
 
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 from cvt import __version__
 from cvt.cli.flags import explain_unknown
-from cvt.errors import UserError, shown
+from cvt.errors import Remark, UserError, shown
+from cvt.files import OutputLost, needed, quiet
 
 VERBS = {
     "models": ("models:models", "List the models and the published weights."),
@@ -27,6 +32,15 @@ VERBS = {
     "predict": ("predict:predict", "Say what images show."),
     "convert": ("convert:convert", "Write a checkpoint in another library's layout."),
     "export": ("export:export", "Write a network for ONNX, OpenVINO and other runtimes."),
+}
+
+_LIMITS = {
+    errno.EMFILE: "this process may not open more files; allow more (ulimit -n 4096), or use fewer "
+    "--num-workers",
+    errno.ENFILE: "the system has too many files open; close some programs",
+    errno.ENOMEM: "memory has run out; use smaller batches or fewer --num-workers",
+    errno.EAGAIN: "no more processes or threads are allowed (ulimit -u); use fewer --num-workers",
+    errno.ENOSPC: "a disk is full, perhaps that of temporary files (TMPDIR); free some space first",
 }
 
 
@@ -46,19 +60,38 @@ def make_app() -> App:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code."""
+    """Runs one verb and returns the exit code.
+
+    What is said on stderr never stops anything. Output that cannot be written ends a verb, since
+    nobody would have it: quietly where its reader has gone, as `head` does, otherwise with 2.
+    """
     # Whatever is started from here imports nothing from the current folder either.
     os.environ["PYTHONSAFEPATH"] = "1"
+    _open_streams()
+    with (
+        redirect_stdout(needed(sys.stdout)),
+        redirect_stderr(quiet(sys.stderr)),
+        warnings.catch_warnings(),
+    ):
+        warnings.showwarning = _remarks_as_sentences(warnings.showwarning)
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            sys.stdout.flush()
+        except OutputLost as lost:
+            code = code or _no_output(lost.error)
+    # To torchrun any other code is a process that was lost: it would start all of them again.
+    return 0 if code == 1 and "TORCHELASTIC_RUN_ID" in os.environ else code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = make_app()(
-            _with_stdin(list(sys.argv[1:] if arguments is None else arguments)),
+            _with_stdin(arguments),
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
         )
-        sys.stdout.flush()
-        # To torchrun any other code is a process that was lost: it would start all of them again.
-        return 0 if code == 1 and "TORCHELASTIC_RUN_ID" in os.environ else code or 0
+        return code or 0
     except UnknownOptionError as error:
         return _complain(shown(explain_unknown(error)), 2)
     except (CycloptsError, UserError) as error:
@@ -67,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(" ".join(shown(line) for line in str(error).splitlines()), 2)
     except KeyboardInterrupt as stopped:
         return _complain(str(stopped) or "Interrupted.", 130)
-    except BrokenPipeError:
-        # Whoever read our output has had enough; keep Python's last flush quiet as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OutputLost as lost:
+        return _no_output(lost.error)
+    except (OSError, ImportError, RuntimeError) as error:
+        return _complain(_exhausted(error), 2)
 
 
 def _with_stdin(arguments: list[str]) -> list[str]:
@@ -78,6 +111,47 @@ def _with_stdin(arguments: list[str]) -> list[str]:
     if arguments[:1] != ["predict"]:
         return arguments
     return ["/dev/stdin" if each == "-" else each for each in arguments]
+
+
+def _open_streams() -> None:
+    """Sees to it that there are streams: without (`>&-`), files would get their numbers."""
+    if sys.stdout is None or sys.stderr is None:
+        while (handle := os.open(os.devnull, os.O_RDWR)) < 2:
+            pass
+        if handle > 2:
+            os.close(handle)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _no_output(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):  # whoever read it has had enough
+        return 0
+    return _complain(f"Cannot write the output: {error.strerror or error}.", 2)
+
+
+def _exhausted(error: Exception) -> str:
+    """Returns a sentence about a limit of the system that was met, which is no fault of the code.
+
+    Raises:
+        Exception: The error itself, if it was none.
+    """
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    for code, advice in _LIMITS.items():
+        if number == code or os.strerror(code) in text:
+            return f"{os.strerror(code)}: {advice}."
+    raise error
+
+
+def _remarks_as_sentences(usual: Any) -> Any:
+    def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
+        if issubclass(category, Remark):
+            print(f"cvt: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    return show
 
 
 def _complain(sentence: str, code: int) -> int:

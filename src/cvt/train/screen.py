@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from cvt.errors import shown
+from cvt.files import quiet
 from cvt.train.config import TrainConfig
 from cvt.train.progress import EpochRow
 from cvt.train.settings import settings
@@ -32,11 +34,13 @@ class Screen:
     """
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
-        self.console = Console(quiet=not shown, highlight=False)
+        self.console = Console(
+            file=quiet(sys.stdout), quiet=not shown, highlight=False, emoji=False
+        )
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=self.console,
             transient=True,
             disable=not (shown and self.console.is_terminal),
