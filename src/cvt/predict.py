@@ -1,7 +1,6 @@
 """From a checkpoint and pictures to labels, probabilities and features."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from cvt.data import BadImage, eval_transform
 from cvt.data.image import opened
 from cvt.data.inputs import find_images, is_pattern
-from cvt.errors import UserError
+from cvt.errors import UserError, remark
 from cvt.files import url_in
 from cvt.train.device import autocast, choose_device, choose_precision
 from cvt.zoo.create import load
@@ -58,7 +57,8 @@ class Predictor:
 
     Sources of pictures, one or several, mixed as they come:
 
-    - paths of files; folders, and patterns such as `photos/*.jpg`, stand for the images in them
+    - paths of files; folders, and patterns such as `photos/*.jpg`, stand for the images in them,
+      and a remark (a warning) says what else is there
     - bytes of a file, open binary files, Pillow images
     - numpy arrays (H, W), (H, W, C) or (N, H, W, C)
     - torch tensors (H, W), (C, H, W) or (N, C, H, W)
@@ -269,7 +269,7 @@ def _in_one(source: Any) -> Iterator[Source]:
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         if isinstance(text, str) and (os.path.isdir(text) or is_pattern(text)):
-            yield from find_images([text], on_note=_warn)
+            yield from find_images([text], on_note=remark)
         else:
             yield source
     elif _is_array(source):
@@ -288,10 +288,6 @@ def _in_one(source: Any) -> Iterator[Source]:
             f"Got {type(source).__name__} {str(source)[:80]!r} among the images, expected a path, "
             "bytes, an open file, a Pillow image, an array or a tensor."
         )
-
-
-def _warn(note: str) -> None:
-    warnings.warn(note, stacklevel=2)
 
 
 def _is_array(source: Any) -> bool:

@@ -198,7 +198,8 @@ def test_several_arrays_stand_for_several_pictures(predictor):
 
 def test_folders_patterns_and_mixed_lists(predictor, photos):
     names = ["a.jpg", "b.png", "c.webp", "d.jpeg"]
-    assert [Path(each.image).name for each in predictor(photos)] == names
+    with pytest.warns(cvt.errors.Remark, match="notes.txt"):
+        assert [Path(each.image).name for each in predictor(photos)] == names
     assert [Path(each.image).name for each in predictor(f"{photos}/*.[jp]*g")] == names[:2]
     mixed = [
         photos / "more",
@@ -330,7 +331,7 @@ def test_outputs_that_are_no_numbers_are_said(checkpoint, photos):
     (got,) = predictor(photos / "a.jpg")
     assert (got.labels, "no finite number" in got.error) == ((), True)
     with pytest.raises(cvt.UserError, match="cannot be used"):
-        predictor.probabilities(photos)
+        predictor.probabilities([photos / "a.jpg"])
 
 
 def test_labels_that_hold_together_have_chances_of_their_own(checkpoint, photos):
