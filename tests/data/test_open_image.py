@@ -376,7 +376,7 @@ def examples() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "a description"
-    kinds = [each.name for each in FORMATS if each.name != "HEIF"]
+    kinds = [each.name for each in FORMATS if each.name not in ("HEIF", "ICO")]
     found = {kind: encoded(rgb, kind) for kind in kinds}
     found |= {f"{kind} turned": encoded(rgb, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")}
     found["JPEG progressive"] = encoded(rgb, "JPEG", progressive=True)
@@ -386,7 +386,9 @@ def examples() -> dict[str, bytes]:
     found["PNG deep"] = encoded(deep, "PNG")
     found["PNG palette"] = encoded(rgb.quantize(7), "PNG", transparency=1)
     found["WEBP lossless"] = encoded(rgb, "WEBP", lossless=True)
-    found["ICO bitmap"] = encoded(rgb, "ICO", bitmap_format="bmp")
+    square = rgb.resize((16, 16))
+    found["ICO"] = encoded(square, "ICO", sizes=[(16, 16)])
+    found["ICO bitmap"] = encoded(square, "ICO", sizes=[(16, 16)], bitmap_format="bmp")
     found["TGA runs"] = encoded(rgb, "TGA", compression="tga_rle")
     found["PNG deep colour"] = deep_png(noise.astype(np.uint16) * 9)
     found["TIFF deep colour"] = deep_tiff(noise.astype(np.uint16) * 9, ">", is_packed=True)
@@ -647,6 +649,17 @@ def test_tags_that_claim_more_than_the_file_has_are_refused():
     bomb = content[:place] + struct.pack("<HHII", 320, 3, 2**30, 8) + content[place + 12 :]
     with pytest.raises(BadImage, match="its tags claim more bytes than it has"):
         open_image(bomb)
+
+
+def test_damage_that_pillow_logs_is_not_printed(capfd):
+    bands = tiff(2, 2, bytes(4), {277: 0})
+    place = bands.index(struct.pack("<HHI", 277, 4, 1))
+    odd = bands[:place] + struct.pack("<HHII", 277, 3, 1, 273) + bands[place + 12 :]
+    with pytest.raises(BadImage, match="it has 273 values for each pixel"):
+        open_image(odd)
+    with pytest.raises(BadImage, match="cut short or damaged"):
+        open_image(bands[:place] + struct.pack("<HHII", 277, 12, 1, 8) + bands[place + 12 :])
+    assert capfd.readouterr().err == ""
 
 
 def test_parts_of_a_tiff_are_held_against_its_size():

@@ -1,5 +1,6 @@
 """One picture of a format that is read to upright 8-bit RGB, or one sentence why not."""
 
+import logging
 import os
 import struct
 import sys
@@ -314,6 +315,8 @@ class _Turns:
 
 
 _quiet_pillow, _turns = _Quiet(), _Turns()
+# Python prints errors that nobody has set up a log for; Pillow logs some kinds of damage so.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 if hasattr(os, "register_at_fork"):  # a loading process has none of its parent's threads
     os.register_at_fork(after_in_child=_quiet_pillow.__init__)
