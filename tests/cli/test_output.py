@@ -112,6 +112,11 @@ def test_figures_stand_right_and_names_that_begin_with_digits_left(capsys):
     assert capsys.readouterr().out.splitlines()[2] == "02134          5 s"
 
 
+def test_json_has_only_numbers_that_json_has(capsys):
+    print_json({"loss": float("nan"), "rows": [(1.5, float("-inf")), {"a": 2}]})
+    assert capsys.readouterr().out == '{"loss": null, "rows": [[1.5, null], {"a": 2}]}\n'
+
+
 def test_json_is_one_line_and_harmless(capsys):
     print_json({"image": "a\n\x1b[2J\u2028é"})
     assert capsys.readouterr().out == '{"image": "a\\n\\u001b[2J\\u2028é"}\n'

@@ -71,6 +71,23 @@ def test_runs_are_drawn(run, folder):
         assert np.asarray(image.convert("L")).std() > 5
 
 
+@pytest.mark.parametrize("picture", ["/proc/none/runs.png", "runs.xyz"])
+def test_runs_are_listed_whatever_becomes_of_their_picture(run, folder, monkeypatch, picture):
+    monkeypatch.chdir(folder)
+    code, out, err = run("runs", folder, "--plot", picture)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "There is no picture of the runs" in err
+    assert "90.00" in out
+
+
+def test_names_and_data_of_strangers_forge_no_line(run, tmp_path):
+    make_run(tmp_path / "a\n90.00  best\x1b[2J", 50.0, data="x\nRun  Model\x1b]0;t\x07")
+    code, out, _ = run("runs", tmp_path)
+    assert code == 0
+    assert "\x1b" not in out
+    assert not [line for line in out.splitlines() if line.startswith(("90.00", "Run  Model\\"))]
+
+
 def test_broken_runs_are_named_skipped_and_counted(run, folder):
     (folder / "one" / "config.yaml").write_text("[1,")
     (folder / "two" / "metrics.csv").write_text("epoch\nx\n")

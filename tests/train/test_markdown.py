@@ -2,7 +2,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from cvt.train.markdown import code, table, text
+from cvt.train.markdown import cell, code, table, text
 
 # What people name folders and classes, and what Markdown, HTML and tables would make of it.
 NASTY = "|`*_[]<>&\\~$#-+=!().12 \n\tab"
@@ -45,3 +45,11 @@ def test_tables_show_the_values_in_their_cells(one, other):
         return
     assert cells(lines) == ["plain", "code", " ".join(one.split()), " ".join(other.split()),
                             "x", "y"]  # fmt: skip
+
+
+def test_what_acts_on_a_terminal_is_escaped_in_any_form():
+    strange = "a\x1b[2J\u202e\udcff\nb"
+    for form in (text, cell, code):
+        line = form(strange)
+        assert not {"\x1b", "\u202e", "\udcff", "\n"} & set(line)
+        line.encode()

@@ -3,6 +3,7 @@
 Whatever is printed may hold names and sentences of strangers: files, classes, runs, messages.
 """
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -40,8 +41,19 @@ def say_lines(text: str) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Prints one JSON object on one line, at once; what could act on a terminal is escaped."""
-    print(json_text(content), flush=True)
+    """Prints one JSON object on one line, at once; what could act on a terminal is escaped.
+
+    Numbers that JSON does not have, nan and the infinite ones, are null.
+    """
+    print(json_text(_without_nan(content)), flush=True)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from cvt.cli.flags import Json
 from cvt.cli.output import print_json, print_table, say
+from cvt.errors import UserError
 
 if TYPE_CHECKING:
     from cvt.train.runs import Run
@@ -36,16 +37,12 @@ def runs(
             print_json(run.to_dict())
     else:
         _print(found)
-    if plot is not None and found:
-        _plot(found, plot)
-        if not json:
-            say()
-            say(f"Validation curves: {plot}")
+    drawn = plot is None or not found or _drawn(found, plot.expanduser(), json)
     for sentence in bad:
         say(f"cvt: skipped: {sentence}", error=True)
     if bad:
         say(f"cvt: {len(bad)} of {len(bad) + len(found)} runs skipped.", error=True)
-    return 1 if bad else 0
+    return 1 if bad or not drawn else 0
 
 
 def _print(found: "list[Run]") -> None:
@@ -101,6 +98,19 @@ def _print_differences(runs: "list[Run]") -> None:
 
 def _said(value: Any, say_value: Any) -> str:
     return "-" if value is None else say_value(value)
+
+
+def _drawn(found: "list[Run]", path: Path, json: bool) -> bool:
+    """Draws the runs, which are listed whatever becomes of their picture."""
+    try:
+        _plot(found, path)
+    except UserError as error:
+        say(f"cvt: There is no picture of the runs: {error}", error=True)
+        return False
+    if not json:
+        say()
+        say(f"Validation curves: {path}")
+    return True
 
 
 def _plot(found: "list[Run]", path: Path) -> None:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from cvt.errors import shown
+
 # Within a word an underscore is only itself.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _SPECIAL_AT_START = re.compile(r"^([-+#=]|\d+(?=[.)]))")
@@ -42,7 +44,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _one_line(value: object) -> str:
-    return " ".join(str(value).split())
+    line = " ".join(str(value).split())
+    return shown(line, len(line))
 
 
 def _in_cell(cell: str) -> str:
