@@ -111,6 +111,8 @@ def _dtype_of_images(wish: Wish) -> "torch.dtype":
 
 
 def _deploy(model: "nn.Module", wish: Wish, engine: str) -> "nn.Module":
+    import torch
+
     from cvt.deploy.entry import deploy
 
     return deploy(
@@ -119,8 +121,8 @@ def _deploy(model: "nn.Module", wish: Wish, engine: str) -> "nn.Module":
         device=wish.device,
         engine=engine,
         without=wish.without,
-        # PyTorch's int8 finds its ranges as it goes.
-        calibration=wish.images if engine != "torch" else None,
+        # Other dtypes have no ranges to find, and PyTorch's int8 finds its own as it goes.
+        calibration=wish.images if wish.dtype == torch.int8 and engine != "torch" else None,
     )
 
 
@@ -130,7 +132,11 @@ FORMS: Mapping[str, Form] = {
         infer=_eager,
         train=lambda model: model,
     ),
-    "autocast": Form(words="float32 weights under torch.autocast", infer=_autocast),
+    "autocast": Form(
+        words="float32 weights under torch.autocast, as training has them in every form",
+        infer=_autocast,
+        train=lambda model: model,
+    ),
     "compile": Form(
         words="torch.compile with its default settings; in inference weights cast to the dtype",
         infer=_compiled(graphs=False),
