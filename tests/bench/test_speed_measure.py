@@ -223,6 +223,28 @@ def test_weights_are_cast_and_autocast_leaves_them():
     assert made("autocast") == (torch.float32, torch.float32, bf16)
 
 
+def test_training_under_autocast_is_that_of_every_form(quick):
+    figures = quick(form="autocast", dtype="bf16", task="training", image_size=32)
+    assert figures["images_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "calibrates"),
+    [
+        ("openvino", torch.float32, False),
+        ("openvino", torch.bfloat16, False),
+        ("openvino", torch.int8, True),
+        ("deploy", torch.int8, False),  # PyTorch's finds its ranges as it goes
+    ],
+)
+def test_pictures_to_calibrate_on_are_for_int8_alone(monkeypatch, form, dtype, calibrates):
+    told = []
+    monkeypatch.setattr("cvt.deploy.entry.deploy", lambda model, **rest: told.append(rest))
+    images = torch.zeros(2, 3, 4, 4)
+    FORMS[form].infer(nn.Identity(), Wish(dtype=dtype, device=CPU, images=images))
+    assert (told[0]["calibration"] is images) is calibrates
+
+
 def test_memory_is_the_peak_above_the_start():
     held = torch.ones(20 * 2**18)  # 20 MB that were there before
     meter = MemoryMeter(CPU)

@@ -112,7 +112,7 @@ def test_the_command_is_one_that_can_be_typed(tmp_path):
         (("cvt_13",), {"seconds": 0.0}, "seconds 0"),
         (("cvt_13",), {"seconds": float("nan")}, "seconds nan"),
         (("cvt_13",), {"base": "cvt_14"}, "Did you mean 'cvt_13'"),
-        (("cvt_13:deploy",), {"tasks": ("training",)}, "for training.*eager, compile"),
+        (("cvt_13:deploy",), {"tasks": ("training",)}, "for training.*eager, autocast, compile"),
         (("cvt_13",), {"forms": ("deploy-compiel",)}, "Did you mean 'deploy-compile'"),
         (("cvt_13:openvino:int8",), {}, "cvt_13:openvino:int8 without pictures.*--calibration"),
         (("cvt_13:eager:int8",), {"calibration": "a"}, "forms deploy, deploy-compile, .*openvino"),

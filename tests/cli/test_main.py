@@ -25,6 +25,20 @@ def test_every_verb_explains_itself(run, verb):
     code, out, err = run(verb, "--help")
     assert (code, err) == (0, "")
     assert VERBS[verb][1].split()[0] in out
+    assert max(map(len, out.splitlines())) <= 80
+    for line in out.splitlines():
+        assert line == line.rstrip()
+
+
+@pytest.mark.parametrize("verb", ["ablate", "compare"])
+def test_where_json_is_lines_the_help_says_so(run, verb):
+    assert "an object a line" in " ".join(run(verb, "--help")[1].replace("│", " ").split())
+
+
+def test_the_help_of_convert_calls_things_by_one_name(run):
+    out = run("convert", "--help")[1]
+    assert "what TARGET's name says" in out
+    assert "OUT'" not in out
 
 
 def test_help_imports_nothing_heavy():
@@ -69,6 +83,12 @@ def test_what_it_starts_imports_nothing_from_the_current_folder(run, monkeypatch
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("flag", ["--patience", "--zzz", "--siez-of-anything"])
+def test_no_flag_is_named_that_is_not_near(run, flag):
+    code, _, err = run("show", "cvt_13", flag, "3")
+    assert (code, err) == (2, f"cvt: Unknown option: {flag}.\n")
+
+
 def test_version(run):
     import cvt
 
@@ -82,6 +102,11 @@ def test_version(run):
         (("show", "cvt_14"), ("cvt_14", "cvt_13")),
         (("show", "cvt_13", "--siez", "3"), ("--siez", "--size")),
         (("train", "--epoch", "3"), ("--epoch", "--epochs")),
+        (("train", "--patience", "3"), ("--patience", "no early stopping", "--epochs")),
+        (("train", "--early_stopping"), ("no early stopping",)),
+        (("train", "--lr", "3"), ("mean --optim.lr?",)),
+        (("ablate", "5", "--weight-decay", "3"), ("mean --optim.weight-decay?",)),
+        (("train", "--optim.lrr", "3"), ("mean --optim.lr?",)),
         (("show", "cvt_13", "--size", "big"), ("big", "224x160")),
         (("show", "cvt_13", "--size", "2"), ("too small", "3 pixels")),
         (("models", "regnet*"), ("regnet*",)),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from cvt.cli.contest_flags import Budget, KeepRuns, Recipe, Seeds, contest_config
-from cvt.cli.flags import Json
+from cvt.cli.flags import JsonLines
 from cvt.cli.output import print_json, print_table, say, say_lines
 from cvt.cli.train import Flags
 from cvt.errors import UserError
@@ -36,7 +36,7 @@ def ablate(
     keep_runs: KeepRuns = True,
     config: Recipe = (),
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
-    json: Json = False,
+    json: JsonLines = False,
 ) -> int:
     """Make the paper's tables again: counts beside the printed ones, or with --data by training.
 

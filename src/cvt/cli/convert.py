@@ -1,4 +1,4 @@
-"""`cvt convert IN OUT`."""
+"""`cvt convert SOURCE TARGET`."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +14,9 @@ def convert(
     target: str,
     /,
     *,
-    to: Annotated[Layout | None, Parameter(help="Layout; by default what OUT's name says.")] = None,
+    to: Annotated[
+        Layout | None, Parameter(help="Layout; by default what TARGET's name says.")
+    ] = None,
 ) -> None:
     """Write a checkpoint in another library's layout.
 

@@ -23,6 +23,10 @@ _INSTEAD = {
 }
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for machines.")]
+JsonLines = Annotated[
+    bool,
+    Parameter(name="--json", negative="", help="Print JSON, for machines: an object a line."),
+]
 Device = Annotated[
     str, Parameter(help="cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if there is one.")
 ]
