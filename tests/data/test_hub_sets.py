@@ -94,6 +94,18 @@ def test_splits_number_their_classes_for_themselves(tmp_path):
     assert data.test.labels.tolist() == [-1, 1, 0, -1]
 
 
+def test_other_splits_are_named(tmp_path):
+    splits = datasets.DatasetDict(train=rows([0, 1] * 2), extra=rows([0, 1]))
+    splits.save_to_disk(str(tmp_path / "pets"))
+    for kind in ("hfds", "hfids"):
+        notes = select(f"{kind}/{tmp_path}/pets", "train").notes
+        assert any("are not used: extra." in note for note in notes)
+    splits = datasets.DatasetDict(train=rows([0, 1] * 2), val=rows([0]), valid=rows([1]))
+    splits.save_to_disk(str(tmp_path / "both"))
+    with pytest.raises(UserError, match="has several val splits"):
+        load_data(f"hfds/{tmp_path}/both")
+
+
 def test_a_test_split_without_labels(tmp_path):
     splits = datasets.DatasetDict(train=rows([0, 1] * 2), test=rows([-1, -1]))
     splits.save_to_disk(str(tmp_path / "pets"))

@@ -154,6 +154,15 @@ def test_without_any_word_all_is_train(tmp_path):
         shard_splits(tmp_path)
 
 
+def test_archives_that_are_not_used_are_named(tmp_path):
+    write(tmp_path / "train/000.tar", numbered(0, 4))
+    write(tmp_path / "loose.tar", numbered(4, 6))
+    (tmp_path / "more.tar.gz").touch()
+    (note,) = shard_splits(tmp_path)["train"].notes
+    assert "2 archives in" in note
+    assert "loose.tar, more.tar.gz" in note
+
+
 def test_only_validation(tmp_path):
     write(tmp_path / "val.tar", numbered(0, 4))
     with pytest.raises(UserError, match="shards of val but none of train"):
@@ -447,6 +456,16 @@ def test_names_in_two_normal_forms_are_one(tmp_path):
 def test_class_names_that_are_none(shards, content, says):
     (shards / "classes.txt").write_bytes(content)
     with pytest.raises(UserError, match=says):
+        shard_splits(shards)
+
+
+def test_more_class_names_than_any_data_has(shards, monkeypatch):
+    monkeypatch.setattr("cvt.data.labels.MOST_CLASSES", 3)
+    (shards / "classes.txt").write_text("a\nb\nc\nd\n")
+    with pytest.raises(UserError, match=r"4 class names in .*classes\.txt, expected at most 3"):
+        shard_splits(shards)
+    monkeypatch.setattr("cvt.data.shards.MOST_TEXT", 3)
+    with pytest.raises(UserError, match=r"more than 3 bytes in .*classes\.txt"):
         shard_splits(shards)
 
 

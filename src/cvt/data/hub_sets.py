@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cvt.data.folder import SPLIT_OF_NAME
+from cvt.data.folder import split_of
 from cvt.data.image import BadImage, open_image
 from cvt.data.image_set import ImageSet
 from cvt.data.labels import (
@@ -250,11 +250,31 @@ def load_hub(
         ) from error
     if isinstance(loaded, datasets.Dataset):
         loaded = {"train": loaded}
-    splits = {SPLIT_OF_NAME.get(str(split), ""): rows for split, rows in loaded.items()}
-    splits.pop("", None)
+    splits, origin = _known_splits(loaded, origin)
     if not splits or (for_training and "train" not in splits):
         missing = "train split" if for_training else "split for training, validation or test"
         raise UserError(f"The data set {name} has no {missing}; name one that has.")
+    return splits, origin
+
+
+def _known_splits(loaded: Mapping[Any, Any], origin: Origin) -> tuple[dict[str, Any], Origin]:
+    """Returns the splits that are used, and a note about the others."""
+    splits: dict[str, Any] = {}
+    others = []
+    for published, rows in loaded.items():
+        split = split_of(str(published))
+        if split in splits:
+            raise UserError(
+                f"The data set {origin.name} has several {split} splits, of which {published} is "
+                "one; save the one that is meant, and give its folder."
+            )
+        if split is None:
+            others.append(str(published))
+        else:
+            splits[split] = rows
+    if others:
+        said = f"These splits of {origin.name} are not used: {', '.join(others)}."
+        origin = replace(origin, notes=(*origin.notes, said))
     return splits, origin
 
 

@@ -27,6 +27,7 @@ MOST_SHARDS = 100_000
 """Shards that a pattern may stand for."""
 
 _MOST_PATTERN = 4096  # letters, as many as a path may have
+_ARCHIVE = re.compile(r"\.(?:tar|tgz|tar\.[a-z0-9]+)$")
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 _INFO_FILE, _CLASSES_FILE = "_info.json", "classes.txt"
@@ -89,7 +90,25 @@ def shard_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet
     for split, some in shards.items():
         labels, bad[split] = numbered([each for shard in some for each in shard.labels], classes)
         splits[split] = ShardSet(some, labels, bad[split], classes)
-    return labelled_splits(splits, bad, str(path))
+    splits = labelled_splits(splits, bad, str(path))
+    if os.path.isdir(path):
+        notes = _unused(path, {file for members in files.values() for file in members})
+        for images in splits.values():
+            images.notes += notes
+    return splits
+
+
+def _unused(folder: Path, used: set[Path]) -> tuple[str, ...]:
+    """Returns what is to be said of archives that lie beside the shards."""
+    others = [each for each in sorted(folder.iterdir()) if _ARCHIVE.search(each.name.lower())]
+    names = [each.name for each in others if each not in used and not each.name.startswith(".")]
+    if not names:
+        return ()
+    return (
+        f"{len(names)} archives in {folder} are not used: {', '.join(names[:5])}"
+        f"{', ...' if len(names) > 5 else ''}; shards are uncompressed, and all of them lie "
+        "together or in folders of splits, or in _info.json.",
+    )
 
 
 def expand_braces(pattern: str) -> list[str]:

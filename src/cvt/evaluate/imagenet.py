@@ -1,5 +1,6 @@
 """Which output of a model, and which folder of pictures, stands for which ImageNet class."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from cvt.data.file_set import FileSet
 from cvt.data.folder import folder_splits
 from cvt.errors import UserError
 from cvt.evaluate.timm_lists import imagenet_synsets, synset_words, words_of
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")  # 007 beside 7 would be the same class
 
 
 def imagenet_outputs(class_names: Sequence[str] | None, num_outputs: int) -> Tensor:
@@ -65,7 +68,7 @@ def read_classes(
     names = class_folders(folder, expected)
     label_of = {synset: index for index, synset in enumerate(synsets)}
     if numbered:
-        label_of |= {name: int(name) for name in names if name.isdecimal()}
+        label_of |= {name: int(name) for name in names if _NUMBER.fullmatch(name)}
     unknown = [name for name in names if not 0 <= label_of.get(name, -1) < len(synsets)]
     if unknown:
         raise UserError(f"{folder} holds a folder {unknown[0]!r}, {expected}.")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cvt.data.file_set import FileSet
-from cvt.data.folder import image_suffixes
+from cvt.data.walk import LeftOut, images_below
 from cvt.errors import UserError
 from cvt.evaluate.calibration import Reliability, reliability
 from cvt.evaluate.timm_lists import real_labels
@@ -68,11 +68,11 @@ def read_val_pictures(folder: Path) -> tuple[FileSet, int]:
     Raises:
         UserError: There are no such pictures, a number is above 50,000, or one comes twice.
     """
-    labels, suffixes = real_labels(), image_suffixes()
+    labels, left_out = real_labels(), LeftOut()
     paths: dict[int, str] = {}
-    for path in sorted(folder.rglob("ILSVRC2012_val_*")):
-        match = _VAL_PICTURE.fullmatch(path.stem)
-        if not match or path.suffix.lower() not in suffixes:
+    for _, path in sorted(images_below([folder], left_out)):
+        match = _VAL_PICTURE.fullmatch(Path(path).stem)
+        if not match:
             continue
         number = int(match[1]) - 1
         if not 0 <= number < len(labels) or number in paths:
@@ -80,7 +80,7 @@ def read_val_pictures(folder: Path) -> tuple[FileSet, int]:
                 f"Got the picture {path}, expected each of ImageNet's {len(labels):,} validation "
                 "pictures once; give the folder of those alone."
             )
-        paths[number] = str(path)
+        paths[number] = path
     if not paths:
         raise UserError(
             f"{folder} holds no pictures called like ILSVRC2012_val_00000001.JPEG, expected "
@@ -89,7 +89,9 @@ def read_val_pictures(folder: Path) -> tuple[FileSet, int]:
     kept = [number for number in sorted(paths) if labels[number]]
     if not kept:
         raise UserError(f"The {len(paths)} pictures of {folder} have no ReaL labels; add others.")
-    return FileSet([paths[number] for number in kept], kept, ()), len(paths) - len(kept)
+    files = [paths[number] for number in kept]
+    images = FileSet(files, kept, (), unreadable=left_out.unreadable)
+    return images, len(paths) - len(kept)
 
 
 def score_real(said: Logits, num_excluded: int) -> RealScore:
