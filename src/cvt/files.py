@@ -22,6 +22,11 @@ Python's escapes for them."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a drive has a single letter
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Returns a path with `~` and `~name` replaced, where there is such a user."""
+    return Path(os.path.expanduser(path))
+
+
 def url_in(name: str | Path) -> str | None:
     """Returns the URL that a name was written as, one of whose slashes pathlib may have taken."""
     start = _URL.match(str(name))

@@ -112,3 +112,12 @@ def test_a_file_that_is_no_data(tmp_path):
     path.touch()
     with pytest.raises(UserError, match=r"a folder of class folders or a \.parquet file"):
         load_data(str(path))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000, "~no-such-user/x", "a\0b", "\udce9"])
+def test_a_path_that_cannot_be_is_one_sentence(name, tmp_path):
+    for read in (load_data, select):
+        with pytest.raises(UserError, match="There is no data at"):
+            read(name)
+        with pytest.raises(UserError, match="There is no data at"):
+            read("pets", data_dir=name)

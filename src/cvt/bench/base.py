@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt.bench.contender import Contender, read_contender
 from cvt.errors import UserError
+from cvt.files import expanded
 from cvt.parts.spec import BackboneSpec
 from cvt.systems.catalog import row_of
 
@@ -104,7 +104,7 @@ def _of_config(text: str) -> Contender | None:
     from cvt.train.config import TrainConfig, read_config
     from cvt.train.run_folder import CONFIG_FILE
 
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
         path /= CONFIG_FILE
     elif path.suffix not in (".yaml", ".yml"):

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cvt.cli.flags import Json
 from cvt.cli.output import print_json, print_table, say, say_lines
 from cvt.errors import UserError
+from cvt.files import expanded
 
 if TYPE_CHECKING:
     from cvt.bench.speed_plan import BenchConfig
@@ -90,7 +91,7 @@ def bench(
         seconds=seconds,
         calibration=calibration,
         retry=retry,
-        out=None if out is None else out.expanduser(),
+        out=None if out is None else expanded(out),
     )
     return _run(config, json)
 

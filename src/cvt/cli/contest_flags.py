@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from cvt.cli.train import Flags
 from cvt.errors import UserError
+from cvt.files import expanded
 
 if TYPE_CHECKING:
     from cvt.bench.contest import ContestConfig
@@ -84,6 +85,6 @@ def contest_config(
         recipe=recipe,
         budget=amount,
         seeds=seeds,
-        out=Path(out).expanduser(),
+        out=expanded(out),
         keep_runs=keep_runs,
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cvt.cli.output import print_json, print_skipped, print_table, say
 from cvt.errors import UserError
-from cvt.files import new_files
+from cvt.files import expanded, new_files
 
 if TYPE_CHECKING:
     from cvt.evaluate import CorruptionScores, Evaluation, RealScore
@@ -33,7 +33,7 @@ class PicturePlaces:
     def folders(self) -> list[Path]:
         """Returns where to try: the one that was asked for, or beside the checkpoint, then here."""
         if self.out is not None:
-            return [self.out.expanduser()]
+            return [expanded(self.out)]
         path, given = Path(self.checkpoint), self.confusion or self.reliability
         if given is not None:
             return [given.parent]
@@ -128,7 +128,7 @@ def _draw(
     free = _free_files([name for name, path in given.items() if path is None], places, drawn)
     try:
         for name, path in given.items():
-            path = free.get(name) if path is None else path.expanduser()
+            path = free.get(name) if path is None else expanded(path)
             if path is not None:
                 _draw_one(result, name, path, drawn)
     finally:

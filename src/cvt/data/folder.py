@@ -300,7 +300,7 @@ def _folders(folder: Path, *, must_read: bool = True) -> list[Path]:
         if not must_read:
             return []
         raise UserError(f"Cannot read the folder {folder}: {error.strerror or error}.") from error
-    return sorted(each for each in entries if each.is_dir())
+    return sorted(each for each in entries if os.path.isdir(each))
 
 
 def _holds_images(folder: Path) -> bool:

@@ -24,7 +24,7 @@ from cvt.data.labels import (
     numbered,
 )
 from cvt.errors import UserError
-from cvt.files import file_inside
+from cvt.files import expanded, file_inside
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -144,7 +144,7 @@ def find_origin(name: str, cache_dir: Path | None) -> Origin:
     from datasets import config
     from huggingface_hub import constants
 
-    path = Path(name).expanduser()
+    path = expanded(name)
     caches = (cache_dir, config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
     kept = tuple(Path(each).absolute() for each in caches if each is not None)
     looks_like_hub = _HUB_NAME.fullmatch(name) is not None

@@ -25,7 +25,7 @@ from cvt.data.split import stratified_split
 from cvt.data.stream_set import StreamSet
 from cvt.data.torchvision_sets import TORCHVISION_SETS, torchvision_splits
 from cvt.errors import UserError, did_you_mean
-from cvt.files import url_in
+from cvt.files import expanded, url_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +215,7 @@ def _place(name: str, data_dir: str | Path | None) -> str:
     """Returns what two names of the same data have in common: where it lies, or the name."""
     if name == "digits" or name.startswith(("torch/", "hfds/", "hfids/")):
         return name
-    return os.path.realpath(
-        Path(data_dir or "").expanduser() / Path(name.removeprefix("wds/")).expanduser()
-    )
+    return os.path.realpath(expanded(data_dir or "") / expanded(name.removeprefix("wds/")))
 
 
 def _read(
@@ -238,7 +236,7 @@ def _read(
 def _open(
     name: str, data_dir: str | Path | None, download: bool, for_training: bool
 ) -> dict[str, ImageSet]:
-    folder = None if data_dir is None else Path(data_dir).expanduser()
+    folder = None if data_dir is None else expanded(data_dir)
     if name == "digits":
         return digit_splits()
     if name.startswith("torch/"):
@@ -248,15 +246,15 @@ def _open(
     if name.startswith("hfids/"):
         return hub_stream_splits(name.removeprefix("hfids/"), folder, for_training=for_training)
     if name.startswith("wds/"):
-        shards = (folder or Path()) / Path(name.removeprefix("wds/")).expanduser()
+        shards = (folder or Path()) / expanded(name.removeprefix("wds/"))
         return shard_splits(shards, for_training=for_training)
-    path = (folder or Path()) / Path(name).expanduser()
-    is_parquet = path.suffix.lower() == ".parquet" and path.exists()
-    if is_parquet or (path.is_dir() and any(path.glob("*.parquet"))):
+    path = (folder or Path()) / expanded(name)
+    is_parquet = path.suffix.lower() == ".parquet" and os.path.exists(path)
+    if is_parquet or (os.path.isdir(path) and any(path.glob("*.parquet"))):
         return parquet_splits(path, for_training=for_training)
-    if path.is_dir():
+    if os.path.isdir(path):
         return folder_splits(path, for_training=for_training)
-    if path.exists():
+    if os.path.exists(path):
         raise UserError(
             f"Got the file {path} as data, expected a folder of class folders or a .parquet file."
         )

@@ -1,5 +1,6 @@
 """The splits of a parquet file or of a folder of parquet files."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def parquet_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageS
         UserError: A file cannot be used (see `read_parquet`), a shard or the train file is
             missing, or no row of a split has a label that can be used.
     """
-    files = {"train": [path]} if not path.is_dir() else _split_files(path, for_training)
+    files = {"train": [path]} if not os.path.isdir(path) else _split_files(path, for_training)
     rows = {split: [read_parquet(file) for file in members] for split, members in files.items()}
     every = [each for members in rows.values() for each in members]
     classes = _classes(rows.get("train", every), path)
@@ -47,7 +48,7 @@ def parquet_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageS
             parts.append(ParquetSet(each, labels, odd, classes))
         splits[split] = Joined(parts)
     splits = labelled_splits(splits, bad, str(path))
-    if path.is_dir():
+    if os.path.isdir(path):
         for images in splits.values():
             images.notes += _unused(path, files)
     return splits

@@ -126,8 +126,9 @@ def files_in(folder: str | Path) -> Iterator[tuple[str, str | None]]:
     """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not is_hidden(entry.name) and not entry.is_dir():
-                special = _special(entry) if os.path.exists(entry.path) else BROKEN_LINK
+            if not is_hidden(entry.name) and not os.path.isdir(entry.path):
+                is_there = os.path.exists(entry.path)  # a link's target may be closed to us, too
+                special = _special(entry) if is_there else BROKEN_LINK
                 yield entry.path, special or why_not(entry.path)
 
 

@@ -17,6 +17,7 @@ from cvt.data.load import load_split
 from cvt.data.transforms import eval_transform
 from cvt.errors import UserError
 from cvt.evaluate.model_facts import preprocessing_of
+from cvt.files import expanded
 from cvt.parts.contract import VisionModel
 from cvt.weights.record import Preprocessing
 
@@ -85,7 +86,7 @@ def _prepared(preprocessing: Preprocessing, name: str, count: int) -> Tensor:
 
 
 def _pictures(name: str, count: int) -> Iterator[Image.Image | BadImage]:
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.is_dir() or any(folder.glob("*.parquet")):
         yield from load_split(name, "all").some(count)
         return

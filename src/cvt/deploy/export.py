@@ -22,7 +22,7 @@ from cvt.deploy.export_snippet import snippet
 from cvt.deploy.precision import ENOUGH, LOW
 from cvt.deploy.target import DTYPES, check_dtype
 from cvt.errors import UserError, did_you_mean
-from cvt.files import atomic_files
+from cvt.files import atomic_files, expanded
 from cvt.parts.contract import VisionModel
 from cvt.train.device import choose_device
 from cvt.weights.record import Preprocessing
@@ -95,7 +95,7 @@ def export(
             images and int8 don't come together; the place is not writable; or the outputs are not
             the model's.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     chosen = choose_format(path, format)
     where = _check_request(chosen, path, dtype, device)
     _check_calibration(dtype, calibration)
@@ -114,7 +114,7 @@ def read_metadata(path: str | Path) -> Metadata:
     Raises:
         UserError: There is no such file, or none that `export` wrote.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise UserError(f"There is no file {path}, expected one that `cvt export` wrote.")
     chosen = choose_format(path)

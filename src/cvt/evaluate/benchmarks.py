@@ -26,6 +26,7 @@ from cvt.evaluate.imagenet import imagenet_outputs, read_classes
 from cvt.evaluate.model_facts import class_names_of, open_model, preprocessing_of
 from cvt.evaluate.real_labels import RealScore, read_val_pictures, score_real
 from cvt.evaluate.timm_lists import imagenet_synsets, subset_synsets
+from cvt.files import expanded
 from cvt.parts.contract import VisionModel
 from cvt.train.validate import Logits
 from cvt.train.world import World, join_world
@@ -83,7 +84,7 @@ def evaluate_benchmark(
     pace = Pace(batch_size, num_workers, device, precision, on_start, on_batch)
     with join_world(device) as world:
         network = open_model(model, world)
-        return _measure(network, Path(folder).expanduser(), benchmark, pace, world)
+        return _measure(network, expanded(folder), benchmark, pace, world)
 
 
 def _measure(

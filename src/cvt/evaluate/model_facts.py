@@ -1,9 +1,11 @@
 """A model to measure, and what it or its checkpoint says about how to measure it."""
 
+import os
 from pathlib import Path
 
 from cvt.data import RunData
 from cvt.errors import UserError
+from cvt.files import expanded
 from cvt.parts.contract import VisionModel
 from cvt.train.checkpoints import newest
 from cvt.train.config import load_config
@@ -62,9 +64,9 @@ def run_data(model: str | Path | VisionModel) -> RunData | None:
     """Returns what the run that made a checkpoint learned from; None if no run lies beside it."""
     if not isinstance(model, str | Path):
         return None
-    checkpoint = Path(model).expanduser()
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    if not (folder / CONFIG_FILE).is_file():
+    checkpoint = expanded(model)
+    folder = checkpoint if os.path.isdir(checkpoint) else checkpoint.parent
+    if not os.path.isfile(folder / CONFIG_FILE):
         return None
     config = load_config(folder / CONFIG_FILE)
     return RunData(

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from cvt.data import load_data
 from cvt.errors import UserError
+from cvt.files import expanded
 from cvt.parts.contract import VisionModel
 from cvt.plain import write_yaml
 from cvt.train.checkpoints import newest
@@ -31,7 +31,7 @@ def preview(config: TrainConfig) -> str:
         UserError: The config is wrong, or the run to resume cannot be.
     """
     if config.resume:
-        stored = read_run_facts(newest(Path(config.resume).expanduser()))
+        stored = read_run_facts(newest(expanded(config.resume)))
         return write_yaml(resumed_config(config, TrainConfig.from_dict(stored.config)).to_dict())
     device = choose_device(config.device)
     changes = row_changes(config)

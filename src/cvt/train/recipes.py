@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt.errors import UserError, did_you_mean
+from cvt.files import expanded
 from cvt.train.config import read_config
 
 Layer = Mapping[str, Any]
@@ -31,7 +32,7 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: There is neither.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     recipes = shipped_recipes()

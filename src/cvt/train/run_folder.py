@@ -14,7 +14,7 @@ from shlex import quote
 from typing import Any
 
 from cvt.errors import UserError
-from cvt.files import atomic_write, cannot_write, read_small
+from cvt.files import atomic_write, cannot_write, expanded, read_small
 from cvt.plain import MOST_TEXT, from_plain
 from cvt.train.config import TrainConfig
 from cvt.train.progress import EpochRow
@@ -41,7 +41,7 @@ def make_run_folder(config: TrainConfig) -> Path:
     """
     if config.out is None:
         return _next_free(config)
-    run = Path(config.out).expanduser()
+    run = expanded(config.out)
     try:
         run.mkdir(parents=True, exist_ok=True)
         # What is hidden was left by a session that was killed before it wrote anything of worth.

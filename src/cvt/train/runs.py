@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cvt.errors import UserError
+from cvt.files import expanded
 from cvt.plain import from_plain, read_yaml_file
 from cvt.train.progress import EpochRow
 from cvt.train.report import read_result
@@ -100,7 +101,7 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
     Raises:
         UserError: There is no such folder, or no run in it.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}, expected one with runs; make a run by `cvt train`."

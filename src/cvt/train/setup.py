@@ -16,6 +16,7 @@ from cvt.data import (
     train_transform,
 )
 from cvt.errors import UserError
+from cvt.files import expanded
 from cvt.parts.backbone import Backbone
 from cvt.parts.contract import VisionModel
 from cvt.train.checkpoints import has_checkpoint, load_tensors, newest, passed_over
@@ -69,7 +70,7 @@ def prepare(config: TrainConfig, world: World, hold: Callable[[Path], None] | No
 def _prepare(config: TrainConfig, world: World, hold: Callable[[Path], None]) -> Job:
     run = None
     if config.resume:
-        run = Path(config.resume).expanduser()
+        run = expanded(config.resume)
         if world.on_main(lambda: is_run(run)):
             hold(run)
         if not world.on_main(lambda: _is_only_begun(run)):
