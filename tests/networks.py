@@ -79,8 +79,3 @@ def classifiers(model: VisionModel) -> tuple[Any, ...]:
     """The last linear layers: one, or a distilled network's two."""
     classifier = model.get_classifier()
     return classifier if isinstance(classifier, tuple) else (classifier,)
-
-
-def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters by name, without the frozen ones (sinusoids, a performer's features)."""
-    return {key: value for key, value in model.named_parameters() if value.requires_grad}

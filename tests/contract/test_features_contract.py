@@ -1,5 +1,7 @@
 """The pyramid: `features_only`, `forward_intermediates`, pruning, the optional stride-32 level."""
 
+import itertools
+
 import pytest
 import timm
 import torch
@@ -7,7 +9,7 @@ import torch
 import cvt
 from cvt.systems.catalog import ROWS, timm_name
 from cvt.systems.cvt import PAPER_ROWS
-from networks import CVT_NAMES, FORMS, NAMES, STAGED, changes_of, image, meta, small, trainable
+from networks import CVT_NAMES, FORMS, NAMES, STAGED, changes_of, image, meta, small
 from randomise import randomise
 
 
@@ -71,7 +73,7 @@ def test_out_indices(name, out_indices):
 def test_features_train_every_parameter_that_is_left(name):
     model = randomise(features(name, drop_path_rate=0)).train()
     sum(fmap.square().mean() for fmap in model(image(name))).backward()
-    missing = [key for key, p in trainable(model).items() if p.grad is None]
+    missing = [key for key, p in model.named_parameters() if p.grad is None]
     assert missing == []
 
 
@@ -224,3 +226,59 @@ def test_blocks_of_one_stage_are_levels(name):
     assert all(torch.equal(a, b) for a, b in zip(some, [whole[0], whole[2]], strict=True))
     assert not torch.equal(whole[0], whole[1])
     assert len(features(name, depth=4)(image(name))) == 3
+
+
+def forms(outcome):
+    """What is given, without the numbers: kinds, keys and shapes."""
+    if isinstance(outcome, torch.Tensor):
+        return tuple(outcome.shape)
+    if isinstance(outcome, dict):
+        return {key: forms(value) for key, value in outcome.items()}
+    return type(outcome), [forms(each) for each in outcome]
+
+
+@pytest.mark.parametrize("output_fmt", ["NCHW", "NLC"])
+@pytest.mark.parametrize("flags", [*itertools.product([False, True], repeat=3)], ids=str)
+def test_prefix_tokens_and_dicts_have_the_forms_of_timms_vit(output_fmt, flags):
+    name, changes = "vit_tiny_patch16_224", {"depth": 3, "num_classes": 5}
+    theirs, ours = timm.create_model(name, **changes), cvt.create_model(name, **changes)
+    images = image(name, 1, (224, 224))
+    words = ("intermediates_only", "output_dict", "return_prefix_tokens")
+    asked = {"indices": [0, 2], "output_fmt": output_fmt, **dict(zip(words, flags, strict=True))}
+    with torch.no_grad():
+        given = ours.eval().forward_intermediates(images, **asked)
+        expected = theirs.eval().forward_intermediates(images, **asked)
+    assert forms(given) == forms(expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prefix_tokens_stand_beside_their_maps(name):
+    model = small(name).eval()
+    with torch.no_grad():
+        tokens, maps = model.forward_intermediates(image(name), norm=True)
+        given = model.forward_intermediates(
+            image(name), norm=True, return_prefix_tokens=True, output_dict=True
+        )
+        pairs = model.forward_intermediates(
+            image(name), norm=True, return_prefix_tokens=True, intermediates_only=True
+        )
+    assert torch.equal(given["image_features"], tokens)
+    assert all(map(torch.equal, given["image_intermediates"], maps))
+    if not model.num_prefix_tokens:
+        assert "image_intermediates_prefix" not in given
+        assert all(map(torch.equal, pairs, maps))
+        return
+    prefixes = given["image_intermediates_prefix"]
+    assert torch.equal(prefixes[-1], tokens[:, : model.num_prefix_tokens])
+    for fmap, prefix, pair in zip(maps, prefixes, pairs, strict=True):
+        assert (prefix.shape[0], prefix.shape[2]) == fmap.shape[:2]
+        assert torch.equal(pair[0], fmap)
+        assert torch.equal(pair[1], prefix)
+
+
+def test_a_level_without_a_prefix_gets_an_empty_one():
+    model = small("cvt_13", extra_level=True).eval()
+    pairs = model.forward_intermediates(
+        image("cvt_13"), return_prefix_tokens=True, intermediates_only=True
+    )
+    assert [prefix.shape[1:] for _, prefix in pairs] == [(0, 64), (0, 192), (1, 384), (0, 384)]

@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import cvt
 from cvt.parts.backbone import Backbone
 from cvt.systems.cvt import ROWS
-from networks import NAMES, image, small, trainable
+from networks import NAMES, image, small
 from randomise import randomise
 
 UNSTRIDED = {
@@ -169,7 +169,7 @@ def test_fx_backward(name):
     expected.mean().backward()
     logits.mean().backward()
     gradients = {key: parameter.grad for key, parameter in twin.named_parameters()}
-    for key, parameter in trainable(model).items():
+    for key, parameter in model.named_parameters():
         assert torch.equal(gradients[key], parameter.grad), key
 
 

@@ -118,7 +118,7 @@ def test_every_row_skips_the_decay_of_its_tokens_and_tables(name):
     assert model.no_weight_decay() == special
     stages = getattr(ROWS[name], "stages", None)
     if stages:
-        tables = sum(stage.pos_embed in ("table", "sinusoid") for stage in stages)
+        tables = sum(stage.pos_embed == "table" for stage in stages)
         assert len(special) == tables + sum(ROWS[name].num_prefix)
 
 

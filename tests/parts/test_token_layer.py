@@ -96,8 +96,10 @@ def test_performer_is_its_sum_over_random_features(randomise, size):
 def test_frozen_features_are_orthogonal_with_the_norm_of_their_number(width):
     """Half as many as channels: 32 of norm sqrt(32) in every published row, whose width is 64."""
     torch.manual_seed(0)
-    w = PerformerTokens(3, width, **SHAPE).w
-    assert not w.requires_grad
+    layer = PerformerTokens(3, width, **SHAPE)
+    w = layer.w
+    assert "w" in layer.state_dict()
+    assert "w" not in dict(layer.requires_grad_(True).named_parameters())
     assert w.shape == (width // 2, width)
     # float32: sums of up to 64 products of rows of norm 5.7.
     expected = width / 2 * torch.eye(width // 2)

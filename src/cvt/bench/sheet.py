@@ -7,6 +7,7 @@ import torch
 
 from cvt.bench.block import Block, is_rounding, say_gmacs, say_number
 from cvt.errors import UserError
+from cvt.parts.contract import fixed_tables
 from cvt.systems.catalog import ROWS, make_network, row_of, system_of
 from cvt.zoo.describe import describe
 
@@ -88,10 +89,10 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def _num_frozen(name: str) -> int:
-    """Counts the parameters that no training moves, such as T2T-ViT's sinusoids."""
+    """Counts the numbers that no training moves, such as T2T-ViT's sinusoids."""
     with torch.device("meta"):
         network = make_network(ROWS[name])
-    return sum(each.numel() for each in network.parameters() if not each.requires_grad)
+    return sum(each.numel() for each in fixed_tables(network).values())
 
 
 def _differences(row: dict[str, Any]) -> list[str]:

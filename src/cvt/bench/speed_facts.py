@@ -17,6 +17,7 @@ from cvt.bench.speed_models import build, is_checkpoint
 from cvt.bench.speed_pictures import check_pictures
 from cvt.deploy.target import choose_target
 from cvt.errors import UserError
+from cvt.parts.contract import num_params
 from cvt.train.device import choose_device
 from cvt.train.machine import software
 
@@ -120,13 +121,13 @@ def count(name: str, image_sizes: Sequence[int]) -> dict[str, Any]:
         UserError: It cannot be built.
     """
     macs: dict[str, int | None] = {}
-    num_params = 0
+    count = 0
     for size in image_sizes:
         model = _on_meta(name, size)
-        num_params = sum(each.numel() for each in model.parameters())
+        count = num_params(model)
         macs[str(size)] = _count_macs(model, size)
     weights = {"weights": digest_of(name)} if is_checkpoint(name) else {}
-    return {"num_params": num_params, "macs": macs, **weights}
+    return {"num_params": count, "macs": macs, **weights}
 
 
 def digest_of(name: str) -> str:

@@ -103,7 +103,8 @@ def _row(name: str, is_long: bool) -> tuple[str, ...]:
 def _count_params(name: str) -> int:
     import torch
 
+    from cvt.parts.contract import num_params
     from cvt.systems.catalog import ROWS, make_network
 
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in make_network(ROWS[name]).parameters())
+        return num_params(make_network(ROWS[name]))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cvt.deploy.packed_linear import add_linear
 from cvt.deploy.token_parts import Parts, behind, joined, prefix_and_grid
-from cvt.parts.attention import Attention
+from cvt.parts.attention import Attention, split_heads
 from cvt.parts.grid import map_to_tokens, tokens_to_map
 from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection
 
@@ -73,7 +73,7 @@ class AttentionForm(nn.Module):
         return queries, self.k.linear(read.keys(self.k)), self.v.linear(read.keys(self.v))
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (each.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for each in (q, k, v))
+        q, k, v = (split_heads(each, self.num_heads) for each in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return mixed.transpose(1, 2).flatten(2)
 

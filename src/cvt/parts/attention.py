@@ -57,7 +57,13 @@ class Attention(nn.Module):
         return self._weights(q, self._heads(self.k(tokens, grid, num_prefix)))
 
     def _heads(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return split_heads(tokens, self.num_heads)
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         return (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+
+
+def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
+    """Returns tokens (B, N, C) as (B, num_heads, N, C / num_heads)."""
+    batch, num_tokens, _ = tokens.shape  # `unflatten` would make constants of them in a trace
+    return tokens.reshape(batch, num_tokens, num_heads, -1).transpose(1, 2)

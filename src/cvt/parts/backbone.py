@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from cvt.parts.contract import VisionModel, check_format
-from cvt.parts.grid import tokens_to_map
+from cvt.parts.contract import VisionModel, check_format, shape_intermediates
+from cvt.parts.grid import prefix_of, tokens_to_map
 from cvt.parts.init import init_head, init_stage
 from cvt.parts.spec import BackboneSpec
 from cvt.parts.stage import Stage
@@ -80,7 +80,10 @@ class Backbone(VisionModel):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        *,
+        return_prefix_tokens: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
         """Returns the final tokens and each chosen level's map (B, C, h, w), finest first.
 
         Args:
@@ -90,6 +93,8 @@ class Backbone(VisionModel):
             stop_early: Leave out what comes after the last chosen level.
             output_fmt: `NCHW` maps, or `NLC` tokens without the prefix.
             intermediates_only: Return the list alone.
+            return_prefix_tokens: Pair each level with its prefix tokens (B, P, C).
+            output_dict: Return a dict, see `shape_intermediates`.
 
         Raises:
             UserError: Another `output_fmt`.
@@ -97,7 +102,9 @@ class Backbone(VisionModel):
         check_format(output_fmt)
         self.check_image(x)
         taken, last = feature_take_indices(len(self.feature_info), indices)
-        levels, maps = self._levels, []
+        levels = self._levels
+        maps: list[Tensor] = []
+        prefixes: list[Tensor | None] = []
         fmap, tokens = x, x
         for index, stage in enumerate(self._stages):
             if stop_early and index > levels[min(last, len(levels) - 1)][0]:
@@ -112,14 +119,21 @@ class Backbone(VisionModel):
                 if (index, block) in levels:
                     shown = self.norm(tokens) if is_final and norm else tokens
                     maps.append(tokens_to_map(shown, grid, stage.num_prefix))
+                    prefixes.append(prefix_of(shown, stage.num_prefix))
             fmap = tokens_to_map(tokens, grid, stage.num_prefix)
             tokens = self.norm(tokens) if is_final else tokens
         if self.extra_level is not None and len(maps) == len(levels):
             maps.append(self.extra_level(maps[-1]))
-        maps = [fmap for index, fmap in enumerate(maps) if index in taken]
-        if output_fmt == "NLC":
-            maps = [fmap.flatten(2).transpose(1, 2) for fmap in maps]
-        return maps if intermediates_only else (tokens, maps)
+            prefixes.append(None)
+        return shape_intermediates(
+            tokens,
+            [fmap for index, fmap in enumerate(maps) if index in taken],
+            [prefix for index, prefix in enumerate(prefixes) if index in taken],
+            output_fmt=output_fmt,
+            intermediates_only=intermediates_only,
+            return_prefix_tokens=return_prefix_tokens,
+            output_dict=output_dict,
+        )
 
     def prune_intermediate_layers(
         self,
@@ -239,20 +253,17 @@ def _incoming_sizes(spec: BackboneSpec) -> list[tuple[int, int]]:
 
 def _feature_info(spec: BackboneSpec) -> list[dict[str, Any]]:
     """timm's description of the pyramid: channels, stride and module of each level."""
-    reductions, reduction = [], 1
-    for row in spec.stages:
-        reduction *= row.embed_stride * row.q_stride
-        reductions.append(reduction)
+    strides = spec.level_strides
     is_by_block = len(spec.levels) != len(spec.stages)
     info = [
         {
             "num_chs": spec.stages[stage].embed_dim,
-            "reduction": reductions[stage],
+            "reduction": stride,
             "module": f"stages.{stage}" + (f".blocks.{block}" if is_by_block else ""),
         }
-        for stage, block in spec.levels
+        for (stage, block), stride in zip(spec.levels, strides, strict=False)
     ]
     if spec.extra_level:
         last = spec.stages[-1].embed_dim
-        info.append({"num_chs": last, "reduction": 2 * reduction, "module": "extra_level"})
+        info.append({"num_chs": last, "reduction": strides[-1], "module": "extra_level"})
     return info

@@ -3,7 +3,7 @@
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from cvt.parts.grid import map_to_tokens, prefix_of, tokens_to_map
+from cvt.parts.grid import Gridded, map_to_tokens, prefix_of, tokens_to_map
 
 
 class Block(nn.Module):
@@ -31,14 +31,12 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
         self.skip = skip
 
-    def forward(
-        self, tokens: Tensor, grid: tuple[int, int], num_prefix: int
-    ) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Gridded:
         branch = self.drop_path1(self.attn(self.norm1(tokens), grid, num_prefix))
         if self.skip is not None:
             tokens, grid = self.skip(tokens, grid, num_prefix)
         tokens = tokens + branch
-        return tokens + self.drop_path2(self.mlp(self.norm2(tokens))), grid
+        return Gridded(tokens + self.drop_path2(self.mlp(self.norm2(tokens))), grid)
 
 
 class PooledSkip(nn.Module):

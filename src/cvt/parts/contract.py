@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from cvt.errors import UserError
+from cvt.parts.position import SinusoidTable
+from cvt.parts.token_layer import PerformerTokens
 
 
 class VisionModel(nn.Module):
@@ -13,6 +15,8 @@ class VisionModel(nn.Module):
 
     With `num_classes=0` the pooled features (B, num_features) come out; with `global_pool=''`
     as well, the normalised tokens (B, num_prefix_tokens + h*w, num_features).
+
+    `torch.export`, `torch.compile` and `torch.jit.trace` take it; `torch.jit.script` does not.
     """
 
     pretrained_cfg: dict[str, Any]  # set by timm's builder
@@ -46,8 +50,14 @@ class VisionModel(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Returns the final tokens and each chosen level's map (B, C, h, w), finest first."""
+        *,
+        return_prefix_tokens: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """Returns the final tokens and each chosen level's map (B, C, h, w), finest first.
+
+        See `shape_intermediates` for the other forms.
+        """
         raise NotImplementedError
 
     def prune_intermediate_layers(
@@ -80,6 +90,13 @@ class VisionModel(nn.Module):
         """Patterns that sort parameters into depth groups, for layer-wise learning rates."""
         raise NotImplementedError
 
+    def __prepare_scriptable__(self) -> "VisionModel":
+        """Refuses `torch.jit.script`, which would fail with pages about some line of a layer."""
+        raise UserError(
+            f"torch.jit.script cannot compile a {type(self).__name__}; use torch.jit.trace(model, "
+            "images), torch.export.export or `cvt export` instead."
+        )
+
     def check_image(self, image: Tensor) -> None:
         """Turns torch's shape errors into a sentence, as `check_image` does."""
         check_image(image, self.in_chans, self.spec)
@@ -106,3 +123,61 @@ def check_format(output_fmt: str) -> None:
     """Refuses a layout of intermediate features that there is not."""
     if output_fmt not in ("NCHW", "NLC"):
         raise UserError(f"output_fmt={output_fmt!r} must be 'NCHW' or 'NLC'.")
+
+
+def shape_intermediates(
+    tokens: Tensor,
+    maps: list[Tensor],
+    prefixes: list[Tensor | None],
+    *,
+    output_fmt: str,
+    intermediates_only: bool,
+    return_prefix_tokens: bool,
+    output_dict: bool,
+) -> Any:
+    """Returns what `forward_intermediates` is asked for, in the forms of timm's ViT.
+
+    Args:
+        tokens: The final ones.
+        maps: One (B, C, h, w) a level; with `NLC` it becomes (B, h*w, C).
+        prefixes: The tokens (B, P, C) off each map's grid, or None.
+        intermediates_only: Leave the final tokens out.
+        return_prefix_tokens: Each level is a pair of map and prefix, the latter (B, 0, C) at a
+            level without; no pairs where no level has a prefix.
+        output_dict: Return a dict of `image_intermediates`, `image_intermediates_prefix` if these
+            are asked for and there, and `image_features`, the final tokens.
+    """
+    levels: list[Any] = maps
+    if output_fmt == "NLC":
+        levels = [fmap.flatten(2).transpose(1, 2) for fmap in maps]
+    given: list[Tensor] = []
+    if return_prefix_tokens and any(prefix is not None for prefix in prefixes):
+        given = [
+            fmap.new_empty(fmap.shape[0], 0, fmap.shape[1]) if prefix is None else prefix
+            for fmap, prefix in zip(maps, prefixes, strict=True)
+        ]
+    if output_dict:
+        own: dict[str, Any] = {"image_intermediates": levels}
+        own |= {"image_intermediates_prefix": given} if given else {}
+        return own if intermediates_only else {**own, "image_features": tokens}
+    levels = list(zip(levels, given, strict=True)) if given else levels
+    return levels if intermediates_only else (tokens, levels)
+
+
+def num_params(network: nn.Module) -> int:
+    """Counts a network's numbers as papers do: its parameters, and its `fixed_tables`."""
+    tables = fixed_tables(network).values()
+    return sum(each.numel() for each in (*network.parameters(), *tables))
+
+
+def fixed_tables(network: nn.Module) -> dict[str, Tensor]:
+    """Returns the buffers that are no statistics: sinusoids, and a performer's random features.
+
+    Authors keep them as frozen parameters; no training moves them.
+    """
+    return {
+        f"{name}.{key}".lstrip("."): buffer
+        for name, module in network.named_modules()
+        if isinstance(module, SinusoidTable | PerformerTokens)
+        for key, buffer in module.named_buffers(recurse=False)
+    }

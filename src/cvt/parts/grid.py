@@ -1,7 +1,29 @@
 """Between tokens and maps, without copying where the memory allows it."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Gridded(NamedTuple):
+    """What blocks and stages return: tokens (B, num_prefix + H*W, C) and their grid (H, W).
+
+    What watches a layer's output for its gradient, as pytorch-grad-cam does, is led to the tokens.
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int]
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the tokens do."""
+        return self.tokens.requires_grad
+
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> Any:
+        """Calls `hook` with the tokens' gradient."""
+        return self.tokens.register_hook(hook)
 
 
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
@@ -11,7 +33,8 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Ten
     """
     # A slice from zero would leave an alias in exported graphs that CoreML's converter rejects.
     on_grid = tokens[:, num_prefix:] if num_prefix else tokens
-    return on_grid.transpose(1, 2).unflatten(2, grid)
+    # `unflatten` would make constants of the grid in a trace, which then fits one size of image.
+    return on_grid.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
 def prefix_of(tokens: Tensor, num_prefix: int) -> Tensor | None:

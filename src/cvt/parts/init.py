@@ -14,7 +14,7 @@ def init_stage(stage: nn.Module) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for name, parameter in stage.named_parameters(recurse=True):
-        if name in ("cls_token", "dist_token", "pos_embed.table") and parameter.requires_grad:
+        if name in ("cls_token", "dist_token", "pos_embed.table"):
             nn.init.trunc_normal_(parameter, std=0.02)
 
 

@@ -15,8 +15,9 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scaled = x * 1.702
-        # `scaled` is ours alone: without gradients nobody reads it again.
-        keep = self.training or torch.is_grad_enabled()
+        # `scaled` is ours alone: without gradients nobody reads it again. A trace has to be the
+        # same with gradients and without, since its own check compares the two.
+        keep = self.training or torch.is_grad_enabled() or torch.jit.is_tracing()
         return F.silu(scaled, inplace=not keep).mul_(1 / 1.702)
 
 

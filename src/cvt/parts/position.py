@@ -1,10 +1,13 @@
 """Position encodings (CvT drops them; its Tables 5 and 6 ablate them)."""
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from cvt.errors import UserError
 from cvt.parts.grid import map_to_tokens, prefix_of, tokens_to_map
 
 
@@ -28,36 +31,64 @@ class PositionTable(nn.Module):
         self.grid = grid
         self.mode = mode
         num_positions = num_prefix + grid[0] * grid[1]
-        self.table = nn.Parameter(torch.zeros(1, num_positions, embed_dim))
+        self.table: Tensor = self.make_table(num_positions, embed_dim)
+
+    def make_table(self, num_positions: int, embed_dim: int) -> Tensor:
+        """Returns the table (1, num_positions, embed_dim) of a new network."""
+        return nn.Parameter(torch.zeros(1, num_positions, embed_dim))
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+        if self.mode == "bicubic" and torch.onnx.is_in_onnx_export() and torch.jit.is_tracing():
+            return self._add_for_old_onnx(tokens, grid, num_prefix)
         return tokens + resize_table(self.table, self.grid, grid, num_prefix, self.mode)
 
     def set_grid(self, grid: tuple[int, int], num_prefix: int) -> None:
         """Interpolates the table for good, so that training goes on at the new grid."""
         with torch.no_grad():
             table = resize_table(self.table, self.grid, grid, num_prefix, self.mode)
-        self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)
+        if isinstance(self.table, nn.Parameter):
+            table = nn.Parameter(table, requires_grad=self.table.requires_grad)
+        self.table = table
         self.grid = grid
+
+    def _add_for_old_onnx(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+        """Adds the table as it is: the old exporter has no antialiased interpolation.
+
+        Map onto map, so that a grid of another shape fails in the file, were it as many tokens.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            traced = int(grid[0]), int(grid[1])
+        if traced != tuple(self.grid):
+            raise UserError(
+                f"Got a grid of {traced[0]}x{traced[1]} tokens for a position table of "
+                f"{self.grid[0]}x{self.grid[1]}, which torch.onnx.export(dynamo=False) cannot "
+                "resize; call set_input_size((height, width)) of the model first, or export with "
+                "dynamo=True or `cvt export`."
+            )
+        fmap = tokens_to_map(tokens, grid, num_prefix)
+        fmap = fmap + tokens_to_map(self.table, self.grid, num_prefix)
+        prefix = prefix_of(tokens, num_prefix)
+        if prefix is not None:
+            prefix = prefix + self.table[:, :num_prefix]
+        return map_to_tokens(fmap, prefix).reshape(tokens.shape)
 
 
 @register_notrace_module
 class SinusoidTable(PositionTable):
-    """A table that is never trained: sines at even and cosines at odd channels.
+    """A table that is never trained, a buffer: sines at even and cosines at odd channels.
 
     Position p, the prefix counted in, has the angle p / 10000 ** (2 * (channel // 2) / C)
     (arXiv 1706.03762, section 3.5; T2T-ViT's frozen `pos_embed`).
     """
 
-    def __init__(
-        self, embed_dim: int, grid: tuple[int, int], num_prefix: int, mode: str = "bicubic"
-    ) -> None:
-        super().__init__(embed_dim, grid, num_prefix, mode)
-        position = torch.arange(self.table.shape[1], dtype=torch.float64).unsqueeze(1)
+    def make_table(self, num_positions: int, embed_dim: int) -> Tensor:
+        """Returns the sines and cosines (1, num_positions, embed_dim)."""
+        position = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1)
         channel = torch.arange(embed_dim, dtype=torch.float64)
         angle = position / 10000 ** (2 * (channel // 2) / embed_dim)
         table = torch.where(channel % 2 == 0, angle.sin(), angle.cos())
-        self.table = nn.Parameter(table.to(self.table.dtype).unsqueeze(0), requires_grad=False)
+        return nn.Buffer(table.to(torch.get_default_dtype()).unsqueeze(0))
 
 
 class ConditionalPosition(nn.Module):

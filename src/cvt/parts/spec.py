@@ -169,6 +169,23 @@ class BackboneSpec:
         return tuple((index, stage.depth - 1) for index, stage in enumerate(self.stages))
 
     @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Pixels between neighbours of each level of the feature pyramid, the extra one too."""
+        strides, stride = [], 1
+        for row in self.stages:
+            stride *= row.embed_stride * row.q_stride
+            strides.append(stride)
+        extra = (2 * stride,) if self.extra_level else ()
+        return (*(strides[stage] for stage, _ in self.levels), *extra)
+
+    @property
+    def extra_level_index(self) -> int | None:
+        """The index of the level that `extra_level=True` would add; None: there are no stages to
+        go on from, or it is there.
+        """
+        return None if self.extra_level or len(self.stages) == 1 else len(self.levels)
+
+    @property
     def out_indices(self) -> int | tuple[int, ...]:
         """Levels that `features_only` gives by default: all stages, or the last three blocks."""
         if len(self.levels) != len(self.stages):

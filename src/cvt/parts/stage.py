@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from cvt.parts.attention import Attention
 from cvt.parts.block import Block, PooledSkip
 from cvt.parts.embed import ConvEmbed
+from cvt.parts.grid import Gridded
 from cvt.parts.mlp import make_mlp
 from cvt.parts.position import ConditionalPosition, PositionTable, SinusoidTable
 from cvt.parts.projection import (
@@ -47,11 +48,11 @@ class Stage(nn.Module):
         num_pegs = min(row.peg_depth, row.depth) if row.pos_embed == "conditional" else 0
         self.pegs = nn.ModuleList(ConditionalPosition(row.embed_dim) for _ in range(num_pegs))
 
-    def forward(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, fmap: Tensor) -> Gridded:
         tokens, grid = self.start(fmap)
         for index in range(len(self.blocks)):
             tokens, grid = self.step(index, tokens, grid)
-        return tokens, grid
+        return Gridded(tokens, grid)
 
     def start(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Returns what the first block gets: embedded tokens behind their prefix, and the grid."""

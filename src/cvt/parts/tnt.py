@@ -5,8 +5,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cvt.parts.contract import VisionModel, check_format
-from cvt.parts.grid import tokens_to_map
+from cvt.parts.contract import VisionModel, check_format, shape_intermediates
+from cvt.parts.grid import prefix_of, tokens_to_map
 from cvt.parts.init import init_stage
 from cvt.parts.position import PositionTable
 from cvt.parts.recompute import recompute
@@ -82,7 +82,10 @@ class TNT(VisionModel):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        *,
+        return_prefix_tokens: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
         """Returns the final tokens and the patches after each chosen block, (B, C, h, w).
 
         Args:
@@ -93,6 +96,8 @@ class TNT(VisionModel):
             stop_early: Leave out the blocks after the last chosen one.
             output_fmt: `NCHW` maps, or `NLC` tokens without the class token.
             intermediates_only: Return the list alone.
+            return_prefix_tokens: Pair each level with the class token (B, 1, C).
+            output_dict: Return a dict, see `shape_intermediates`.
 
         Raises:
             UserError: Another `output_fmt`.
@@ -107,11 +112,15 @@ class TNT(VisionModel):
             words, tokens = self._run(block, words, tokens, grid)
             if index in taken:
                 chosen.append(self.norm(tokens) if norm else tokens)
-        if output_fmt == "NCHW":
-            chosen = [tokens_to_map(kept, grid, 1) for kept in chosen]
-        else:
-            chosen = [kept[:, 1:] for kept in chosen]
-        return chosen if intermediates_only else (self.norm(tokens), chosen)
+        return shape_intermediates(
+            self.norm(tokens),
+            [tokens_to_map(kept, grid, 1) for kept in chosen],
+            [prefix_of(kept, 1) for kept in chosen],
+            output_fmt=output_fmt,
+            intermediates_only=intermediates_only,
+            return_prefix_tokens=return_prefix_tokens,
+            output_dict=output_dict,
+        )
 
     def prune_intermediate_layers(
         self,

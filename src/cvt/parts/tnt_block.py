@@ -29,9 +29,19 @@ class WordEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         side = self.patch_size
-        cut = image.unfold(2, side, side).unfold(3, side, side)
+        if torch.jit.is_tracing():
+            cut = self._cut_for_old_onnx(image)
+        else:
+            cut = image.unfold(2, side, side).unfold(3, side, side)
         patches = cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
         return map_to_tokens(self.proj(patches)), (cut.shape[2], cut.shape[3])
+
+    def _cut_for_old_onnx(self, image: Tensor) -> Tensor:
+        """The same (B, C, h, w, side, side), where `unfold` would be for fixed sizes alone."""
+        side, (batch, channels, height, width) = self.patch_size, image.shape
+        grid = height // side, width // side
+        whole = image[:, :, : grid[0] * side, : grid[1] * side]
+        return whole.reshape(batch, channels, grid[0], side, grid[1], side).transpose(3, 4)
 
 
 class WordsToPatches(nn.Module):
@@ -49,7 +59,7 @@ class WordsToPatches(nn.Module):
         self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
 
     def forward(self, words: Tensor, grid: tuple[int, int]) -> Tensor:
-        by_image = words.flatten(1).unflatten(0, (-1, grid[0] * grid[1]))
+        by_image = words.reshape(-1, grid[0] * grid[1], words.shape[1] * words.shape[2])
         return self.norm2(self.proj(self.norm1(by_image)))
 
 

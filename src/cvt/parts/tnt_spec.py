@@ -118,6 +118,16 @@ class TNTSpec:
         return self.patch_size
 
     @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Pixels between neighbours of each level of the feature pyramid: one a block."""
+        return (self.patch_size,) * self.depth
+
+    @property
+    def extra_level_index(self) -> None:
+        """It has no extra level to give."""
+        return None
+
+    @property
     def out_indices(self) -> int:
         """Levels that `features_only` gives by default: the last three blocks."""
         return min(3, self.depth)

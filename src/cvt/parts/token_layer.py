@@ -69,11 +69,11 @@ class AttentionTokens(TokensToToken):
 
 
 class PerformerTokens(TokensToToken):
-    """With a performer's linear attention over frozen random features (arXiv 2009.14794).
+    """With a performer's linear attention over fixed random features (arXiv 2009.14794).
 
-    As the authors compute it: queries and keys are not scaled, and there are half as many features
-    as channels, rows of the norm sqrt(embed_dim / 2), so that softmax attention is not what it
-    estimates.
+    These are a buffer, which nothing trains. As the authors compute it: queries and keys are not
+    scaled, and there are half as many features as channels, rows of the norm sqrt(embed_dim / 2),
+    so that softmax attention is not what it estimates.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class PerformerTokens(TokensToToken):
         self.mlp.drop2 = nn.Dropout(_PERFORMER_DROP_RATE)
         self.proj_drop = nn.Dropout(_PERFORMER_DROP_RATE)
         num_features = embed_dim // 2
-        self.w = nn.Parameter(torch.empty(num_features, embed_dim), requires_grad=False)
+        self.w = nn.Buffer(torch.empty(num_features, embed_dim))
         if not self.w.is_meta:
             nn.init.orthogonal_(self.w)
             self.w.mul_(num_features**0.5)

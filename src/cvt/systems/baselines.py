@@ -69,6 +69,16 @@ class BaselineSpec:
         return 1
 
     @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Pixels between neighbours of each level of the feature pyramid."""
+        return _REDUCTIONS
+
+    @property
+    def extra_level_index(self) -> None:
+        """It has no extra level to give."""
+        return None
+
+    @property
     def out_indices(self) -> tuple[int, ...]:
         """Levels that `features_only` gives by default."""
         return tuple(range(len(_REDUCTIONS)))

@@ -19,8 +19,8 @@ class Facts:
     """What is known of a row, for ImageNet's 1000 classes at the row's own image size.
 
     Args:
-        num_params: Exact count, frozen ones included.
-        num_frozen: Those of them that are never trained.
+        num_params: Exact count, what is never trained included, as `num_params` counts.
+        num_frozen: Those of them that are never trained: sinusoids and random features.
         gmacs: Billions of multiply-accumulates, to three digits, where an independent count of
             the authors' or the judge's code is at hand.
         published_params: Millions, with the digits that are printed.

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from cvt.data import Batch, DataSplits, ImageSet, make_eval_loader, make_loader
 from cvt.data.order import Share
 from cvt.data.transforms import Transform
+from cvt.parts.contract import num_params
 from cvt.train.checkpoints import Tensors
 from cvt.train.config import TrainConfig, known
 from cvt.train.identity import Identity
@@ -137,7 +138,6 @@ class Job:
     def describe(self) -> str:
         """Returns sentences about data, model, device, processes and teacher."""
         splits, world = self.splits, self.world
-        num_params = sum(each.numel() for each in self.network.model.parameters())
         sizes = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
         if splits.test is not None:
             sizes += f", {len(splits.test):,} for the final test"
@@ -145,8 +145,9 @@ class Job:
         processes = f"{world.size} processes ({self.config.parallel}), " if world.size > 1 else ""
         return (
             f"{splits.name}: {sizes}{cut}, {len(splits.classes)} classes. "
-            f"{self.record.model}: {num_params:,} parameters, {processes}on {self.device} in "
-            f"{self.config.precision}. {self._taught()}Run folder: {self.run}"
+            f"{self.record.model}: {num_params(self.network.model):,} parameters, "
+            f"{processes}on {self.device} in {self.config.precision}. {self._taught()}"
+            f"Run folder: {self.run}"
         )
 
     def _taught(self) -> str:

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
 from cvt.errors import UserError
 from cvt.figures import if_possible
 from cvt.files import remove_left_behind
+from cvt.parts.contract import num_params
 from cvt.train.card import CardFacts, write_card
 from cvt.train.checkpoints import save_state
 from cvt.train.curves import save_curves
@@ -79,7 +80,7 @@ def keep_result(job: Job, result: TrainResult) -> None:
     """Writes a finished run's card and, last, the file by which it is known to be finished."""
     splits, config = job.splits, job.config
     facts = CardFacts(
-        num_params=sum(each.numel() for each in job.network.model.parameters()),
+        num_params=num_params(job.network.model),
         num_train=len(splits.train),
         num_val=len(splits.val),
         num_test=len(splits.test) if splits.test else 0,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cvt.errors import UserError, did_you_mean
+from cvt.parts.contract import num_params
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS
 from cvt.weights.record import Preprocessing
@@ -68,8 +69,8 @@ class Teacher:
 
     @property
     def num_params(self) -> int:
-        """Parameters of the network."""
-        return sum(each.numel() for each in self.network.parameters())
+        """Parameters of the network, as papers count them."""
+        return num_params(self.network)
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():

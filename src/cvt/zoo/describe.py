@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvt.parts.backbone import Backbone
-from cvt.parts.contract import VisionModel
+from cvt.parts.contract import VisionModel, num_params
 from cvt.parts.contract_spec import Spec
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, make_network, row_of
@@ -100,9 +100,9 @@ def describe(
         size=size,
         stages=tuple(_describe_stages(model, size, macs)) if isinstance(model, Backbone) else (),
         grids=tuple(grids),
-        num_params=_num_params(model),
-        num_params_norm=_num_params(norm) if isinstance(norm, torch.nn.Module) else 0,
-        num_params_head=sum(_num_params(each) for each in _classifiers(model)),
+        num_params=num_params(model),
+        num_params_norm=num_params(norm) if isinstance(norm, torch.nn.Module) else 0,
+        num_params_head=sum(num_params(each) for each in _classifiers(model)),
         macs=sum(macs.values()),
         macs_by_part=dict(by_part),
         record=record,
@@ -145,7 +145,7 @@ def _describe_stages(
                 embed_dim=row.embed_dim,
                 num_heads=row.num_heads,
                 depth=row.depth,
-                num_params=_num_params(stage),
+                num_params=num_params(stage),
                 macs=sum(n for (owner, _), n in macs.items() if owner == f"stages.{index}"),
             )
         )
@@ -197,7 +197,3 @@ def _part(path: str) -> str:
 def _classifiers(model: VisionModel) -> tuple[torch.nn.Module, ...]:
     classifier = model.get_classifier()
     return classifier if isinstance(classifier, tuple) else (classifier,)
-
-
-def _num_params(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
