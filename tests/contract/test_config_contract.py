@@ -45,8 +45,9 @@ def test_configuration_is_true_of_the_network(name):
     assert cfg["architecture"] == name.partition(".")[0]
     assert cfg["fixed_input_size"] is False
     tokens = model.forward_features(torch.empty(1, *cfg["input_size"], device="meta"))
-    height, width = cfg["pool_size"]
+    height, width = model.spec.grids(cfg["input_size"][1:])[-1]
     assert tokens.shape == (1, model.num_prefix_tokens + height * width, model.num_features)
+    assert cfg["pool_size"] is None  # timm's word for tokens, which fastai's heads go by
     least = model(torch.empty(1, *cfg["min_input_size"], device="meta"))
     assert least.shape == (1, model.num_classes)
 

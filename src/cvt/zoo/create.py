@@ -23,8 +23,9 @@ def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Modu
     """Builds a model by name, in training mode.
 
     `changes` are fields of the row (`num_classes`, `in_chans`, `kv_stride`, `drop_path_rate`,
-    ...: one value for all stages, or a list with one a stage) and timm's `features_only` and
-    `out_indices`.
+    ...: one value for all stages, or a list with one a stage) and timm's `features_only`,
+    `out_indices`, `output_stride`, `device` and `dtype`. The model goes through `torch.compile`,
+    `torch.export` and `torch.jit.trace`; `torch.jit.script` it does not.
 
     Args:
         name: `cvt_13`, or with the tag of published weights: `cvt_13.msft_in1k_384`.
@@ -42,7 +43,8 @@ def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Modu
         )
     of_timm = isinstance(ROWS[architecture], BaselineSpec)  # timm has their weights
     if pretrained and not of_timm and not changes.get("features_only"):
-        return load(_published_name(name), **changes).train()
+        place = {key: changes.pop(key, None) for key in ("device", "dtype")}
+        return load(_published_name(name), **changes).train().to(**place)
     build_row = partial(ENTRYPOINTS[architecture], pretrained_cfg=tag or None)
     if pretrained and of_timm:
         return build_trained(architecture, build_row, changes)

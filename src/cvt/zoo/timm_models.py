@@ -6,11 +6,13 @@ modules of ours half executed: networks and weights are imported when a model is
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from timm.models import (
     build_model_with_cfg,
     create_model,
@@ -20,6 +22,7 @@ from timm.models import (
     register_model,
 )
 
+from cvt.errors import UserError
 from cvt.parts.contract_spec import Spec
 from cvt.parts.spec import BackboneSpec
 from cvt.parts.tnt_spec import TNTSpec
@@ -41,7 +44,8 @@ _OF_TIMM = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_ra
 # What may stand beside the fields: timm's builder takes these.
 _OF_BUILDER = (
     *("features_only", "out_indices", "output_stride", "feature_cls"),
-    *("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+    *("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir"),
+    *("device", "dtype"),
 )
 
 
@@ -52,22 +56,32 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
         name: The name in the registry, which selects timm's `pretrained_cfg`.
         row: The spec that `kwargs` may change.
         pretrained: Let timm download and load the weights of the configuration.
-        kwargs: timm's builder arguments (`features_only`, `out_indices`, `pretrained_cfg`, ...);
-            everything else changes a field of the row.
+        kwargs: timm's builder arguments (`features_only`, `out_indices`, `pretrained_cfg`,
+            `device`, `dtype`, ...); everything else changes a field of the row. The level after
+            the last one in `out_indices` brings `extra_level=True` by itself. An `output_stride`
+            is taken where the levels are no coarser than that.
 
     Raises:
-        UserError: A keyword is neither timm's nor a field of the row.
+        UserError: A keyword is neither timm's nor a field of the row, or the network has no such
+            level or stride.
     """
     if isinstance(row, BaselineSpec):
         return _build_baseline(row, pretrained, kwargs)
     kwargs["pretrained_cfg"] = _own_cfg(name, kwargs.get("pretrained_cfg"))
-    levels = {key: kwargs[key] for key in ("extra_level", "depth") if key in kwargs}
+    place = {key: kwargs.pop(key, None) for key in ("device", "dtype")}
+    output_stride = kwargs.pop("output_stride", None)
+    spec = row.change(**{key: value for key, value in kwargs.items() if key not in _OF_BUILDER})
+    wanted = kwargs.get("out_indices") if kwargs.get("features_only") else None
+    if "extra_level" not in kwargs and _last(wanted) == spec.extra_level_index:
+        kwargs["extra_level"] = True
+        spec = spec.change(extra_level=True)
+    _check_levels(timm_name(name), spec, wanted, output_stride)
     return build_model_with_cfg(
-        partial(_network, row),
+        partial(_network, row, **place),
         timm_name(name),
         pretrained,
         pretrained_filter_fn=filter_state_dict,
-        feature_cfg={"out_indices": row.change(**levels).out_indices, "feature_cls": "getter"},
+        feature_cfg={"out_indices": spec.out_indices, "feature_cls": "getter"},
         **kwargs,
     )
 
@@ -75,12 +89,52 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
 def _build_baseline(row: BaselineSpec, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     """timm's own network, whose weights and features are timm's business."""
     spec = row.change(**{key: value for key, value in kwargs.items() if key not in _OF_BUILDER})
-    if not pretrained and not kwargs.get("features_only"):
-        return make_network(spec)
     plain = {key: value for key, value in spec.to_dict().items() if key in _OF_TIMM}
     rest = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
     network = create_model(spec.architecture, pretrained=pretrained, **plain, **rest)
     return network if kwargs.get("features_only") else as_vision_model(network, spec)
+
+
+def _last(wanted: int | Sequence[int] | None) -> int:
+    """The highest of `out_indices`, which may also be the number of levels; -1 without any."""
+    if isinstance(wanted, int):
+        return wanted - 1
+    return max(wanted, default=-1) if wanted is not None else -1
+
+
+def _check_levels(
+    name: str, spec: Spec, wanted: int | Sequence[int] | None, output_stride: int | None
+) -> None:
+    """Refuses levels that there are not, and strides that only dilated convolutions have."""
+    strides = spec.level_strides
+    count = len(strides)
+    chosen = range(-wanted, 0) if isinstance(wanted, int) else range(count)
+    chosen = list(chosen if wanted is None or isinstance(wanted, int) else wanted)
+    levels = f"{name} has levels 0 to {count - 1}, at strides {', '.join(map(str, strides))}"
+    if not chosen or not all(-count <= each < count for each in chosen):
+        deepest = strides[-1] * (1 if spec.extra_level_index is None else 2)
+        if deepest > strides[-1]:
+            levels += f", and with extra_level=True one at {deepest}"
+        raise UserError(
+            f"Got out_indices={wanted!r}, but {levels}; choose among these (of "
+            f"segmentation_models_pytorch: encoder_depth={deepest.bit_length() - 1} or less)."
+        )
+    if output_stride is None or output_stride >= max(strides[each] for each in chosen):
+        return
+    fine = [each for each in range(count) if strides[each] <= output_stride]
+    natural = max(strides[each] for each in chosen)
+    advice = (
+        f"ask for output_stride={natural} (of segmentation_models_pytorch: encoder_output_stride)"
+    )
+    if fine and len(strides) > 1:
+        depth = strides[fine[-1]].bit_length() - 1
+        advice += (
+            f" or for levels that are as fine, out_indices={tuple(fine)} (encoder_depth={depth})"
+        )
+    raise UserError(
+        f"Got output_stride={output_stride}, but {levels}, and nothing in it can be dilated; "
+        f"{advice}."
+    )
 
 
 def filter_state_dict(state_dict: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:
@@ -106,8 +160,12 @@ def _own_cfg(name: str, cfg: Any) -> Any:
     return replace(own.cfgs[tag], architecture=name, tag=tag)
 
 
-def _network(row: Spec, **changes: Any) -> "VisionModel":
-    return make_network(row.change(**changes))
+def _network(
+    row: Spec, *, device: Any = None, dtype: torch.dtype | None = None, **changes: Any
+) -> "VisionModel":
+    with torch.device(device) if device is not None else nullcontext():
+        network = make_network(row.change(**changes))
+    return network if dtype is None else network.to(dtype=dtype)
 
 
 def _entrypoint(name: str, row: Spec) -> Callable[..., "nn.Module"]:
@@ -125,11 +183,11 @@ def _pretrained_cfg(row: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
         first_conv = "word_embed.proj"
     elif isinstance(row, BackboneSpec):
         classifier = ("head", "head_dist") if row.distilled else "head"
-        first_conv = first_conv if row.stages[0].embed == "conv" else None
+        first_conv = first_conv if row.stages[0].embed == "conv" else ()
     return {
         **preprocessing.to_timm(),
         "num_classes": row.num_classes,
-        "pool_size": row.grids(preprocessing.size)[-1],
+        "pool_size": None,  # tokens come out of `forward_features`, no map
         "first_conv": first_conv,
         "classifier": classifier,
         "fixed_input_size": False,
