@@ -181,7 +181,7 @@ def test_other_folders_beside_several_splits_are_not_used_and_said(class_folder)
     data = load_data(str(root))
     assert (len(data.train), len(data.val)) == (6, 6)
     assert data.notes == (
-        f"Not used, being called like no split: extra in {root}.",
+        f"Not used, being called like no split: docs, extra in {root}.",
         f"1 file in {root} is not used: 1 image outside the class folders (loose.png).",
     )
 
@@ -207,6 +207,13 @@ def test_splits_inside_classes_are_refused(class_folder):
     class_folder({"train": 3}, "cat")
     root = class_folder({"val": 3}, "dog").parent
     refused(root, rf"cat holds train, .* the other way round, such as {root}/train/cat")
+
+
+def test_an_archive_in_a_folder_of_its_own_is_pointed_at(class_folder):
+    for split in ("train", "val"):
+        class_folder({"cat": 3, "dog": 3}, f"unpacked/pets/{split}")
+    root = class_folder({}, "unpacked")
+    refused(root, rf"give the path of {root}/pets, if its folders are splits")
 
 
 def test_subfolders_of_a_class_may_be_called_like_splits_among_others(class_folder):

@@ -120,7 +120,8 @@ def _split_folders(found: _Found) -> dict[str, Path]:
     if not named:
         _refuse_splits_inside(root, folders)
         return {"train": root}
-    others = [each for each in folders if each not in named and _holds_images(each)]
+    unnamed = [each for each in folders if each not in named]
+    others = [each for each in unnamed if _holds_images(each)]
     if others and len(named) == 1:
         if split_of(named[0].name) == "train" and _loose_images(named[0]):
             found.notes.append(f"{named[0]} is taken for a class, as its images lie loose in it.")
@@ -130,8 +131,8 @@ def _split_folders(found: _Found) -> dict[str, Path]:
             f"{_listed(others)}, which cannot be one; move what is no split out of {root}, or "
             f"rename {named[0].name} if it is a class."
         )
-    if others:
-        found.notes.append(f"Not used, being called like no split: {_listed(others)} in {root}.")
+    if unnamed:
+        found.notes.append(f"Not used, being called like no split: {_listed(unnamed)} in {root}.")
     _leave_out_files(found, root)
     splits: dict[str, Path] = {}
     for folder in named:
@@ -163,10 +164,12 @@ def _refuse_splits_inside(root: Path, folders: Sequence[Path]) -> None:
     for folder in grouping:
         inner = [each for each in _folders(folder, must_read=False) if _holds_images(each)]
         if inner and all(split_of(each.name) for each in inner):
+            do = f"put them the other way round, such as {root / inner[0].name / folder.name}"
+            if len(folders) == 1:  # an archive unpacked into a folder of its own
+                do = f"give the path of {folder}, if its folders are splits"
             raise UserError(
                 f"{folder} holds {_listed(inner)}, which are called like splits, expected splits "
-                f"around the classes; put them the other way round, such as "
-                f"{root / inner[0].name / folder.name}."
+                f"around the classes; {do}."
             )
 
 
