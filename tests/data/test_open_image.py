@@ -25,7 +25,22 @@ from cvt.data.formats import FORMATS, MAX_SCANS, SUFFIXES, format_of, looks_like
 from cvt.data.image import MAX_PIXELS, MOST_BYTES_PER_PIXEL, BadImage, open_image, opened
 from cvt.data.inputs import find_images
 
-MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
+MODES = [
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "LAB",
+]
 DEEP_MODES = ["I", "F", "I;16", "I;16L", "I;16B"]
 RED = (255, 0, 0)
 WHITE = (255, 255, 255)
@@ -103,6 +118,14 @@ def test_open_files_and_pipes(tmp_path):
         file.write(path.read_bytes())
     with os.fdopen(read, "rb") as file:  # cannot be rewound
         assert open_image(file).size == (3, 2)
+
+
+def test_other_kinds_of_bytes_and_a_file_open_as_text(tmp_path):
+    content = examples()["PNG"]
+    assert open_image(bytearray(content)).size == open_image(memoryview(content)).size == (12, 9)
+    (tmp_path / "a.jpg").write_text("P3")
+    with open(tmp_path / "a.jpg") as file, pytest.raises(BadImage, match="open as text"):
+        open_image(file)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -670,6 +693,54 @@ def test_parts_of_a_tiff_are_held_against_its_size():
         open_image(many)
     with pytest.raises(BadImage, match="in tiles of 32768 x 32768, expected tiles of 17 megapix"):
         open_image(tiff(2, 2, bytes(4), {322: 2**15, 323: 2**15, 324: 200, 325: 4}))
+
+
+HONEST = [
+    {},
+    {"tile_size": (128, 128)},
+    {"precinct_size": (128, 128)},
+    {"codeblock_size": (16, 16)},
+    {"num_resolutions": 1},
+    {"quality_layers": [30, 20, 10]},
+]
+
+
+@pytest.mark.parametrize("is_bare", [False, True])
+@pytest.mark.parametrize("options", HONEST, ids=str)
+def test_jpeg_2000_of_usual_kinds_is_read(options, is_bare):
+    image = Image.new("RGB", (300, 200), RED)
+    assert open_image(encoded(image, "JPEG2000", no_jp2=is_bare, **options)).size == (300, 200)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"codeblock_size": (4, 4)}, r"in \d+ blocks, expected blocks of 64 x 64"),
+        ({"tile_size": (8, 8)}, "in 950 tiles, expected tiles of 64 x 64"),
+    ],
+    ids=["blocks", "tiles"],
+)
+def test_jpeg_2000_in_tiny_parts_is_refused(options, sentence):
+    content = encoded(Image.new("RGB", (300, 200)), "JPEG2000", **options)
+    with pytest.raises(BadImage, match=sentence):
+        open_image(content)
+
+
+def test_jpeg_2000_that_asks_for_much_in_its_header_is_refused():
+    """192 bytes took 1,700 bytes for a pixel: blocks that lie together in areas of 2 x 2."""
+    content = encoded(Image.new("RGB", (300, 200)), "JPEG2000", no_jp2=True)
+    place = content.index(b"\xff\x52\0\x0c")
+
+    def with_coding(style: int, layers: int, areas: bytes) -> bytes:
+        body = struct.pack(">BBHBBBBBB", style, 0, layers, 1, 5, 4, 4, 0, 1) + areas
+        head = b"\xff\x52" + struct.pack(">H", len(body) + 2)
+        return content[:place] + head + body + content[place + 14 :]
+
+    assert open_image(with_coding(1, 1, b"\x88" * 6)).size == (300, 200)
+    with pytest.raises(BadImage, match="blocks, expected blocks of 64 x 64"):
+        open_image(with_coding(1, 1, b"\x11" * 6))
+    with pytest.raises(BadImage, match="in 65535 layers, expected 100 at most"):
+        open_image(with_coding(0, 65535, b""))
 
 
 def test_an_icon_with_a_large_picture_in_it_is_held_to_the_limit():

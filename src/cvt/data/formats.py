@@ -98,6 +98,7 @@ def bare(content: bytes, kind: str) -> tuple[bytes, int | None]:
         "GIF": _bare_gif,
         "TIFF": _bare_tiff,
         "ICO": _bare_icon,
+        "JPEG2000": _whole_jpeg_2000,
         "AVIF": _without_exif_item,
         "HEIF": _without_exif_item,
     }
@@ -365,6 +366,98 @@ def _bare_icon(content: bytes) -> tuple[bytes, int | None]:
     if not (0 <= width <= 256 and 0 <= height <= 512):  # a mask lies below the picture
         raise ValueError(f"an icon cannot be {width} x {height} pixels large")
     return content, None
+
+
+# JPEG 2000: markers of its codestream.
+_SIZE, _CODING, _CODING_OF_ONE, _TILE, _DATA, _EOC = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xFFD9
+
+
+def _whole_jpeg_2000(content: bytes) -> tuple[bytes, int | None]:
+    """Checks what its decoder would take memory for: layers, tiles, and blocks of a few pixels."""
+    place, tile, size = _codestream(content) + 2, (0, 0), (0, 0, 1)
+    while place + 4 <= len(content):
+        marker, length = struct.unpack_from(">HH", content, place)
+        if marker == _DATA:
+            start, extent = tile
+            if not extent:  # the last one, to the end
+                break
+            if start + extent <= place:
+                raise ValueError("a tile ends before its data begin")
+            place = start + extent
+            continue
+        if marker == _EOC or length < 2:
+            break
+        body = content[place + 4 : place + 2 + length]
+        if marker == _SIZE:
+            size = _check_tiles(body)
+        elif marker == _CODING:
+            _check_layers(body)
+            _check_blocks(size, body[0], body[5:])
+        elif marker == _CODING_OF_ONE:
+            body = body[1 if size[2] < 257 else 2 :]
+            _check_blocks(size, body[0], body[1:])
+        elif marker == _TILE:
+            tile = place, struct.unpack_from(">I", body, 2)[0]
+        place += 2 + length
+    return content, None
+
+
+def _codestream(content: bytes) -> int:
+    """Returns where the codestream begins, which may lie in a box of a JP2 file."""
+    place = 0
+    while content[place : place + 2] != b"\xff\x4f":
+        size, name = struct.unpack_from(">I4s", content, place)
+        if name == b"jp2c":
+            place += 16 if size == 1 else 8
+            break
+        if size < 8:  # up to the end, or of more than four gigabytes
+            raise ValueError("it has no codestream")
+        place += size
+    return place
+
+
+def _check_tiles(body: bytes) -> tuple[int, int, int]:
+    """Returns width, height and number of colours."""
+    _, width, height, left, top, across, down, _, _, parts = struct.unpack_from(">H8IH", body)
+    width, height = width - left, height - top
+    if width < 1 or height < 1:
+        raise ValueError("its image has no area")
+    tiles = -(-width // max(1, across)) * -(-height // max(1, down))
+    if tiles > max(64, width * height // 2048):
+        raise Excess(
+            f"is a JPEG 2000 of {width} x {height} pixels in {tiles} tiles, expected tiles of "
+            "64 x 64 at least; save it again"
+        )
+    return width, height, parts
+
+
+def _check_layers(body: bytes) -> None:
+    (layers,) = struct.unpack_from(">H", body, 2)
+    if layers > MAX_SCANS:
+        raise Excess(
+            f"is a JPEG 2000 in {layers} layers, expected {MAX_SCANS} at most; save it again"
+        )
+
+
+def _check_blocks(size: tuple[int, int, int], style: int, body: bytes) -> None:
+    """Counts the blocks that are coded by themselves, at every level of detail."""
+    width, height, _ = size
+    levels, across, down = body[0], (body[1] & 15) + 2, (body[2] & 15) + 2
+    blocks = 0
+    for level in range(min(levels, 32) + 1):
+        area = body[5 + level] if style & 1 else 0xFF  # of blocks that lie together, as powers of 2
+        half = level > 0  # three bands, each of half the size
+        wide = (min(across, (area & 15) - half) + half, min(down, (area >> 4) - half) + half)
+        scale = min(levels, 32) - level
+        across_all, down_all = (
+            -(-side >> scale + max(0, power)) for side, power in zip(size, wide, strict=False)
+        )
+        blocks += max(1, across_all) * max(1, down_all) * (3 if half else 1)
+    if blocks > 1000 + width * height // 256:
+        raise Excess(
+            f"is a JPEG 2000 of {width} x {height} pixels in {blocks} blocks, expected blocks of "
+            "64 x 64 or so; save it again"
+        )
 
 
 # The entry of a HEIF or AVIF file's table that says which item is EXIF.
