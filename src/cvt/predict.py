@@ -308,7 +308,7 @@ def _from_array(source: Any, name: str) -> Image.Image:
         layout, channels_at = "(H, W) or (H, W, C)", -1
         array = np.asarray(source)
     if 0 in array.shape or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[channels_at] in _MODES)
+        array.ndim == 2 or (array.ndim == 3 and array.shape[channels_at] in _CHANNELS)
     ):
         raise BadImage(
             f"{name} is {_kind(source)} of shape {tuple(array.shape)}, expected {layout} with 1, 3 "
@@ -317,10 +317,9 @@ def _from_array(source: Any, name: str) -> Image.Image:
     if array.ndim == 3 and channels_at == 0:
         array = array.transpose(1, 2, 0)
     pixels = array.reshape(*array.shape[:2], -1)
-    mode = _MODES[pixels.shape[2]]
-    if mode == "L":
+    if pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    return Image.fromarray(np.ascontiguousarray(_eight_bits(pixels, source, name)), mode)
+    return Image.fromarray(np.ascontiguousarray(_eight_bits(pixels, source, name)))
 
 
 def _numpy(tensor: Tensor, name: str) -> np.ndarray:
@@ -331,7 +330,7 @@ def _numpy(tensor: Tensor, name: str) -> np.ndarray:
         raise BadImage(f"{name} is a tensor without plain numbers ({error}).") from None
 
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS = (1, 3, 4)
 
 
 def _eight_bits(pixels: np.ndarray, source: Any, name: str) -> np.ndarray:

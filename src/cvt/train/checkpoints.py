@@ -105,6 +105,11 @@ class _Writer(dcp.FileSystemWriter):
         except Exception as error:
             raise _root(error) from error
 
+    def finish(self, metadata: Any, results: Any) -> None:
+        """Writes what was written where, and says so in `metadata`: torch 2.11 does in a copy."""
+        super().finish(metadata, results)
+        metadata.storage_data = {each.index: each.storage_data for part in results for each in part}
+
 
 def save_state(
     run: Path, facts: dict[str, Any], tensors: Tensors, *, keep: int, world: World
