@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 import cvt
-from cvt.errors import UserError
+from cvt.errors import UserError, is_unsafe
 from cvt.train.card import CardFacts, interval, write_card
 from cvt.train.config import MixConfig, OptimConfig, TrainConfig
 from cvt.train.machine import hardware, software
@@ -171,6 +171,28 @@ def test_strange_names_break_nothing(make, checkpoint):
     html = MarkdownIt("commonmark").render(content)
     assert "a|b, `c`, *d*, &lt;e&gt;, f g, - h." in html
     assert "# no *title*" in html
+
+
+UNSAFE = [
+    "a\nb", "a\r\n# b", "\x1b[31mred", "caf\udce9", "\u202egnp", "under $5", "p$5_to_$10", ":car:",
+    "![x](javascript:y)", "<script>", "猫", "```",
+]  # fmt: skip
+
+
+def test_names_act_on_no_page_and_are_all_there(make, checkpoint):
+    spec = replace(read_record(checkpoint).spec, num_classes=len(UNSAFE))
+    content = make(
+        result={"data": "x\n---\ny\udcff", "bad": tuple(f"{name}.png: broken" for name in UNSAFE)},
+        config={"data": "x\n---\ny\udcff"},
+        record={"class_names": tuple(UNSAFE), "spec": spec},
+    )
+    assert not [each for each in content if is_unsafe(each) and each != "\n"]
+    [line] = [line for line in content.splitlines() if line.startswith(f"{len(UNSAFE)} classes:")]
+    assert [word in line for word in ("red", "caf", "gnp", "5", "car", "script", "猫")] == [
+        True
+    ] * 7
+    kinds = {token.type for token in MarkdownIt().parse(content.partition("\n---\n")[2])}
+    assert "html_block" not in kinds
 
 
 def test_interval_is_wilson_s():

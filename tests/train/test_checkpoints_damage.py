@@ -1,16 +1,20 @@
 """What a full disk, a crash or a stranger leaves of the checkpoints: a run goes on, or says why."""
 
 import errno
+import hashlib
 import json
 import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from cvt.errors import Remark, UserError
 from cvt.train.config import OptimConfig, TrainConfig
 from cvt.train.loop import train
 from processes import in_processes
@@ -174,3 +178,100 @@ def with_small_files(config: TrainConfig, limit: int):
     """A session whose files may not grow beyond a limit."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return session(config)
+
+
+def tell(run, **changes) -> None:
+    """Puts other facts into all checkpoints, as whoever made the folder can, digests included."""
+    for checkpoint in saved(run):
+        file = checkpoint / "state.json"
+        stated = json.loads(file.read_text())
+        del stated["digest"]
+        for name, change in changes.items():
+            old = stated["facts"][name]
+            stated["facts"][name] = {**old, **change} if isinstance(change, dict) else change
+        digest = hashlib.sha256(json.dumps(stated).encode()).hexdigest()
+        file.write_text(json.dumps({**stated, "digest": digest}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": None},
+        {"config": {"epochs": "many"}},
+        {"config": {"num_workers": 10**6}},
+        {"config": {"data": ["a"]}},
+        {"identity": []},
+        {"identity": {"chunks": 0}},
+        {"identity": {"data": {"training": "all"}}},
+        {"record": {"model": None}},
+        {"record": {"spec": {"stages": []}}},
+        {"progress": {"epoch": -1}},
+        {"progress": {"epoch": 1}},
+        {"progress": {"history": {}}},
+        {"progress": {"best": {"epoch": 1}}},
+        {"progress": {"num_images": 10**400}},
+        {"progress": {"bad": [1]}},
+        {"has_moments": "yes"},
+        {"scaler": "none"},
+    ],
+    ids=lambda changes: json.dumps(changes)[:40],
+)
+def test_facts_of_another_kind_are_a_sentence(run, changes):
+    tell(run, **changes)
+    ended = session(TrainConfig(resume=str(run)))
+    assert ended.error == "UserError"
+    assert len(ended.text) < 1000
+
+
+def test_a_run_that_is_trained_is_left_alone_before_anything_is_read(run):
+    for checkpoint in saved(run):
+        (checkpoint / "state.json").unlink()
+    ended = in_processes(1, resumed_while_held, str(run))[0]
+    assert ended.error == "UserError"
+    assert ended.text.startswith(f"The run {run} is being trained by another process")
+
+
+def resumed_while_held(run: str):
+    """A session of a run that a process of its own holds."""
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, f"{run}/.lock"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        return session(TrainConfig(resume=run))
+
+
+def test_a_strangers_run_writes_in_its_own_folder_only(run, whole, tmp_path):
+    other = tmp_path / "other"
+    tell(run, config={"out": str(other), "download": True, "resume": str(other), "force": True})
+    ended = session(TrainConfig(resume=str(run)))
+    assert ended.result, ended.text
+    assert differences(whole, run) == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_figures(run, whole, monkeypatch):
+    def broken(*args, **kwargs):
+        raise UserError("Cannot draw it.")
+
+    monkeypatch.setattr("cvt.errors._remarked", set())
+    monkeypatch.setattr("cvt.train.keep.save_curves", broken)
+    with pytest.warns(Remark, match=r"There is no picture: Cannot draw it\."):
+        train(TrainConfig(resume=str(run)), progress=False)
+    assert (run / "result.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["full", "closed"])
+def test_output_that_is_lost_ends_no_training(run, whole, kind, monkeypatch):
+    if kind == "full":
+        stream = open("/dev/full", "w")  # noqa: SIM115
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        stream = os.fdopen(writer, "w")
+    with stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        train(TrainConfig(resume=str(run)))
+    assert differences(whole, run) == []

@@ -5,8 +5,50 @@ from dataclasses import asdict
 import pytest
 
 from cvt.errors import UserError
+from cvt.train.config import TrainConfig
 from cvt.train.progress import EpochRow
-from cvt.train.run_folder import METRICS_FILE, held, is_held, read_metrics, write_metrics
+from cvt.train.run_folder import (
+    METRICS_FILE,
+    held,
+    is_held,
+    make_run_folder,
+    read_metrics,
+    write_metrics,
+)
+
+NAMES = ["x" * 250, "猫" * 200, ".hidden", "caf\udce9", "a b\n$|", ".."]
+
+
+@pytest.mark.parametrize("data", NAMES)
+def test_any_data_give_a_run_a_name(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        run = make_run_folder(TrainConfig(data=data, model="cvt_nano_32"))
+        assert run.is_dir()
+        assert not run.name.startswith(".")
+        assert run.name.endswith(f"-cvt_nano_32-{number}")
+        assert len(run.name.encode()) < 256
+
+
+@pytest.mark.parametrize("out", [None, "runs/a", "y" * 300])
+def test_where_no_folder_can_be_is_a_sentence(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UserError, match="Cannot make the folder"):
+        make_run_folder(TrainConfig(data="d", model="m", out=out))
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", ".lock"])
+def test_nothing_is_written_along_a_link(tmp_path, name):
+    """A stranger's folder may have them, and checkpoints are deleted as well as written."""
+    (tmp_path / "elsewhere").mkdir()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).symlink_to(tmp_path / "elsewhere" / "new")
+    with pytest.raises(UserError, match="Got a link in the place of"), held(run):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+
 
 HISTORY = [
     EpochRow(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
+from cvt.errors import shown
 from cvt.files import atomic_write
 from cvt.train.card_header import header
 from cvt.train.config import TrainConfig
@@ -161,7 +162,7 @@ def _use(name: str, record: Record) -> list[str]:
         "From the folder that this one lies in:",
         "",
         "```sh",
-        f"cvt predict {quote(name)} photo.jpg",
+        f"cvt predict {shown(quote(name))} photo.jpg",
         "```",
         "",
         "```python",

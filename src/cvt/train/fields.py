@@ -17,6 +17,7 @@ _LEAST = {
     "repeats": 1,
     "keep_checkpoints": 1,
 }
+_MOST = {"num_workers": 1024, "image_size": 8192, "repeats": 1024}
 _ABOVE_ZERO = ("base_lr", "lr", "checkpoint_minutes", "tau")
 _NOT_NEGATIVE = ("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "mixup", "cutmix")
 _SHARES = (
@@ -53,6 +54,8 @@ def check_fields(config: Any, prefix: str) -> None:
 def _check_range(name: str, field_name: str, value: Any) -> None:
     if field_name in _LEAST and value < _LEAST[field_name]:
         raise UserError(f"Got {name} {value}, expected {_LEAST[field_name]} or more.")
+    if field_name in _MOST and value > _MOST[field_name]:
+        raise UserError(f"Got {name} {value}, expected {_MOST[field_name]:,} at most.")
     if field_name in _ABOVE_ZERO and not 0 < value < float("inf"):
         raise UserError(f"Got {name} {value}, expected a number above 0.")
     if field_name in _NOT_NEGATIVE and not 0 <= value < float("inf"):

@@ -44,6 +44,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _one_line(value: object) -> str:
+    """Without line ends, controls and marks of writing direction, which act on any page."""
     line = " ".join(str(value).split())
     return shown(line, len(line))
 

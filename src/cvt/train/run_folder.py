@@ -30,6 +30,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 EVENTS_FOLDER = "tensorboard"
 _LOCK_FILE = ".lock"
 _MOST = 1e12
+_LONGEST_DATA = 50  # letters, each of up to four bytes of the 255 that a name may have
 _HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -153,8 +154,9 @@ def is_held(run: Path) -> bool:
 
 
 def _next_free(config: TrainConfig) -> Path:
-    data = Path(config.data).resolve().stem if config.data else "data"
-    name = re.sub(r"[^\w.-]+", "-", f"{data}-{config.model}")
+    data = Path(config.data).resolve().stem[:_LONGEST_DATA] if config.data else ""
+    # What begins with a dot is hidden, from `cvt runs` too.
+    name = re.sub(r"[^\w.-]+", "-", f"{data.lstrip('.') or 'data'}-{config.model}")
     for number in count(1):
         run = Path("runs") / f"{name}-{number}"
         try:
