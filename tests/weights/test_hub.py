@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
-from cvt.errors import UserError
+from cvt.errors import Remark, UserError
 from cvt.systems.cvt import ROWS
 from cvt.weights import hub
 from cvt.weights.checkpoint import save_checkpoint
@@ -182,5 +182,5 @@ def test_a_folder_that_is_called_like_a_hub_id_is_named(tmp_path, monkeypatch, t
     record = Record(model="cvt_13", spec=tiny_model.spec)
     save_checkpoint("microsoft/cvt-13/best.safetensors", tiny_model.state_dict(), record)
     here = f"Took the folder {tmp_path}/microsoft/cvt-13, not the hub's .*hf-hub:microsoft/cvt-13"
-    with pytest.warns(UserWarning, match=here):
+    with pytest.warns(Remark, match=here):
         assert open_weights("microsoft/cvt-13")[1] == record

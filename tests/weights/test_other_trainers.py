@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import cvt
-from cvt.errors import UserError
+from cvt.errors import Remark, UserError
 from cvt.weights.layouts import below_prefix, to_hugging_face, to_microsoft
 from cvt.weights.pickles import read_pickle
 from cvt.weights.source import names_weights, open_weights
@@ -105,7 +105,7 @@ def test_two_networks_are_a_sentence(tmp_path, state):
 def test_what_lies_beside_the_network_is_named(tmp_path, state, same):
     whole = {f"model.{name}": tensor for name, tensor in state.items()}
     torch.save({"state_dict": whole | {"criterion.weight": torch.ones(3)}}, tmp_path / "x.ckpt")
-    with pytest.warns(UserWarning, match=r"left out are 1 tensors, the first 'criterion\.weight'"):
+    with pytest.warns(Remark, match=r"left out are 1 tensors, the first 'criterion\.weight'"):
         got, _ = open_weights(tmp_path / "x.ckpt")
     assert same(got, state)
 

@@ -4,13 +4,12 @@ Source of CvT's: microsoft/CvT f851e68, lib/models/cls_cvt.py, and transformers'
 """
 
 import re
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, TypeVar
 
 from torch import Tensor
 
-from cvt.errors import UserError, shown
+from cvt.errors import UserError, remark
 from cvt.systems.catalog import SYSTEMS
 from cvt.systems.cvt import CVT
 from cvt.systems.system import Layout as SystemLayout
@@ -110,7 +109,7 @@ def is_network(state_dict: Mapping[str, Tensor]) -> bool:
 def below_prefix(state_dict: Mapping[str, Tensor], *, source: str) -> StateDict:
     """Returns the network that was an attribute of another module, such as Lightning's `model.`.
 
-    What lies beside it is left out with a warning that names it. Names that need no such thing, or
+    What lies beside it is left out, which a remark says. Names that need no such thing, or
     where nothing helps, are returned as they are.
 
     Args:
@@ -133,10 +132,9 @@ def below_prefix(state_dict: Mapping[str, Tensor], *, source: str) -> StateDict:
     (prefix,) = prefixes
     beside = [name for name in state_dict if not name.startswith(prefix)]
     if beside:
-        warnings.warn(
-            f"{shown(source)} holds more than the network under {shown(prefix)!r}: left out are "
-            f"{len(beside)} tensors, the first {shown(beside[0], 80)!r}.",
-            stacklevel=2,
+        remark(
+            f"{source} holds more than the network under {prefix!r}: left out are {len(beside)} "
+            f"tensors, the first {beside[0]!r}."
         )
     return {
         name.removeprefix(prefix): tensor

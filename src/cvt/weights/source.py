@@ -2,12 +2,11 @@
 
 import os
 import re
-import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from cvt.errors import UserError, did_you_mean, shown
+from cvt.errors import UserError, did_you_mean, remark
 from cvt.files import url_in
 from cvt.systems.catalog import ROWS, SYSTEMS, system_of
 from cvt.systems.cvt import CVT
@@ -85,10 +84,9 @@ def _open(source: str) -> tuple[StateDict, Record]:
     # os.path, since pathlib's own questions fail for names that are too long.
     if os.path.isdir(source):
         if find_published(source):
-            warnings.warn(
-                f"Took the folder {shown(os.path.abspath(source))}, not the hub's repository of "
-                f"this name; write {HUB_PREFIXES[0]}{source} for that.",
-                stacklevel=3,
+            remark(
+                f"Took the folder {os.path.abspath(source)}, not the hub's repository of this "
+                f"name; write {HUB_PREFIXES[0]}{source} for that."
             )
         return _open_folder(Path(source))
     if os.path.isfile(source):
