@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from cvt.data.digits import digit_splits
 from cvt.data.folder import folder_splits
 from cvt.data.hub_sets import hub_splits
 from cvt.data.hub_streams import hub_stream_splits
+from cvt.data.image import BadImage
 from cvt.data.image_set import (
     SPLITS,
     DataSplits,
@@ -100,6 +103,7 @@ def load_data(
         raise UserError(
             f"{name} has the single class {''.join(classes)!r}, expected at least two to tell "
             "apart; check that the path is the folder that holds the class folders."
+            f"{_first_without_class(splits['train'])}"
         )
     notes, unreadable = notes_of(splits.values()), unreadable_of(splits.values())
     val_was_cut = "val" not in splits
@@ -115,6 +119,18 @@ def load_data(
         notes=notes,
         unreadable=unreadable,
     )
+
+
+def _first_without_class(images: ImageSet) -> str:
+    """Returns why the first image without a class has none, for a message."""
+    odd = [] if isinstance(images, StreamSet) else np.flatnonzero(images.labels < 0)
+    if not len(odd):
+        return ""
+    try:
+        images.image(int(odd[0]))
+    except BadImage as error:
+        return f" {len(odd)} images have no class: {error}"
+    return f" {len(odd)} images have no class."
 
 
 def load_split(
