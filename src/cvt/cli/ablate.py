@@ -20,7 +20,14 @@ _INSTEAD = {"model": "--base NAME", "model_args": "--base NAME+FIELD=VALUE"}
 
 
 def ablate(
-    *tables: str,
+    *tables: Annotated[
+        str,
+        Parameter(
+            help="1 (axes), 2 (architecture), 3 (ImageNet), 5 (position), 6 (token embedding), 7 "
+            "(stride of keys and values), 8 (projection by stage); with --data one or several of "
+            "5 to 8."
+        ),
+    ],
     base: Annotated[
         tuple[str, ...],
         Parameter(
@@ -38,14 +45,7 @@ def ablate(
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: JsonLines = False,
 ) -> int:
-    """Make the paper's tables again: counts beside the printed ones, or with --data by training.
-
-    Parameters
-    ----------
-    tables
-        1 (axes), 2 (architecture), 3 (ImageNet), 5 (position), 6 (token embedding), 7 (stride of
-        keys and values), 8 (projection by stage); with --data one or several of 5 to 8.
-    """
+    """Make the paper's tables again: counts beside the printed ones, or with --data by training."""
     numbers = _numbers(tables)
     if "data" in flags.given:
         bases = base or ("cvt_nano_32",)

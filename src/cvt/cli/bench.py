@@ -47,7 +47,14 @@ _Out = Annotated[Path | None, Parameter(help="The results folder; one under runs
 
 
 def bench(
-    *names: str,
+    *names: Annotated[
+        str,
+        Parameter(
+            help="A model of `cvt models`, a checkpoint or run folder, demo, hf/cvt_13 "
+            "(transformers' CvT), timm/NAME, or your module:callable, installed or in the current "
+            "folder; pinned by NAME:FORM, NAME:DTYPE or NAME:FORM:DTYPE."
+        ),
+    ],
     form: _Form = "eager",
     dtype: _Dtype = "float32",
     task: _Task = "inference",
@@ -68,12 +75,6 @@ def bench(
     Every measurement has a process of its own, in shuffled rounds. Writes measurements.csv,
     table.csv, table.md and speed.png into --out; the same command goes on with it. What cannot be
     measured says so in its row, and the exit code is 1.
-
-    Parameters
-    ----------
-    names
-        A model of `cvt models`, a checkpoint or run folder, demo, hf/cvt_13 (transformers' CvT),
-        timm/NAME, or your module:callable; pinned by NAME:FORM, NAME:DTYPE or NAME:FORM:DTYPE.
     """
     from cvt.bench.speed_plan import BenchConfig
 

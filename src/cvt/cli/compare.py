@@ -20,7 +20,13 @@ _INSTEAD = {
 
 
 def compare(
-    *names: str,
+    *names: Annotated[
+        str,
+        Parameter(
+            help="Models of `cvt models`; changed in a field, as in cvt_nano_32+kv_stride=1,"
+            "pos_embed=table (in brackets one value a stage)."
+        ),
+    ],
     budget: Budget = None,
     seeds: Seeds = 3,
     keep_runs: KeepRuns = True,
@@ -31,12 +37,6 @@ def compare(
     """Train models side by side by one recipe and budget; without --data, print their facts.
 
     Writes results.csv, table.md and accuracy.png into --out; the same command goes on with it.
-
-    Parameters
-    ----------
-    names
-        Models of `cvt models`; changed in a field, as in cvt_nano_32+kv_stride=1,pos_embed=table
-        (in brackets one value a stage).
     """
     if not names:
         raise UserError("Got no model to compare; name some, `cvt models` lists them all.")
