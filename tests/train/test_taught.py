@@ -201,7 +201,7 @@ def test_kind_none_asks_no_teacher(run_of, tmp_path):
     config = run_of(tmp_path / "run", teacher="nowhere", distill=DistillConfig(kind="none"))
     job = prepare(config, ALONE)
     assert job.step.teacher is None
-    assert job.identity.teacher == []
+    assert job.identity.teacher == ()
     assert "aught" not in job.describe()
 
 
