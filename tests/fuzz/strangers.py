@@ -24,7 +24,7 @@ MOST_MEMORY = 3 << 30  # bytes, over what a target held before
 _FORBIDDEN = {
     *("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"),
     *("subprocess.Popen", "pty.spawn", "os.remove", "os.rename", "os.rmdir", "os.chmod"),
-    *("shutil.rmtree", "socket.connect", "socket.bind", "ctypes.dlopen", "code.__new__"),
+    *("shutil.rmtree", "socket.connect", "socket.bind", "ctypes.dlopen"),
 }
 _caught: list[str] | None = None
 

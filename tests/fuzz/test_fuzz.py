@@ -4,6 +4,7 @@ What comes of any input is a value or one sentence: no traceback, no program run
 removed or sent, within bounds of time and memory.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -25,7 +26,12 @@ from cvt.data.parquet import parquet_splits
 from cvt.data.shards import shard_splits
 from cvt.errors import UserError
 from cvt.plain import read_json, read_yaml
-from cvt.train.config import TrainConfig
+from cvt.train.checkpoints import Tensors, load_tensors, newest, save_state
+from cvt.train.config import TrainConfig, save_config
+from cvt.train.progress import EpochRow
+from cvt.train.run_folder import write_metrics
+from cvt.train.runs import read_runs
+from cvt.train.world import ALONE
 from fuzz.strangers import as_json, check_sentence, damaged, examples, odd, refused_or
 
 pytestmark = pytest.mark.slow
@@ -60,7 +66,7 @@ PICTURES = {
 
 
 @given(st.sampled_from(sorted(PICTURES)).flatmap(lambda name: damaged(PICTURES[name])))
-@examples(max(20_000 // 100, 20))
+@examples(20_000)
 def test_pictures(content):
     result = refused_or(lambda: open_image(content))
     if isinstance(result, UserError):
@@ -99,7 +105,7 @@ def load(path: Path) -> None:
 
 
 @given(st.data())
-@examples(max(3_000 // 100, 20))
+@examples(3_000)
 def test_records_of_checkpoints(small, data):
     header, tensors = split_safetensors((small / "small.safetensors").read_bytes())
     record = data.draw(odd(json.loads(header["__metadata__"]["cvt"])))
@@ -110,7 +116,7 @@ def test_records_of_checkpoints(small, data):
 
 
 @given(st.data())
-@examples(max(5_000 // 100, 20))
+@examples(5_000)
 def test_safetensors(small, data):
     content = (small / "small.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
@@ -121,7 +127,7 @@ def test_safetensors(small, data):
 
 
 @given(st.data())
-@examples(max(3_000 // 100, 20))
+@examples(3_000)
 def test_configs_of_other_libraries(small, data):
     kind, name = data.draw(
         st.sampled_from(
@@ -155,7 +161,7 @@ EVIL = [
 
 
 @given(st.data())
-@examples(max(5_000 // 100, 20))
+@examples(5_000)
 def test_pickles(small, data):
     good = (small / "small.pth").read_bytes()
     content = data.draw(st.one_of(damaged(good), *(damaged(evil) | st.just(evil) for evil in EVIL)))
@@ -196,7 +202,7 @@ def look(read) -> None:
 
 
 @given(st.data())
-@examples(max(5_000 // 100, 20))
+@examples(5_000)
 def test_shards(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "shards"
     folder.mkdir(exist_ok=True)
@@ -211,7 +217,7 @@ INFO = {
 
 
 @given(odd(INFO), st.booleans())
-@examples(max(3_000 // 100, 20))
+@examples(3_000)
 def test_lists_of_shards(tmp_path_factory, info, underscore):
     folder = tmp_path_factory.getbasetemp() / f"info{underscore}"
     folder.mkdir(exist_ok=True)
@@ -239,7 +245,7 @@ def make_table(metadata: bytes | None) -> bytes:
 
 
 @given(st.data())
-@examples(max(5_000 // 100, 20))
+@examples(5_000)
 def test_parquet_files(tmp_path_factory, table, data):
     file = tmp_path_factory.getbasetemp() / "train.parquet"
     file.write_bytes(data.draw(damaged(table)))
@@ -250,7 +256,7 @@ FEATURES = {"info": {"features": {"label": {"names": ["ant", "bee"], "_type": "C
 
 
 @given(odd(FEATURES))
-@examples(max(3_000 // 100, 20))
+@examples(3_000)
 def test_metadata_of_parquet_files(tmp_path_factory, features):
     file = tmp_path_factory.getbasetemp() / "named.parquet"
     file.write_bytes(make_table(as_json(features)))
@@ -261,23 +267,76 @@ YAML = b"data: photos/\nmodel_args:\n  kv_stride: [1, 2, 2]\noptim: {lr: 1.0e-3,
 
 
 @given(damaged(YAML))
-@examples(max(20_000 // 100, 20))
+@examples(20_000)
 def test_yaml(content):
     text = content.decode(errors="surrogateescape")
     refused_or(lambda: TrainConfig.from_dict(read_yaml(text, "it")))
 
 
 @given(odd(TrainConfig().to_dict()))
-@examples(max(10_000 // 100, 20))
+@examples(10_000)
 def test_configs(plain):
     refused_or(lambda: TrainConfig.from_dict(plain))
 
 
 @given(st.one_of(damaged(as_json(INFO)), odd(INFO).map(as_json)))
-@examples(max(20_000 // 100, 20))
+@examples(20_000)
 def test_json(content):
     refused_or(lambda: read_json(content, "it"))
 
 
-def digest(stated: dict) -> str:
-    return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two layers' training: a checkpoint, and the small files beside it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    save_state(folder, {"config": TrainConfig().to_dict()}, made(), keep=1, world=ALONE)
+    save_config(folder / "config.yaml", TrainConfig(data="digits", model="cvt_nano_32"))
+    row = EpochRow(**{each.name: 1 for each in dataclasses.fields(EpochRow)})
+    write_metrics(folder, [row, row])
+    (folder / "result.json").write_text('{"best_epoch": 1, "test_top1": 50.0, "seconds": 2.5}')
+    return folder
+
+
+def made() -> Tensors:
+    model = torch.nn.Linear(4, 3)
+    return Tensors(model=model, optimizer=torch.optim.AdamW(model.parameters()))
+
+
+def seal(folder: Path, state: object) -> None:
+    """Makes all digests right, as whoever can write the folder can."""
+    if isinstance(state, dict):
+        state.pop("digest", None)
+        content = (folder / "__0_0.distcp").read_bytes()
+        if isinstance(state.get("digests"), dict) and "__0_0.distcp" in state["digests"]:
+            state["digests"]["__0_0.distcp"] = hashlib.sha256(content).hexdigest()
+        state = {**state, "digest": hashlib.sha256(as_json(state)).hexdigest()}
+    (folder / "state.json").write_bytes(as_json(state))
+
+
+@given(st.data())
+@examples(3_000)
+def test_checkpoints_of_runs(run, data):
+    folder = run / "checkpoints" / "000000"
+    state = json.loads((folder / "state.json").read_text())
+    tensors = (folder / "__0_0.distcp").read_bytes()
+    try:
+        (folder / "__0_0.distcp").write_bytes(data.draw(st.just(tensors) | damaged(tensors)))
+        seal(folder, data.draw(st.just(state) | odd(state)))
+        refused_or(lambda: load_tensors(newest(run), made()))
+    finally:
+        (folder / "__0_0.distcp").write_bytes(tensors)
+        (folder / "state.json").write_text(json.dumps(state))
+
+
+@given(st.data())
+@examples(3_000)
+def test_files_of_runs(run, data):
+    file = run / data.draw(st.sampled_from(("config.yaml", "metrics.csv", "result.json")))
+    good = file.read_bytes()
+    try:
+        file.write_bytes(data.draw(damaged(good)))
+        listed = refused_or(lambda: read_runs(run.parent))
+        for sentence in [] if isinstance(listed, UserError) else listed[1]:
+            check_sentence(sentence)
+    finally:
+        file.write_bytes(good)
