@@ -19,7 +19,11 @@ BenchmarkFlag = Annotated[
     ),
 ]
 SplitFlag = Annotated[
-    str | None, Parameter(help="train, val, test or all; by default test if there is one.")
+    str | None,
+    Parameter(
+        help="train, val, test or all; by default test, or else val, if the data has such a split, "
+        "what the run had held out of its own data, and all of any other."
+    ),
 ]
 OutFlag = Annotated[
     Path | None,

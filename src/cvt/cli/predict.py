@@ -19,8 +19,22 @@ if TYPE_CHECKING:
     from cvt.predict import Prediction
 
 
+ArgumentsFlag = Annotated[
+    str,
+    Parameter(
+        name="[CHECKPOINT] IMAGE...",
+        show_default=False,
+        help="First the model: a run folder, a checkpoint file, a hub id or the name of published "
+        "weights; without one, the demo model, which knows the ten classes of CIFAR-10. Then "
+        "images: files, folders, quoted patterns such as 'photos/*.jpg', or - for stdin (a "
+        "picture's bytes, or file names, one a line). Names that begin with a dash go behind a -- "
+        "of their own.",
+    ),
+]
+
+
 def predict(
-    *arguments: Annotated[str, Parameter(name="[CHECKPOINT] IMAGE...", show_default=False)],
+    *arguments: ArgumentsFlag,
     top_k: Annotated[int, Parameter(name=["--top-k", "-k"])] = 5,
     batch_size: int = 16,
     device: Device = "auto",
@@ -30,11 +44,6 @@ def predict(
 
     Parameters
     ----------
-    arguments
-        First the model: a run folder, a checkpoint file, a hub id or the name of published weights;
-        without one, the demo model, which knows the ten classes of CIFAR-10. Then images: files,
-        folders, quoted patterns such as 'photos/*.jpg', or - for stdin (a picture's bytes, or file
-        names, one a line). Names that begin with a dash go behind a -- of their own.
     top_k
         Labels for each image.
     batch_size
