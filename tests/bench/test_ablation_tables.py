@@ -197,7 +197,7 @@ def test_a_run_and_a_config_are_bases(tmp_path):
         (5, "resnet18", "not made of stages"),
         (6, "t2t_nano_32", "has soft splits"),
         (7, "vit_nano_32", r"take vit_nano_32\+projection=conv"),
-        (5, "nowhere.yaml", "Cannot read the config nowhere.yaml"),
+        (5, "nowhere.yaml", "Cannot read nowhere.yaml"),
     ],
 )
 def test_mistakes(table, base, words):

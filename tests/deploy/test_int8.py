@@ -103,6 +103,9 @@ def test_a_model_that_says_nothing_gets_no_pictures(photos):
         calibration_images(torch.nn.Linear(1, 1), photos)
 
 
+# Of eight images that a random network tells apart by little, one may become another class: with
+# VNNI products are exact in int8, without they are not.
+@pytest.mark.filterwarnings("ignore:In int8 the network does not quite say")
 def test_openvino_in_int8_agrees_with_float32():
     """A tiny network, since NNCF is slow: one linear map has to be there, not twenty."""
     pytest.importorskip("nncf")

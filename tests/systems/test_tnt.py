@@ -303,7 +303,7 @@ def test_plain_data_is_read_strictly():
     with pytest.raises(UserError, match="'baseline', expected 'tnt'"):
         TNTSpec.from_dict({**plain, "kind": "baseline"})
     for name in ("embed_dim", "depth", "num_heads", "inner_dim", "inner_heads"):
-        with pytest.raises(UserError, match=f"needs '{name}'"):
+        with pytest.raises(UserError, match=f"There is no '{name}' in the spec"):
             TNTSpec.from_dict({key: value for key, value in plain.items() if key != name})
 
 

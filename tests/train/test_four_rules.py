@@ -95,8 +95,8 @@ def order_from_a_generator():
 def epochs_begin_anew():
     """Rule 4 broken: the batch within the epoch is forgotten."""
 
-    def without_batch(plain: dict) -> Progress:
-        return Progress.from_dict({**plain, "batch": 0})
+    def without_batch(plain: dict, what: str) -> Progress:
+        return Progress.from_dict({**plain, "batch": 0}, what)
 
     forgetful = type("Forgetful", (Progress,), {"from_dict": staticmethod(without_batch)})
     return {"cvt.train.setup.Progress": forgetful}
