@@ -358,8 +358,8 @@ def _check_depth(content: Any, what: str) -> None:
 
 def _too_deep(what: str) -> UserError:
     return UserError(
-        f"Got {what} nested more than {MOST_NESTED} deep; it is no file that this library, or one "
-        "that it reads the files of, has written."
+        f"Lists or mappings lie more than {MOST_NESTED} deep in {what}; it is no file that this "
+        "library, or one that it reads the files of, has written."
     )
 
 

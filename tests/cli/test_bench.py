@@ -137,7 +137,10 @@ def in_process(monkeypatch):
         (("cvt_13", "--batch-size", "1,many"), ("--batch-size", "whole numbers")),
         (("cvt_13", "--task", ","), ("--task", "names")),
         (("cvt_13", "--device", "xpu:9"), ("xpu:9", "cpu")),
-        (("cvt_13", "--form", "deploy", "--task", "training"), ("training", "eager, autocast, compile")),
+        (
+            ("cvt_13", "--form", "deploy", "--task", "training"),
+            ("training", "eager, autocast, compile"),
+        ),
     ],
 )
 def test_mistakes(run, in_process, tmp_path, monkeypatch, arguments, words):

@@ -116,7 +116,7 @@ def test_records_of_checkpoints(small, data):
 
 
 @given(st.data())
-@examples(5_000)
+@examples(10_000)
 def test_safetensors(small, data):
     content = (small / "small.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
@@ -127,7 +127,7 @@ def test_safetensors(small, data):
 
 
 @given(st.data())
-@examples(3_000)
+@examples(2_000)
 def test_configs_of_other_libraries(small, data):
     kind, name = data.draw(
         st.sampled_from(
@@ -161,7 +161,7 @@ EVIL = [
 
 
 @given(st.data())
-@examples(5_000)
+@examples(10_000)
 def test_pickles(small, data):
     good = (small / "small.pth").read_bytes()
     content = data.draw(st.one_of(damaged(good), *(damaged(evil) | st.just(evil) for evil in EVIL)))
@@ -202,7 +202,7 @@ def look(read) -> None:
 
 
 @given(st.data())
-@examples(5_000)
+@examples(10_000)
 def test_shards(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "shards"
     folder.mkdir(exist_ok=True)
@@ -217,7 +217,7 @@ INFO = {
 
 
 @given(odd(INFO), st.booleans())
-@examples(3_000)
+@examples(10_000)
 def test_lists_of_shards(tmp_path_factory, info, underscore):
     folder = tmp_path_factory.getbasetemp() / f"info{underscore}"
     folder.mkdir(exist_ok=True)
@@ -245,7 +245,7 @@ def make_table(metadata: bytes | None) -> bytes:
 
 
 @given(st.data())
-@examples(5_000)
+@examples(10_000)
 def test_parquet_files(tmp_path_factory, table, data):
     file = tmp_path_factory.getbasetemp() / "train.parquet"
     file.write_bytes(data.draw(damaged(table)))
@@ -256,7 +256,7 @@ FEATURES = {"info": {"features": {"label": {"names": ["ant", "bee"], "_type": "C
 
 
 @given(odd(FEATURES))
-@examples(3_000)
+@examples(10_000)
 def test_metadata_of_parquet_files(tmp_path_factory, features):
     file = tmp_path_factory.getbasetemp() / "named.parquet"
     file.write_bytes(make_table(as_json(features)))
@@ -274,7 +274,7 @@ def test_yaml(content):
 
 
 @given(odd(TrainConfig().to_dict()))
-@examples(10_000)
+@examples(20_000)
 def test_configs(plain):
     refused_or(lambda: TrainConfig.from_dict(plain))
 
@@ -314,7 +314,7 @@ def seal(folder: Path, state: object) -> None:
 
 
 @given(st.data())
-@examples(3_000)
+@examples(6_000)
 def test_checkpoints_of_runs(run, data):
     folder = run / "checkpoints" / "000000"
     state = json.loads((folder / "state.json").read_text())
@@ -329,7 +329,7 @@ def test_checkpoints_of_runs(run, data):
 
 
 @given(st.data())
-@examples(3_000)
+@examples(6_000)
 def test_files_of_runs(run, data):
     file = run / data.draw(st.sampled_from(("config.yaml", "metrics.csv", "result.json")))
     good = file.read_bytes()

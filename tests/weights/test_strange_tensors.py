@@ -152,7 +152,7 @@ def test_counters_of_batch_norms_may_be_missing(tmp_path, model, state):
 def test_a_record_of_another_size_is_refused_before_it_is_built(
     tmp_path, state, change, monkeypatch
 ):
-    spec = ROWS["cvt_nano_32"].change(num_classes=3, img_size=8192, **change)
+    spec = ROWS["cvt_nano_32"].change(num_classes=3, img_size=4096, **change)
     record = Record(model="cvt_nano_32", spec=spec)
     save_checkpoint(tmp_path / "m.safetensors", state, record)
     monkeypatch.setattr("cvt.zoo.create.build", lambda *_, **__: pytest.fail("was built"))

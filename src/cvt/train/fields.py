@@ -17,7 +17,7 @@ _LEAST = {
     "repeats": 1,
     "keep_checkpoints": 1,
 }
-_MOST = {"num_workers": 1024, "image_size": 8192, "repeats": 1024}
+_MOST = {"num_workers": 1024, "image_size": 4096, "repeats": 1024}
 _ABOVE_ZERO = ("base_lr", "lr", "checkpoint_minutes", "tau")
 _NOT_NEGATIVE = ("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "mixup", "cutmix")
 _SHARES = (
