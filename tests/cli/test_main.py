@@ -1,6 +1,5 @@
 import errno
 import io
-import os
 import subprocess
 import sys
 import warnings
@@ -10,6 +9,7 @@ import pytest
 
 from cvt.cli.main import VERBS, main
 from cvt.errors import Remark
+from streams import lost_stream
 
 HEAVY = {"torch", "timm", "torchvision", "sklearn", "matplotlib", "numpy", "pyarrow"}
 
@@ -146,12 +146,7 @@ def output(monkeypatch):
     """`output("full")`, `output("closed")`: standard output as a full disk, or without a reader."""
 
     def make(kind: str, name: str = "stdout") -> None:
-        if kind == "full":
-            stream = open("/dev/full", "w")  # noqa: SIM115
-        else:
-            reader, writer = os.pipe()
-            os.close(reader)
-            stream = os.fdopen(writer, "w")
+        stream = lost_stream(kind)
         monkeypatch.setattr(sys, name, stream)
         streams.append(stream)
 

@@ -18,6 +18,7 @@ from cvt.errors import Remark, UserError
 from cvt.train.config import OptimConfig, TrainConfig
 from cvt.train.loop import train
 from processes import in_processes
+from streams import lost_stream
 from trained import Event, differences, session
 
 STEP = "cvt.train.loop.train_step"
@@ -265,13 +266,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figures(run, whole, monkeypatch
 
 @pytest.mark.parametrize("kind", ["full", "closed"])
 def test_output_that_is_lost_ends_no_training(run, whole, kind, monkeypatch):
-    if kind == "full":
-        stream = open("/dev/full", "w")  # noqa: SIM115
-    else:
-        reader, writer = os.pipe()
-        os.close(reader)
-        stream = os.fdopen(writer, "w")
-    with stream:
+    with lost_stream(kind) as stream:
         monkeypatch.setattr("sys.stdout", stream)
         train(TrainConfig(resume=str(run)))
     assert differences(whole, run) == []

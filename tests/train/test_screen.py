@@ -1,5 +1,4 @@
 import io
-import os
 import sys
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from cvt.train.defaults import DataFacts, derive
 from cvt.train.progress import EpochRow
 from cvt.train.screen import Screen
 from cvt.train.settings import settings
+from streams import lost_stream
 
 ROW = EpochRow(
     epoch=7, train_loss=1.25, val_loss=0.75, val_top1=81.5, lr=1e-3, images_per_s=2345.6,
@@ -201,13 +201,7 @@ def test_names_are_printed_as_they_are(capsys):
 
 @pytest.mark.parametrize("kind", ["full", "closed"])
 def test_output_that_is_lost_ends_nothing(monkeypatch, kind):
-    if kind == "full":
-        stream = open("/dev/full", "w")  # noqa: SIM115
-    else:
-        reader, writer = os.pipe()
-        os.close(reader)
-        stream = os.fdopen(writer, "w")
-    with stream:
+    with lost_stream(kind) as stream:
         monkeypatch.setattr("sys.stdout", stream)
         with Screen(10, 0, True) as screen:
             for _ in range(300):
