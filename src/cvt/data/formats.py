@@ -107,7 +107,8 @@ def bare(content: bytes, kind: str) -> tuple[bytes, int | None]:
 
 def stated_orientation(exif: bytes | None, xmp: bytes | str | None) -> int | None:
     """Returns the orientation, 1 to 8, in blocks of EXIF and XMP; the first of them counts more."""
-    return _exif_orientation(exif or b"") or _xmp_orientation(xmp or b"")
+    turn = _exif_orientation(exif) if exif else None
+    return turn or (_xmp_orientation(xmp) if xmp else None)
 
 
 def _exif_orientation(exif: bytes) -> int | None:

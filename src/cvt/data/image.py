@@ -34,6 +34,7 @@ MOST_BYTES_PER_PIXEL = 40
 
 JPEG 2000 with transparency takes the most; JPEG and PNG take a quarter of it."""
 
+_SMALL = 128  # so many of them have the pixels of one picture that is let in by itself
 _BAND = 1 << 20  # pixels that are converted at a time where that takes many bytes for each
 
 _DEPTHS = (8, 10, 12, 14, 16)
@@ -89,9 +90,9 @@ def open_image(source: Source, *, name: str | None = None) -> Image.Image:
 def opened(source: Source, *, name: str | None = None) -> Generator[Image.Image]:
     """Yields what `open_image` returns, and keeps its turn until the block is left.
 
-    The pictures that all threads of a process are opening at a time have at most `MAX_PIXELS`
-    together; the next waits. So the threads take no more memory than one picture may
-    (`MOST_BYTES_PER_PIXEL`), and a block in which it is also made smaller keeps it so.
+    The pictures of over 1.4 megapixels that all threads of a process are opening at a time have at
+    most `MAX_PIXELS` together; the next waits. So the threads take no more memory than one picture
+    may (`MOST_BYTES_PER_PIXEL`), and a block in which it is also made smaller keeps it so.
     """
     with ExitStack() as turn:
         yield _read(source, name, turn)
@@ -304,7 +305,7 @@ class _Turns:
     @contextmanager
     def of(self, pixels: int) -> Generator[None]:
         """Waits until there is room for so many, and keeps it for the length of the block."""
-        if getattr(self.thread, "is_inside", False):
+        if pixels * _SMALL < MAX_PIXELS or getattr(self.thread, "is_inside", False):
             yield
             return
         with self.door, self.room:
@@ -411,7 +412,7 @@ def _rgb(image: Image.Image, least: int) -> Image.Image:
         return _in_bands(image, lambda band: _eight_bits(band, image, low, high))
     if image.has_transparency_data:
         return _in_bands(image, _on_white)
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
