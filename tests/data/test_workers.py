@@ -20,8 +20,11 @@ pytestmark = [
     # Python 3.12 and newer warn about any fork of a process with threads, which torch has.
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
     # torch's signal handler raises wherever the main process is, also while torch itself opens a
-    # temporary file, which nobody closes then.
+    # temporary file, which nobody closes then, or while something of it is cleaned up.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <Finalize object:pytest.PytestUnraisableExceptionWarning"
+    ),
 ]
 
 

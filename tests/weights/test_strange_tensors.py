@@ -143,7 +143,7 @@ def test_counters_of_batch_norms_may_be_missing(tmp_path, model, state):
 @pytest.mark.parametrize(
     "change",
     [
-        {"depth": 512},
+        {"depth": 100},
         {"embed_dim": 16384, "num_heads": 1},
         {"mlp_ratio": 64.0},
         {"pos_embed": "table"},
