@@ -3,13 +3,13 @@
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cvt.errors import UserError
 from cvt.files import expanded
-from cvt.plain import from_plain, read_yaml_file
+from cvt.plain import from_others, read_yaml_file
 from cvt.train.progress import EpochRow
 from cvt.train.report import read_result
 from cvt.train.run_folder import (
@@ -197,13 +197,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     plain = read_yaml_file(path)
     if not isinstance(plain, dict) or not {"data", "model"} <= set(plain):
         raise UserError(f"Its {path.name} is not the config of a run: it needs data and model.")
-    known = from_plain(_Figures, _only(plain, _Figures), str(path))
-    from_plain(_Rates, _only(known.optim, _Rates), f"optim in {path}")
+    known = from_others(_Figures, plain, str(path))
+    from_others(_Rates, known.optim, f"optim in {path}")
     return flat(plain)
-
-
-def _only(plain: Mapping[Any, Any], cls: Any) -> dict[str, Any]:
-    return {each.name: plain[each.name] for each in fields(cls) if each.name in plain}
 
 
 def _num_params(path: Path) -> int | None:

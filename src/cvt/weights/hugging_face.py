@@ -303,12 +303,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is unreadable or holds something else.
     """
-    try:
-        with open(path, "rb") as file:
-            text = file.read(plain.MOST_TEXT + 1)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
-    content = plain.read_json(text, str(path))
+    content = plain.read_json_file(path)
     if not isinstance(content, dict):
         raise UserError(f"Got {type(content).__name__} in {path}, expected an object with keys.")
     return content
