@@ -24,7 +24,7 @@ CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
 @pytest.fixture(autouse=True)
 def on_a_plain_cpu(monkeypatch):
     """Training in the arithmetic of the processors without bf16, whichever one this is."""
-    monkeypatch.setattr("cvt.train.defaults.may_gain_from_bf16", lambda device: False)
+    monkeypatch.setattr("cvt.training.defaults.may_gain_from_bf16", lambda device: False)
 
 
 @pytest.fixture

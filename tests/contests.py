@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvt.bench.budget import Budget
-from cvt.bench.contender import Contender, read_contender
-from cvt.bench.contest import ContestConfig, run_contest
+from cvt.bench.contest.contest import ContestConfig, run_contest
+from cvt.bench.contest.recipe import Budget
+from cvt.bench.names import Contender, read_contender
 from cvt.bench.processes import Failed, Stopped
-from cvt.train.config import TrainConfig, save_config
-from cvt.train.progress import EpochRow
-from cvt.train.report import TrainResult, save_result
-from cvt.train.run_folder import CONFIG_FILE, write_metrics
+from cvt.training.config import TrainConfig, save_config
+from cvt.training.report import TrainResult, save_result
+from cvt.training.run_folder import CONFIG_FILE, EpochRow, write_metrics
 
 SMALL = TrainConfig(data="digits", device="cpu", image_size=8, batch_size=32)
 

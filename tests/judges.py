@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import PvtConfig, PvtForImageClassification
 
-from cvt.parts.contract import VisionModel
+from cvt.parts.model import VisionModel
 from cvt.systems.catalog import ROWS, SYSTEMS, make_network
 from cvt.systems.system import Layout
 from randomise import randomise

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import cvt
-from cvt.parts.contract import VisionModel
+from cvt.parts.model import VisionModel
 from cvt.parts.spec import BackboneSpec
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS

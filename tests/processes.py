@@ -28,7 +28,7 @@ Task = tuple[str, str, bytes]
 
 # With what their functions import when called.
 _PRELOADED = [
-    "cvt.train.loop",
+    "cvt.training.loop",
     "matplotlib.pyplot",
     "sklearn.datasets",
     "torch.distributed.fsdp",

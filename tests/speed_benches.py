@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cvt.bench.processes import Failed, Stopped
-from cvt.bench.speed_bench import run_bench
-from cvt.bench.speed_plan import BenchConfig
+from cvt.bench.speed.bench import run_bench
+from cvt.bench.speed.plan import BenchConfig
 
 MACS = 1_000_000_000
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from cvt.train.checkpoints import newest, read_facts
+from cvt.training.checkpoints import newest, read_facts
 
 
 def stored_tensors(run: Path) -> dict[str, Tensor]:

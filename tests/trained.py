@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from cvt.errors import UserError
-from cvt.train.config import TrainConfig
-from cvt.train.interrupt import Interrupted
-from cvt.train.loop import train
-from cvt.train.report import TrainResult
-from cvt.train.world import join_world
+from cvt.runtime import Interrupted, join_world
+from cvt.training.config import TrainConfig
+from cvt.training.loop import train
+from cvt.training.report import TrainResult
 from cvt.weights.checkpoint import load_checkpoint
 from stored import stored_facts, stored_tensors
 

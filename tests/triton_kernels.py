@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-NAME = "cvt.deploy.kernels.norm_projections_triton"
+NAME = "cvt.inference.kernels.norm_projections_triton"
 
 # So small that few tokens already take several strips, blocks of columns and blocks of channels.
 SMALL_TILES = {"BLOCK_X": 2, "BLOCK_C": 16, "MAX_STEPS": 2}

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from cvt.after_import import after_import
 
 if TYPE_CHECKING:
-    from cvt.deploy.entry import deploy as deploy
     from cvt.errors import UserError
-    from cvt.evaluate import Evaluation
-    from cvt.explain.attention import AttentionMap, attention_maps
+    from cvt.evaluation import Evaluation
+    from cvt.explanation.attention import AttentionMap, attention_maps
+    from cvt.inference.api import deploy as deploy
     from cvt.parts.backbone import Backbone
     from cvt.parts.spec import BackboneSpec, StageSpec
-    from cvt.predict import Prediction, Predictor
-    from cvt.train.config import TrainConfig
+    from cvt.prediction import Prediction, Predictor
+    from cvt.training.config import TrainConfig
     from cvt.weights.convert import convert
     from cvt.weights.timm_folder import save_pretrained
     from cvt.zoo.create import create_model, list_models, load
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AttentionMap": "cvt.explain.attention",
+    "AttentionMap": "cvt.explanation.attention",
     "Backbone": "cvt.parts.backbone",
     "BackboneSpec": "cvt.parts.spec",
-    "Evaluation": "cvt.evaluate",
-    "Prediction": "cvt.predict",
-    "Predictor": "cvt.predict",
+    "Evaluation": "cvt.evaluation",
+    "Prediction": "cvt.prediction",
+    "Predictor": "cvt.prediction",
     "StageSpec": "cvt.parts.spec",
-    "TrainConfig": "cvt.train.config",
+    "TrainConfig": "cvt.training.config",
     "UserError": "cvt.errors",
-    "attention_maps": "cvt.explain.attention",
+    "attention_maps": "cvt.explanation.attention",
     "convert": "cvt.weights.convert",
     "create_model": "cvt.zoo.create",
+    "deploy": "cvt.inference.api",
     "describe": "cvt.zoo.describe",
     "list_models": "cvt.zoo.create",
     "load": "cvt.zoo.create",
@@ -58,6 +59,7 @@ __all__ = [
     "attention_maps",
     "convert",
     "create_model",
+    "deploy",
     "describe",
     "list_models",
     "load",
@@ -68,13 +70,13 @@ __all__ = [
 _ROOMS = (
     "bench",
     "data",
-    "deploy",
-    "evaluate",
-    "explain",
+    "evaluation",
+    "explanation",
+    "inference",
     "parts",
-    "predict",
+    "prediction",
     "systems",
-    "train",
+    "training",
     "weights",
     "zoo",
 )

@@ -5,12 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvt import UserError
-from cvt.bench.ablation_tables import make_ablation
-from cvt.bench.base import read_base
-from cvt.bench.contender import read_contender
-from cvt.bench.findings import contenders_of, count
+from cvt.bench.names import read_base, read_contender
+from cvt.bench.paper.ablation import make_ablation
+from cvt.bench.paper.findings import contenders_of, count
 from cvt.systems.catalog import ROWS
-from cvt.train.config import TrainConfig, save_config
+from cvt.training.config import TrainConfig, save_config
 
 PUBLISHED = {
     5: {"every stage": 81.5, "first stage": 81.4, "last stage": 81.4, "none": 81.6},

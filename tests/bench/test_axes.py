@@ -2,9 +2,8 @@
 
 import pytest
 
-from cvt.bench.axes import Axes, axes_of
-from cvt.bench.paper_sheets import table_1
-from cvt.bench.paper_tables import TABLE_1
+from cvt.bench.paper.sheets import Axes, axes_of, table_1
+from cvt.bench.paper.tables import TABLE_1
 from cvt.systems.catalog import ROWS, SYSTEMS
 
 # The paper's printed words, once more and by hand.

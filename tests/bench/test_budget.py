@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvt.bench.budget import Budget, read_budget
+from cvt.bench.contest.recipe import Budget, read_budget
 from cvt.errors import UserError
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvt.bench.contender import Contender, check_labels, read_contender
+from cvt.bench.names import Contender, check_labels, read_contender
 from cvt.errors import UserError
 
 words = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from contests import SMALL, FakeWork, accuracy, contest, lines, trained
-from cvt.bench.budget import Budget
-from cvt.bench.contender import Contender
-from cvt.bench.contest import ContestStopped
-from cvt.bench.ledger import read_outcomes
+from cvt.bench.contest.contest import ContestStopped
+from cvt.bench.contest.recipe import Budget
+from cvt.bench.folder import read_outcomes
+from cvt.bench.names import Contender
 from cvt.errors import UserError
-from cvt.train.config import OptimConfig
+from cvt.training.config import OptimConfig
 from cvt.zoo.describe import describe
 
 COUNTED = cache(describe)
@@ -21,14 +21,16 @@ COUNTED = cache(describe)
 @pytest.fixture(autouse=True)
 def counted_once(monkeypatch):
     """Counting a network takes half a second, and these tests have the same three all over."""
-    monkeypatch.setattr("cvt.bench.recipe.describe", COUNTED)
+    monkeypatch.setattr("cvt.bench.contest.recipe.describe", COUNTED)
 
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch):
     """The pictures that would have been drawn, which takes most of a second each."""
     drawn = []
-    monkeypatch.setattr("cvt.bench.contest.save_plot", lambda path, results: drawn.append(path))
+    monkeypatch.setattr(
+        "cvt.bench.contest.contest.save_plot", lambda path, results: drawn.append(path)
+    )
     return drawn
 
 
@@ -252,7 +254,7 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, changes, words)
 
 def test_a_run_that_a_lost_comparison_still_holds_is_waited_for(tmp_path, monkeypatch):
     held = [True, True, False]
-    monkeypatch.setattr("cvt.bench.outcome.is_held", lambda run: held.pop(0))
+    monkeypatch.setattr("cvt.bench.contest.contest.is_held", lambda run: held.pop(0))
     results = contest(tmp_path / "out", NAMES[:1], seeds=1)
     assert held == []
     assert not results.has_failures

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvt.bench.differences import Difference, compare_signs, paired_difference
+from cvt.bench.paper.findings import Difference, compare_signs, paired_difference
 
 SCORES = st.dictionaries(st.integers(0, 9), st.floats(0, 100), min_size=1, max_size=6)
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cvt.bench import pace, speed
-from cvt.bench.contender import read_contender
-from cvt.bench.pace import seconds_per_update
-from cvt.bench.recipe import share
-from cvt.bench.speed import images_per_s
-from cvt.train.config import TrainConfig
-from cvt.train.setup import prepare
-from cvt.train.world import ALONE
+from cvt.bench.contest import recipe as pace
+from cvt.bench.contest.recipe import seconds_per_update, share
+from cvt.bench.names import read_contender
+from cvt.bench.speed import clock as speed
+from cvt.bench.speed.clock import images_per_s
+from cvt.runtime import ALONE
+from cvt.training.config import TrainConfig
+from cvt.training.setup import prepare
 
 SMALL = TrainConfig(data="digits", device="cpu", image_size=16, batch_size=16, num_workers=0)
 TINY = read_contender("cvt_nano_32+depth=1")

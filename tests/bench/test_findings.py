@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvt.bench.ablation_blocks import counted_block
-from cvt.bench.ablation_report import write_report
-from cvt.bench.ablation_tables import make_ablation
-from cvt.bench.base import read_base
-from cvt.bench.findings import contenders_of, count, judge
-from cvt.bench.results import Outcome, Results, Standing
+from cvt.bench.contest.results import Outcome, Results, Standing
+from cvt.bench.names import read_base
+from cvt.bench.paper.ablation import make_ablation
+from cvt.bench.paper.findings import contenders_of, count, counted_block, judge, write_report
 
 TOP1 = {
     "cvt_nano_32": [80.0, 81.0, 82.0],

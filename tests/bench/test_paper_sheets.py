@@ -2,7 +2,7 @@
 
 import pytest
 
-from cvt.bench.paper_sheets import table_2, table_3
+from cvt.bench.paper.sheets import table_2, table_3
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cvt.bench.contender import Contender
-from cvt.bench.labels import place_labels
-from cvt.bench.plot import pareto_front, save_plot
-from cvt.bench.results import Outcome, Results, Standing
+from cvt.bench.contest.plot import pareto_front, place_labels, save_plot
+from cvt.bench.contest.results import Outcome, Results, Standing
+from cvt.bench.names import Contender
 
 points = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=9)
 

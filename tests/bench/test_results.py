@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvt.bench.contender import Contender
-from cvt.bench.ledger import Ledger, open_folder, read_outcomes, row_of
-from cvt.bench.notes import notes_of
-from cvt.bench.outcome import read_outcome
-from cvt.bench.results import Outcome, Results, Spread, Standing
+from cvt.bench.contest.contest import read_outcome
+from cvt.bench.contest.results import Outcome, Results, Spread, Standing, notes_of
+from cvt.bench.folder import Ledger, open_folder, read_outcomes, row_of
+from cvt.bench.names import Contender
 from cvt.errors import UserError
-from cvt.train.config import TrainConfig
+from cvt.training.config import TrainConfig
 
 numbers = st.floats(0, 1e6, allow_nan=False)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)

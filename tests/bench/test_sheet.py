@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from cvt import UserError
-from cvt.bench import sheet
-from cvt.bench.block import is_rounding
-from cvt.bench.sheet import sheet_rows, sheet_text
+from cvt.bench.paper import sheets as sheet
+from cvt.bench.paper.sheets import sheet_rows, sheet_text
+from cvt.bench.tables import is_rounding
 from cvt.systems.catalog import system_of
 from cvt.systems.system import Facts
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from cvt.bench.speed_bench import BenchStopped
+from cvt.bench.speed.bench import BenchStopped
 from cvt.errors import UserError
 from speed_benches import MACS, FakeSpeed, bench
 
@@ -19,7 +19,7 @@ OURS, THEIRS = "cvt_13:eager:float32", "hf/cvt_13:eager:float32"
 def no_picture(request, monkeypatch):
     """Drawing takes longer than all the rest; one test looks at the picture."""
     if request.function is not test_files:
-        monkeypatch.setattr("cvt.bench.speed_bench.save_speed_plot", lambda path, results: None)
+        monkeypatch.setattr("cvt.bench.speed.bench.save_speed_plot", lambda path, results: None)
 
 
 def rows(path):

@@ -1,10 +1,9 @@
 import pytest
 
-from cvt.bench.speed_case import Entrant, Pins, read_pins
-from cvt.bench.speed_form_names import check_forms, read_form
-from cvt.bench.speed_forms import FORMS
-from cvt.deploy.passes import PASSES
+from cvt.bench.speed.forms import FORMS, check_forms, read_form
+from cvt.bench.speed.plan import Entrant, Pins, read_pins
 from cvt.errors import UserError
+from cvt.inference.passes import PASSES
 
 
 @pytest.mark.parametrize(

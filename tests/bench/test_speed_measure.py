@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from cvt.bench import speed_measure, speed_peak
-from cvt.bench.speed_clock import median_seconds, timed
-from cvt.bench.speed_forms import FORMS, Ready, Wish
-from cvt.bench.speed_measure import logits_of, measure
-from cvt.bench.speed_memory import MemoryMeter
-from cvt.bench.speed_models import build
-from cvt.bench.speed_pictures import judge
-from cvt.deploy.calibration import Calibration, calibration_images
-from cvt.deploy.passes import PASSES
+from cvt.bench.speed import measure as speed_measure
+from cvt.bench.speed import measure as speed_peak
+from cvt.bench.speed.clock import median_seconds, timed
+from cvt.bench.speed.facts import judge
+from cvt.bench.speed.forms import FORMS, Ready, Wish
+from cvt.bench.speed.measure import MemoryMeter, logits_of, measure
+from cvt.bench.speed.models import build
 from cvt.errors import UserError
+from cvt.inference.int8 import Calibration, calibration_images
+from cvt.inference.passes import PASSES
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_passes_are_left_out(quick, monkeypatch, form, left_out):
         seen.append((engine, set(without)))
         return model
 
-    monkeypatch.setattr("cvt.deploy.entry.deploy", deploy)
+    monkeypatch.setattr("cvt.inference.api.deploy", deploy)
     monkeypatch.setattr(torch, "compile", lambda model, mode: model)
     quick(form=form)
     assert seen == [("openvino" if form.startswith("openvino") else "torch", left_out)]
@@ -150,7 +150,7 @@ def test_judging_takes_batches_of_the_timed_size():
 
 
 def test_openvino_that_is_not_installed_says_how_to_get_it(quick, monkeypatch):
-    monkeypatch.setattr("cvt.deploy.openvino_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("cvt.inference.openvino.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs openvino.*pip install 'cvt\[openvino\]'"):
         quick(form="openvino")
 
@@ -239,7 +239,7 @@ def test_training_under_autocast_is_that_of_every_form(quick):
 )
 def test_pictures_to_calibrate_on_are_for_int8_alone(monkeypatch, form, dtype, calibrates):
     told = []
-    monkeypatch.setattr("cvt.deploy.entry.deploy", lambda model, **rest: told.append(rest))
+    monkeypatch.setattr("cvt.inference.api.deploy", lambda model, **rest: told.append(rest))
     images = torch.zeros(2, 3, 4, 4)
     FORMS[form].infer(nn.Identity(), Wish(dtype=dtype, device=CPU, images=images))
     assert (told[0]["calibration"] is images) is calibrates

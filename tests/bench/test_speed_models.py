@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import cvt
-from cvt.bench import speed_machine
-from cvt.bench.speed_facts import channels_of, count, digest_of, find_facts
-from cvt.bench.speed_models import build, is_checkpoint
+from cvt.bench.speed import facts as speed_machine
+from cvt.bench.speed.facts import channels_of, count, digest_of, find_facts
+from cvt.bench.speed.models import build, is_checkpoint
 from cvt.errors import UserError
 from cvt.zoo.describe import describe
 
@@ -147,7 +147,7 @@ def test_facts_of_the_machine(monkeypatch):
 
 @pytest.fixture
 def no_bf16(monkeypatch):
-    monkeypatch.setattr("cvt.deploy.target.cpu_computes", lambda dtype: False)
+    monkeypatch.setattr("cvt.inference.rewrite.cpu_computes", lambda dtype: False)
 
 
 def test_a_device_or_dtype_that_is_not_there_is_told(no_bf16):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cvt.bench.speed_plan import BenchConfig, make_plan, make_settings
+from cvt.bench.speed.plan import BenchConfig, make_plan, make_settings
 from cvt.errors import UserError
 
 
@@ -130,8 +130,8 @@ def test_mistakes(models, changes, words):
 
 def test_planning_imports_nothing_heavy():
     code = (
-        "import sys, cvt.bench.speed_bench\n"
-        "from cvt.bench.speed_plan import BenchConfig, make_plan\n"
+        "import sys, cvt.bench.speed.bench\n"
+        "from cvt.bench.speed.plan import BenchConfig, make_plan\n"
         "make_plan(BenchConfig(models=('demo:deploy-without-pack', 'cvt_13:openvino:bf16')))\n"
         "print([m for m in ('torch', 'timm', 'numpy') if m in sys.modules])"
     )

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from cvt.bench import contest
-from cvt.bench.results import Outcome, Results, Standing
+from cvt.bench.contest import contest
+from cvt.bench.contest.results import Outcome, Results, Standing
 
 
 @pytest.fixture

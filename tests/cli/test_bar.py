@@ -1,6 +1,6 @@
 from rich.progress import Progress
 
-from cvt.cli.bar import Bar, image_bar
+from cvt.cli.output import Bar, image_bar
 
 
 def test_each_stage_begins_anew():

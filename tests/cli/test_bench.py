@@ -69,8 +69,8 @@ def test_processes_that_run_out_of_memory_that_are_killed_and_that_compile(
 
 
 def test_rows_that_cannot_run_say_so_and_the_rest_goes_on(run, tmp_path, monkeypatch, in_process):
-    monkeypatch.setattr("cvt.deploy.target.cpu_computes", lambda dtype: False)
-    monkeypatch.setattr("cvt.deploy.openvino_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("cvt.inference.rewrite.cpu_computes", lambda dtype: False)
+    monkeypatch.setattr("cvt.inference.openvino.find_spec", lambda name: None)
     (tmp_path / "my_net.py").write_text(GREEDY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -100,12 +100,12 @@ def test_rows_that_cannot_run_say_so_and_the_rest_goes_on(run, tmp_path, monkeyp
 
 @pytest.fixture
 def in_process(monkeypatch):
-    from cvt.bench import speed_peak
-    from cvt.bench.worker import TASKS
+    from cvt.bench.processes import TASKS
+    from cvt.bench.speed import measure as speed_peak
 
     monkeypatch.setattr(speed_peak, "LEAST_S", 0.0)
     monkeypatch.setattr(speed_peak, "_LARGEST_ON_CPU", 256)
-    monkeypatch.setattr("cvt.bench.speed_measure.die_first", lambda: None)
+    monkeypatch.setattr("cvt.bench.speed.measure.die_first", lambda: None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "as it was")
 
     def work(task, plain, stop):
@@ -114,7 +114,7 @@ def in_process(monkeypatch):
         except UserError as error:
             raise Failed(str(error)) from error
 
-    monkeypatch.setattr("cvt.bench.speed_bench.work", work)
+    monkeypatch.setattr("cvt.bench.speed.bench.work", work)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_mistakes(run, in_process, tmp_path, monkeypatch, arguments, words):
 def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
     from speed_benches import FakeSpeed
 
-    monkeypatch.setattr("cvt.bench.speed_bench.work", FakeSpeed(stop_at=2))
+    monkeypatch.setattr("cvt.bench.speed.bench.work", FakeSpeed(stop_at=2))
     code, _, err = run("bench", "cvt_13", "--repeats", "3", "--out", tmp_path / "out")
     assert code == 130
     assert err == "cvt: Stopped after 1 of 3 measurements; the same command goes on from there.\n"

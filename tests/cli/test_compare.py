@@ -87,7 +87,7 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
     def stopped(task, plain, must_stop):
         raise Stopped
 
-    monkeypatch.setattr("cvt.bench.contest.work", stopped)
+    monkeypatch.setattr("cvt.bench.contest.contest.work", stopped)
     code, _, err = run("compare", "cvt_nano_32", "--data", "digits", "--budget", "1epoch",
                          "--out", tmp_path / "out")  # fmt: skip
     assert code == 130

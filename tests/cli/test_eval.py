@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import cvt
-from cvt.evaluate.timm_lists import imagenet_synsets, subset_synsets
+from cvt.evaluation.imagenet import imagenet_synsets, subset_synsets
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.record import Preprocessing, Record
 from randomise import randomise
@@ -75,7 +75,7 @@ def test_two_hundred_classes(run, of_imagenet, tmp_path):
 
 def test_corruptions(run, of_imagenet, tmp_path, monkeypatch):
     synsets = imagenet_synsets()[:2]
-    monkeypatch.setattr("cvt.evaluate.corruptions.imagenet_synsets", lambda: synsets)
+    monkeypatch.setattr("cvt.evaluation.imagenet.imagenet_synsets", lambda: synsets)
     for severity in "12345":
         for synset in synsets:
             draw(tmp_path / "c" / "fog" / severity / synset / "x.jpg")

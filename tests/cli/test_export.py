@@ -15,8 +15,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 import cvt
 from cvt.cli import main
-from cvt.deploy.export import read_metadata
-from cvt.deploy.export_formats import FORMATS
+from cvt.inference.export.export import read_metadata
+from cvt.inference.export.formats import FORMATS
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos"
 FILES = {"program": "a.pt2", "onnx": "a.onnx", "openvino": "a.xml"}
@@ -123,7 +123,7 @@ def test_int8_that_answers_otherwise_is_told_on_stderr(run, checkpoint, photos, 
             warnings.warn("In int8 the network does not quite", stacklevel=1)
             return SimpleNamespace(bad_images=(), checks=(), caution="In int8 the network is off.")
 
-    monkeypatch.setattr("cvt.deploy.export.export", Low())
+    monkeypatch.setattr("cvt.inference.export.export.export", Low())
     monkeypatch.setattr("cvt.cli.export._print", lambda _: None)
     code, _, err = run("export", checkpoint, photos / "a.xml", "--calibration", photos)
     assert (code, err) == (0, "cvt: In int8 the network is off.\n")
@@ -146,10 +146,12 @@ def test_fresh_weights_have_to_be_asked_for(run, tmp_path):
 
 
 def test_pictures_that_cannot_be_read_are_named(run, checkpoint, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("cvt.deploy.export.trace", lambda *_: None)
-    monkeypatch.setattr("cvt.deploy.export_program.write", lambda _, path, *rest: path.touch())
+    monkeypatch.setattr("cvt.inference.export.export.trace", lambda *_: None)
+    monkeypatch.setattr(
+        "cvt.inference.export.format_program.write", lambda _, path, *rest: path.touch()
+    )
     model = cvt.load(checkpoint)
-    monkeypatch.setattr("cvt.deploy.export_program.load", lambda *_: model)
+    monkeypatch.setattr("cvt.inference.export.format_program.load", lambda *_: model)
     (photos / "broken.png").write_text("no picture")
     code, out, err = run("export", checkpoint, tmp_path / "a.pt2", "--images", photos)
     assert code == 1

@@ -137,7 +137,7 @@ def test_ctrl_c_is_one_word_and_130(run, monkeypatch):
     def pressed() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cvt.cli.models.models", pressed)
+    monkeypatch.setattr("cvt.cli.show.models", pressed)
     assert run("models") == (130, "", "cvt: Interrupted.\n")
 
 
@@ -167,13 +167,13 @@ def output(monkeypatch):
     ],
 )
 def test_output_that_is_lost_ends_a_verb(run, monkeypatch, output, kind, code, words, flush, count):
-    monkeypatch.setattr("cvt.cli.models.models", lambda: print("x" * count, flush=flush))
+    monkeypatch.setattr("cvt.cli.show.models", lambda: print("x" * count, flush=flush))
     output(kind)
     assert run("models") == (code, "", words)
 
 
 def test_what_is_said_aside_never_ends_anything(run, monkeypatch, output):
-    monkeypatch.setattr("cvt.cli.models.models", lambda: print("aside", file=sys.stderr))
+    monkeypatch.setattr("cvt.cli.show.models", lambda: print("aside", file=sys.stderr))
     for kind in ("full", "closed"):
         output(kind, "stderr")
         assert run("models") == (0, "", "")
@@ -192,7 +192,7 @@ def test_a_verb_without_any_streams_works(monkeypatch):
 def test_letters_that_the_output_lacks_are_escaped(monkeypatch):
     content = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="ascii"))
-    monkeypatch.setattr("cvt.cli.models.models", lambda: print("caf\xe9 \udcff"))
+    monkeypatch.setattr("cvt.cli.show.models", lambda: print("caf\xe9 \udcff"))
     assert main(["models"]) == 0
     assert content.getvalue() == b"caf\\xe9 \\udcff\n"
 
@@ -210,7 +210,7 @@ def test_limits_of_the_system_are_a_sentence(run, monkeypatch, error):
     def limited() -> None:
         raise error
 
-    monkeypatch.setattr("cvt.cli.models.models", limited)
+    monkeypatch.setattr("cvt.cli.show.models", limited)
     code, _, err = run("models")
     assert code == 2
     assert "ulimit" in err
@@ -221,7 +221,7 @@ def test_a_mistake_of_ours_is_still_a_traceback(run, monkeypatch):
     def broken() -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("cvt.cli.models.models", broken)
+    monkeypatch.setattr("cvt.cli.show.models", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         run("models")
 
@@ -232,5 +232,5 @@ def test_remarks_are_sentences(run, monkeypatch):
             warnings.simplefilter("default")
             warnings.warn("Mind the gap.", Remark, stacklevel=1)
 
-    monkeypatch.setattr("cvt.cli.models.models", remarkable)
+    monkeypatch.setattr("cvt.cli.show.models", remarkable)
     assert run("models") == (0, "", "cvt: Mind the gap.\n")

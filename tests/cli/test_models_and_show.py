@@ -105,7 +105,7 @@ def test_a_token_layers_attention_counts_as_embedding(run):
 
 
 def test_help_of_models_imports_nothing_heavy():
-    code = "import sys, cvt.cli.models; print([n for n in ('torch', 'timm') if n in sys.modules])"
+    code = "import sys, cvt.cli.show; print([n for n in ('torch', 'timm') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

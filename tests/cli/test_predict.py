@@ -240,7 +240,7 @@ def test_outputs_that_are_no_numbers_are_skipped(run, checkpoint, photos, monkey
     def lost(self, pixels):
         return torch.full((len(pixels), 6), torch.nan)
 
-    monkeypatch.setattr("cvt.predict.Predictor._chances", lost)
+    monkeypatch.setattr("cvt.prediction.Predictor._chances", lost)
     code, out, err = run("predict", checkpoint, photos / "a.jpg")
     assert (code, out) == (2, "")
     assert "no finite number" in err

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvt.train.config import MixConfig, TrainConfig, save_config
-from cvt.train.progress import EpochRow
-from cvt.train.run_folder import write_metrics
+from cvt.training.config import MixConfig, TrainConfig, save_config
+from cvt.training.run_folder import EpochRow, write_metrics
 
 
 def make_run(path, top1, data="digits", **config):

@@ -119,7 +119,7 @@ def test_a_broken_picture_is_named_skipped_and_counted(run, pictures, tmp_path):
 def test_mistakes(run, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("cvt.weights.hub._reachable", lambda: False)
+    monkeypatch.setattr("cvt.weights.source._reachable", lambda: False)
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cvt.errors import UserError
 from cvt.plain import read_yaml
-from cvt.train.config import TrainConfig
+from cvt.training.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_without_the_data_the_config_stands_as_it_was_given(printed, recipe):
 
 def test_without_the_weights_as_well(printed, pictures, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("cvt.weights.hub._reachable", lambda: False)
+    monkeypatch.setattr("cvt.weights.source._reachable", lambda: False)
     text, _ = printed(pictures, "-c", "linear_probe")
     assert text.startswith("# Not derived")
     assert "microsoft/cvt-13" in text.splitlines()[0]
@@ -220,7 +220,7 @@ def test_what_is_printed_is_what_runs(run, recipe, pictures, monkeypatch):
         ran.append(config)
         raise UserError("That is enough.")
 
-    monkeypatch.setattr("cvt.train.loop.train", stop)
+    monkeypatch.setattr("cvt.training.loop.train", stop)
     file = recipe("mine", "epochs: 300\nseed: 3")
     code, _, _ = run("train", pictures, "-c", file, "--epochs", "1", "--no-compile")
     assert code == 2

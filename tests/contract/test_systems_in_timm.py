@@ -5,7 +5,7 @@ import timm
 import torch
 
 import cvt
-from cvt.parts.contract import VisionModel
+from cvt.parts.model import VisionModel
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, SYSTEMS, timm_name
 from networks import FORMS, ROW_NAMES, changes_of, image

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvt.data.folder import class_positions, folder_splits, image_suffixes, split_of
 from cvt.data.load import load_data, load_split, select
+from cvt.data.sources import class_positions, folder_splits, image_suffixes, split_of
 from cvt.errors import UserError
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from cvt.data.hub_sets import Origin
+from cvt.data.hub import Origin
 from cvt.data.image import BadImage
 from cvt.data.load import load_data, load_split, select
 from cvt.errors import UserError

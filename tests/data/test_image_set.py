@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from cvt.data.array_set import ArraySet
-from cvt.data.digits import digit_splits
-from cvt.data.image_set import Joined
+from cvt.data.sets import ArraySet, Joined
+from cvt.data.sources import digit_splits
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cvt.data.image import BadImage
-from cvt.data.inputs import MAX_NAME, MAX_STDIN, find_images
+from cvt.data.image import MAX_NAME, MAX_STDIN, BadImage, find_images
 
 
 def draw(*paths):
@@ -161,7 +160,7 @@ def test_a_name_without_end_is_one_sentence():
 
 def test_a_picture_without_end_is_one_sentence(monkeypatch):
     assert MAX_STDIN == 536_870_910
-    monkeypatch.setattr("cvt.data.inputs.MAX_STDIN", 1_000_000)
+    monkeypatch.setattr("cvt.data.image.MAX_STDIN", 1_000_000)
     for piece in (b"\x89PNG\r\n\x1a\n", b"\0", b"\x01\x02"):
         raw = Endless(piece)
         (told,) = find_images(["-"], io.BufferedReader(raw))

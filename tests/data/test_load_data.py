@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from cvt.data.array_set import ArraySet
-from cvt.data.image_set import check_labels
 from cvt.data.load import RunData, load_data, load_split, select
+from cvt.data.sets import ArraySet, check_labels
 from cvt.errors import UserError
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from cvt.data.array_set import ArraySet
 from cvt.data.augment import Augment
-from cvt.data.batch import Batch
-from cvt.data.folder import folder_splits
 from cvt.data.image import BadImage
-from cvt.data.loader import make_loader
+from cvt.data.loader import Batch, make_loader
+from cvt.data.sets import ArraySet
+from cvt.data.sources import folder_splits
 from cvt.data.transforms import eval_transform, train_transform
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
@@ -34,7 +33,7 @@ import signal
 
 import numpy as np
 from cvt.data import eval_transform, make_loader
-from cvt.data.array_set import ArraySet
+from cvt.data.sets import ArraySet
 from cvt.weights.record import Preprocessing
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignore"

@@ -22,8 +22,14 @@ from PIL import EpsImagePlugin, Image, ImageFile, PngImagePlugin
 
 from cvt.data import image as image_module
 from cvt.data.formats import FORMATS, MAX_SCANS, SUFFIXES, format_of, looks_like_image
-from cvt.data.image import MAX_PIXELS, MOST_BYTES_PER_PIXEL, BadImage, open_image, opened
-from cvt.data.inputs import find_images
+from cvt.data.image import (
+    MAX_PIXELS,
+    MOST_BYTES_PER_PIXEL,
+    BadImage,
+    find_images,
+    open_image,
+    opened,
+)
 
 MODES = [
     "1",

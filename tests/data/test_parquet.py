@@ -211,8 +211,8 @@ def test_bytes_that_are_text_are_no_path(tmp_path):
 
 def test_one_large_image_in_every_row(tmp_path, monkeypatch):
     """It is stored once: the file has a few kB, and its rows 64 MB."""
-    monkeypatch.setattr("cvt.data.parquet_file._MOST_IN_MEMORY", 2**23)
-    monkeypatch.setattr("cvt.data.parquet_file._MOST_BATCH_BYTES", 2**22)
+    monkeypatch.setattr("cvt.data.parquet._MOST_IN_MEMORY", 2**23)
+    monkeypatch.setattr("cvt.data.parquet._MOST_BATCH_BYTES", 2**22)
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     images = pa.array([{"bytes": bytes(2**20), "path": None}] * 64, struct)
     table, path = pa.table({"image": images, "label": [0, 1] * 32}), tmp_path / "a.parquet"

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from cvt.data import eval_transform, load_data, make_loader
-from cvt.data.array_set import ArraySet
+from cvt.data.cache import Remembered, remembered
 from cvt.data.image import BadImage
-from cvt.data.image_set import ImageSet
-from cvt.data.remembered import Remembered, remembered
+from cvt.data.sets import ArraySet, ImageSet
 from cvt.weights.record import Preprocessing
 
 # Python 3.12 and newer warn about any fork of a process with threads, which torch has.

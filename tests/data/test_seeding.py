@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvt.data.seeding import generators_kept, seed_all
+from cvt.runtime import generators_kept, seed_all
 
 
 def draws(*key):

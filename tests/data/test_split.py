@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvt.data.array_set import ArraySet
-from cvt.data.split import stratified_split
+from cvt.data.sets import ArraySet, stratified_split
 from cvt.errors import UserError
 
 counts = st.lists(st.integers(2, 40), min_size=1, max_size=6)

@@ -10,8 +10,8 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.nn.functional import interpolate
 from torchvision import transforms as T
 
-from cvt.data.seeding import seed_all
-from cvt.data.steps import Flip, PadCrop, ResizedCrop, ResizeTo, ToNormalizedTensor
+from cvt.data.transforms import Flip, PadCrop, ResizedCrop, ResizeTo, ToNormalizedTensor
+from cvt.runtime import seed_all
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}

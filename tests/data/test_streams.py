@@ -22,8 +22,7 @@ from cvt.data import (
 )
 from cvt.data.image import BadImage
 from cvt.data.order import Share
-from cvt.data.read_ahead import read_ahead
-from cvt.data.stream_set import Row, StreamSet, decoded
+from cvt.data.streams import Row, StreamSet, decoded, read_ahead
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
 

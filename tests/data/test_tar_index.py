@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvt.data.tar_index import MOST_NAME, TarDamage
-from cvt.data.tar_index import tar_members as members_of
+from cvt.data.shards import MOST_NAME, TarDamage
+from cvt.data.shards import tar_members as members_of
 
 
 def tar_members(content):

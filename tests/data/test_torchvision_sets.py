@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import datasets
 
 from cvt.data.load import load_data
-from cvt.data.torchvision_sets import TORCHVISION_SETS
+from cvt.data.sources import TORCHVISION_SETS
 from cvt.errors import UserError
 
 

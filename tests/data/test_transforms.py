@@ -11,10 +11,9 @@ from timm.data import auto_augment
 from torchvision import transforms as T
 
 from cvt.data.augment import Augment
-from cvt.data.posterize import allow_zero_bits
-from cvt.data.seeding import seed_all
-from cvt.data.transforms import eval_transform, train_transform
+from cvt.data.transforms import allow_zero_bits, eval_transform, train_transform
 from cvt.errors import UserError
+from cvt.runtime import seed_all
 from cvt.weights.record import Preprocessing
 
 PLAIN = {"hflip": 0.0, "color_jitter": 0.0, "auto_augment": None, "re_prob": 0.0}

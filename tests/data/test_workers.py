@@ -10,7 +10,7 @@ import pytest
 from torch.utils.data import get_worker_info
 
 from cvt.data import dead_workers_explained, eval_transform, make_loader
-from cvt.data.array_set import ArraySet
+from cvt.data.sets import ArraySet
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
 

@@ -26,12 +26,11 @@ from cvt.data.parquet import parquet_splits
 from cvt.data.shards import shard_splits
 from cvt.errors import UserError
 from cvt.plain import read_json, read_yaml
-from cvt.train.checkpoints import Tensors, load_tensors, newest, save_state
-from cvt.train.config import TrainConfig, save_config
-from cvt.train.progress import EpochRow
-from cvt.train.run_folder import write_metrics
-from cvt.train.runs import read_runs
-from cvt.train.world import ALONE
+from cvt.runtime import ALONE
+from cvt.training.checkpoints import Tensors, load_tensors, newest, save_state
+from cvt.training.config import TrainConfig, save_config
+from cvt.training.run_folder import EpochRow, write_metrics
+from cvt.training.runs import read_runs
 from fuzz.strangers import as_json, check_sentence, damaged, examples, odd, refused_or
 
 pytestmark = pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 from timm.models import _features
 
-from cvt.parts import timm_contract
+from cvt.parts import model as timm_contract
 
 
 def test_everything_private_is_imported_here_and_nowhere_else():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvt.parts.token_layer import AttentionTokens, PerformerTokens
+from cvt.parts.embed import AttentionTokens, PerformerTokens
 
 SHAPE = {"kernel": 3, "stride": 2, "padding": 1}
 

@@ -12,9 +12,8 @@ from cvt.cli.main import make_app
 from cvt.systems.catalog import ROWS as ROWS_OF_ALL
 from cvt.systems.catalog import system_of
 from cvt.systems.cvt import ROWS
-from cvt.train.config import DistillConfig, TrainConfig, load_config, read_config
-from cvt.train.defaults import DataFacts, derive, preprocessing_for
-from cvt.train.recipes import shipped_recipes
+from cvt.training.config import DistillConfig, TrainConfig, load_config, read_config
+from cvt.training.defaults import DataFacts, derive, preprocessing_for, shipped_recipes
 from cvt.weights.published import PUBLISHED
 from cvt.weights.record import Preprocessing, Record
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import cvt
-from cvt.bench.block import is_rounding
-from cvt.parts.contract import fixed_tables
+from cvt.bench.tables import is_rounding
+from cvt.parts.model import fixed_tables
 from cvt.systems.catalog import ROWS, SYSTEMS, make_network
 from cvt.systems.system import Facts
 

@@ -12,7 +12,7 @@ from cvt.errors import UserError
 from cvt.systems.catalog import SYSTEMS, make_network
 from cvt.systems.cvt import ROWS as CVT_ROWS
 from cvt.systems.pvt import PVT
-from cvt.systems.renaming import Rule, rename
+from cvt.systems.system import Rule, rename
 from cvt.systems.t2t import T2T
 from cvt.systems.vit import LAYOUT
 from cvt.weights.layouts import to_hugging_face, to_microsoft

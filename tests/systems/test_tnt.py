@@ -13,10 +13,8 @@ from torch.export import Dim, export
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvt.errors import UserError
-from cvt.parts.spec import BackboneSpec
-from cvt.parts.stage_spec import StageSpec
+from cvt.parts.spec import BackboneSpec, StageSpec, TNTSpec
 from cvt.parts.tnt import TNT
-from cvt.parts.tnt_spec import TNTSpec
 from cvt.systems import tnt
 from randomise import randomise
 

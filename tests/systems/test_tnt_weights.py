@@ -6,8 +6,8 @@ import torch
 from timm.models.tnt import checkpoint_filter_fn
 
 from cvt.errors import UserError
+from cvt.parts.spec import TNTSpec
 from cvt.parts.tnt import TNT
-from cvt.parts.tnt_spec import TNTSpec
 from cvt.systems import tnt
 from cvt.systems.catalog import SYSTEMS
 from randomise import randomise

@@ -12,7 +12,7 @@ from cvt.errors import UserError
 from cvt.parts.backbone import Backbone
 from cvt.weights import checkpoint
 from cvt.weights.checkpoint import load_checkpoint, read_record, save_checkpoint
-from cvt.weights.strict import load_strict
+from cvt.weights.fit import load_strict
 
 
 @pytest.fixture

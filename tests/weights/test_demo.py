@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import cvt
-from cvt.weights.demo import demo_file
+from cvt.weights.source import demo_file
 
 IMAGES = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
@@ -33,6 +33,6 @@ def test_the_card_says_what_the_checkpoint_does():
 def test_it_is_as_good_as_its_card_says():
     if not IMAGES.exists():
         pytest.skip(f"needs the images of {IMAGES}")
-    result = cvt.evaluate.evaluate("demo", str(IMAGES))
+    result = cvt.evaluation.evaluate("demo", str(IMAGES))
     # A picture on the edge may fall to the other side where another CPU rounds otherwise.
     assert result.top1 == pytest.approx(80.59, abs=0.05)

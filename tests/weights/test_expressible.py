@@ -2,7 +2,7 @@ import pytest
 
 from cvt.errors import UserError
 from cvt.systems.cvt import PAPER_ROWS, ROWS
-from cvt.weights.expressible import check_expressible
+from cvt.weights.hugging_face import check_expressible
 
 BOTH = [
     ({"attn_scale": "head_dim"}, "attn_scale='head_dim', expected 'dim'"),

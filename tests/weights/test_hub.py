@@ -11,13 +11,12 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 
 from cvt.errors import Remark, UserError
 from cvt.systems.cvt import ROWS
-from cvt.weights import hub
+from cvt.weights import source as hub
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.convert import convert
-from cvt.weights.hub import fetch
 from cvt.weights.published import AT_384
 from cvt.weights.record import Record
-from cvt.weights.source import names_weights, open_weights
+from cvt.weights.source import fetch, names_weights, open_weights
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from cvt.parts.backbone import Backbone
 from cvt.parts.mlp import QuickGELU
 from cvt.systems.cvt import PAPER_ROWS, ROWS
 from cvt.weights.checkpoint import read_safetensors
+from cvt.weights.fit import load_strict
 from cvt.weights.hugging_face import (
     config_of_record,
     read_hugging_face,
@@ -24,7 +25,6 @@ from cvt.weights.layouts import from_hugging_face, to_hugging_face
 from cvt.weights.pickles import write_pickle
 from cvt.weights.record import Record
 from cvt.weights.source import open_weights
-from cvt.weights.strict import load_strict
 from randomise import randomise
 
 transformers = pytest.importorskip("transformers")

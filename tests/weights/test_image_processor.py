@@ -5,7 +5,7 @@ from PIL import Image
 
 from cvt.data import eval_transform
 from cvt.errors import UserError
-from cvt.weights import image_processor
+from cvt.weights import hugging_face as image_processor
 from cvt.weights.published import AT_224, AT_384
 from cvt.weights.record import Preprocessing
 

@@ -11,12 +11,11 @@ import cvt
 from cvt.errors import UserError
 from cvt.systems.catalog import ROWS, SYSTEMS, make_network
 from cvt.weights.convert import convert
+from cvt.weights.fit import adapt, recognise_variant
 from cvt.weights.layouts import identify
 from cvt.weights.pickles import unwrap
-from cvt.weights.row_preprocessing import preprocessing_of_row
+from cvt.weights.record import preprocessing_of_row
 from cvt.weights.source import names_weights, open_weights
-from cvt.weights.strict import adapt
-from cvt.weights.variant import recognise_variant
 from randomise import randomise
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

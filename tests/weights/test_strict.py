@@ -3,7 +3,7 @@ import torch
 
 from cvt.errors import UserError
 from cvt.parts.backbone import Backbone
-from cvt.weights.strict import adapt, diff, load_strict
+from cvt.weights.fit import adapt, diff, load_strict
 
 STEM = "stages.0.embed.proj.weight"
 

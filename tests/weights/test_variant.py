@@ -4,7 +4,7 @@ import torch
 from cvt.errors import UserError
 from cvt.parts.backbone import Backbone
 from cvt.systems.cvt import ROWS
-from cvt.weights.variant import recognise_variant
+from cvt.weights.fit import recognise_variant
 
 
 def on_meta(spec):

@@ -5,17 +5,17 @@ from torch import nn
 
 import cvt
 from cvt.errors import UserError
-from cvt.zoo.timm_weights import build_trained
+from cvt.zoo.create import build_trained
 
 
 def test_out_of_reach_is_a_sentence(monkeypatch):
-    monkeypatch.setattr("cvt.zoo.timm_weights.is_out_of_reach", lambda repo_id: True)
+    monkeypatch.setattr("cvt.zoo.create.is_out_of_reach", lambda repo_id: True)
     with pytest.raises(UserError, match=r"Cannot get timm's weights of 'resnet18': .* go online"):
         cvt.create_model("resnet18", pretrained=True)
 
 
 def test_a_download_that_breaks_off_is_the_same_sentence(monkeypatch):
-    monkeypatch.setattr("cvt.zoo.timm_weights.is_out_of_reach", lambda repo_id: False)
+    monkeypatch.setattr("cvt.zoo.create.is_out_of_reach", lambda repo_id: False)
 
     def broken(**changes):
         raise ConnectionError("reset by peer")
@@ -25,7 +25,7 @@ def test_a_download_that_breaks_off_is_the_same_sentence(monkeypatch):
 
 
 def test_weights_are_asked_of_timm_with_the_changes(monkeypatch):
-    monkeypatch.setattr("cvt.zoo.timm_weights.is_out_of_reach", lambda repo_id: False)
+    monkeypatch.setattr("cvt.zoo.create.is_out_of_reach", lambda repo_id: False)
     asked = {}
 
     def build(**changes):

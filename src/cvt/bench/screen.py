@@ -8,12 +8,12 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cvt.bench.results import Outcome
+from cvt.bench.contest.results import Outcome
+from cvt.bench.speed.plan import Measurement
 from cvt.errors import UserError, shown
 from cvt.files import quiet
-from cvt.train.run_folder import read_metrics
-from cvt.train.screen import say_wrapped
-from cvt.train.units import say_memory, say_time
+from cvt.training.run_folder import read_metrics
+from cvt.training.screen import say_memory, say_time, say_wrapped
 
 _LOOK_EVERY_S = 2.0
 
@@ -99,3 +99,36 @@ class ContestScreen:
         if outcome.seconds is not None:
             figures.append(f"{say_time(outcome.seconds)} of updates")
         self.say(f"{who}: {', '.join(figures)}")
+
+
+# --- What a bench shows while it works: a line a measurement, and on a terminal a bar over all.
+
+
+class SpeedScreen(ContestScreen):
+    """Prints what happens; as the contests' screen, but for the lines."""
+
+    def measured(self, measurement: Measurement) -> None:
+        """Prints the line of a measurement."""
+        self.done += 1
+        self.bar.update(self.task, completed=self.done)
+        width = len(str(self.total))
+        who = (
+            f"[{self.done:>{width}}/{self.total}] {measurement.entrant.label}, "
+            f"{measurement.setting.words}"
+        )
+        if measurement.images_per_s is None:
+            self.say(f"{who}: failed: {measurement.error}")
+            return
+        memory = measurement.memory_mb
+        more = "" if memory is None else f", {say_memory(memory)} above the model"
+        self.say(f"{who}: {say_rate(measurement.images_per_s)} images/s{more}")
+
+    def left_out(self) -> None:
+        """Counts a measurement that is not made, as an earlier one of its kind has failed."""
+        self.done += 1
+        self.bar.update(self.task, completed=self.done)
+
+
+def say_rate(rate: float) -> str:
+    """Returns a rate with three digits at least: `9.13`, `56.1`, `1,234`."""
+    return f"{rate:.2f}" if rate < 10 else f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"

@@ -12,7 +12,7 @@ from cvt.errors import UserError
 from cvt.files import expanded
 
 if TYPE_CHECKING:
-    from cvt.bench.speed_plan import BenchConfig
+    from cvt.bench.speed.plan import BenchConfig
 
 _T = TypeVar("_T")
 _Form = Annotated[
@@ -76,7 +76,7 @@ def bench(
     table.csv, table.md and speed.png into --out; the same command goes on with it. What cannot be
     measured says so in its row, and the exit code is 1.
     """
-    from cvt.bench.speed_plan import BenchConfig
+    from cvt.bench.speed.plan import BenchConfig
 
     config = BenchConfig(
         models=names,
@@ -98,9 +98,9 @@ def bench(
 
 
 def _run(config: "BenchConfig", json: bool) -> int:
-    from cvt.bench.speed_bench import run_bench
-    from cvt.bench.speed_ledger import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE
-    from cvt.bench.speed_report import notes_of, speed_blocks
+    from cvt.bench.speed.bench import run_bench
+    from cvt.bench.speed.folder import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE
+    from cvt.bench.speed.report import notes_of, speed_blocks
 
     results = run_bench(config, progress=not json)
     if json:

@@ -14,7 +14,7 @@ from cvt.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from cvt.deploy.export import Exported
+    from cvt.inference.export.export import Exported
 
 
 FormatFlag = Annotated[
@@ -82,7 +82,7 @@ def export(
         File to write.
     """
     from cvt.cli.show import parse_size
-    from cvt.deploy.export import export as run
+    from cvt.inference.export.export import export as run
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "In int8 the network")  # said below
@@ -151,7 +151,7 @@ def _plain(result: "Exported") -> dict[str, object]:
 
 
 def _print(result: "Exported") -> None:
-    from cvt.deploy.export_formats import FORMATS
+    from cvt.inference.export.formats import FORMATS
 
     about = result.metadata
     kind = f"{FORMATS[result.format].title}, {about.dtype}, {result.num_bytes / 1e6:.1f} MB"

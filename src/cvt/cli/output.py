@@ -6,11 +6,20 @@ Whatever is printed may hold names and sentences of strangers: files, classes, r
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -150,3 +159,44 @@ def _narrowed(columns: Sequence[_Column], room: int) -> list[int]:
         giving = [n for n, each in enumerate(spare) if n and each > 0]
         widths[max(giving, key=lambda n: widths[n]) if giving else 0] -= 1
     return widths
+
+
+# --- How far a verb has come with its pictures: a bar on a terminal, nothing anywhere else.
+
+
+class Bar:
+    """A bar that goes over several passes, one after the other."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("images", total=None)
+
+    def stage(self, words: str) -> None:
+        """Says what is going on; how long it takes is not known unless `start` follows."""
+        self._progress.remove_task(self._task)  # a total cannot be taken back
+        self._task = self._progress.add_task(words, total=None)
+
+    def start(self, count: int) -> None:
+        """Begins a pass over this many pictures."""
+        self._progress.reset(self._task, total=count)
+
+    def advance(self, count: int) -> None:
+        """Counts pictures that are done."""
+        self._progress.advance(self._task, count)
+
+
+@contextmanager
+def image_bar(shown: bool) -> Generator[Bar]:
+    """Shows a bar on stderr while the block runs, and takes it away at the end."""
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (shown and console.is_terminal),
+    ) as progress:
+        yield Bar(progress)

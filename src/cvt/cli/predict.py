@@ -13,10 +13,10 @@ from cvt.cli.flags import Device, Json
 from cvt.cli.output import print_json, say
 from cvt.errors import UserError
 from cvt.files import url_in
-from cvt.weights.demo import DEMO
+from cvt.weights.source import DEMO
 
 if TYPE_CHECKING:
-    from cvt.predict import Prediction
+    from cvt.prediction import Prediction
 
 
 ArgumentsFlag = Annotated[
@@ -49,8 +49,8 @@ def predict(
     batch_size
         Images per forward pass.
     """
-    from cvt.data.inputs import find_images
-    from cvt.predict import Predictor
+    from cvt.data.image import find_images
+    from cvt.prediction import Predictor
 
     checkpoint, images = _model_and_images(arguments) if arguments else (DEMO, ())
     if not images:
@@ -94,7 +94,7 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
             model, whose answers the demo's would be taken for.
     """
     from cvt.data.formats import SUFFIXES
-    from cvt.data.inputs import is_pattern
+    from cvt.data.image import is_pattern
     from cvt.weights.source import names_weights
 
     first, rest = arguments[0], arguments[1:]
@@ -116,7 +116,7 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _refuse_exported(first: str) -> None:
-    from cvt.deploy.export_formats import FORMATS
+    from cvt.inference.export.formats import FORMATS
 
     for each in FORMATS.values():
         if first.lower().endswith(each.suffixes):
@@ -129,7 +129,7 @@ def _refuse_exported(first: str) -> None:
 
 def _check_may_be_images(first: str) -> None:
     from cvt.data.formats import SUFFIXES, looks_like_image
-    from cvt.train.run_folder import CONFIG_FILE
+    from cvt.training.run_folder import CONFIG_FILE
 
     if os.path.isdir(first):
         if os.path.isfile(os.path.join(first, CONFIG_FILE)):

@@ -10,7 +10,7 @@ from cvt.cli.output import print_json, print_table, say
 from cvt.errors import UserError
 
 if TYPE_CHECKING:
-    from cvt.train.runs import Run
+    from cvt.training.runs import Run
 
 
 def runs(
@@ -29,7 +29,7 @@ def runs(
     folder
         A folder with runs in it or below it, or a single run.
     """
-    from cvt.train.runs import read_runs
+    from cvt.training.runs import read_runs
 
     found, bad = read_runs(folder)
     if json:
@@ -61,7 +61,7 @@ def _print(found: "list[Run]") -> None:
 
 
 def _row(run: "Run") -> tuple[str, ...]:
-    from cvt.train.units import say_count, say_time
+    from cvt.training.screen import say_count, say_time
 
     best = run.best
     return (
@@ -79,8 +79,8 @@ def _row(run: "Run") -> tuple[str, ...]:
 
 def _print_differences(runs: "list[Run]") -> None:
     """Prints a line a run; a line a setting where those are more than the runs."""
-    from cvt.train.runs import differences
-    from cvt.train.settings import say_value
+    from cvt.training.runs import differences
+    from cvt.training.screen import say_value
 
     differing = differences(runs)
     if not differing:
@@ -114,7 +114,7 @@ def _drawn(found: "list[Run]", path: Path, json: bool) -> bool:
 
 
 def _plot(found: "list[Run]", path: Path) -> None:
-    from cvt.train.curves import save_comparison
+    from cvt.training.report import save_comparison
 
     panels = {
         data: [(run.name, list(run.history)) for run in runs if run.history]

@@ -9,8 +9,7 @@ from cyclopts import Parameter
 from cvt.cli.flags import Json
 from cvt.cli.output import print_json
 from cvt.errors import UserError
-from cvt.train.config import TrainConfig
-from cvt.train.config_groups import GROUPS
+from cvt.training.config import GROUPS, TrainConfig
 
 
 class Flags(TrainConfig):
@@ -73,13 +72,13 @@ def train(
 
 
 def _chosen(files: tuple[str, ...], layer: dict[str, Any]) -> TrainConfig:
-    from cvt.train.recipes import read_layers
+    from cvt.training.defaults import read_layers
 
     return TrainConfig.from_dict(read_layers(files, layer))
 
 
 def _print(config: TrainConfig) -> None:
-    from cvt.train.preview import preview
+    from cvt.training.setup import preview
 
     text = preview(config)
     if _is_main():
@@ -87,8 +86,8 @@ def _print(config: TrainConfig) -> None:
 
 
 def _run(config: TrainConfig, json: bool) -> int:
-    from cvt.train.interrupt import Interrupted
-    from cvt.train.loop import train as run
+    from cvt.runtime import Interrupted
+    from cvt.training.loop import train as run
 
     try:
         result = run(config, progress=not json)

@@ -1,13 +1,17 @@
 """Labelled pictures by name or path, transforms, and loaders that can stop and go on anywhere."""
 
 from cvt.data.augment import Augment
-from cvt.data.batch import Batch
 from cvt.data.image import BadImage, open_image
-from cvt.data.image_set import DataSplits, ImageSet
 from cvt.data.load import RunData, Selection, load_data, load_split, select
-from cvt.data.loader import batch_names, make_eval_loader, make_loader
+from cvt.data.loader import (
+    Batch,
+    batch_names,
+    dead_workers_explained,
+    make_eval_loader,
+    make_loader,
+)
+from cvt.data.sets import DataSplits, ImageSet
 from cvt.data.transforms import eval_transform, train_transform
-from cvt.data.workers import dead_workers_explained
 
 __all__ = [
     "Augment",

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cvt.data.folder import class_positions
-from cvt.data.image_set import ImageSet
+from cvt.data.sets import ImageSet
+from cvt.data.sources import class_positions
 from cvt.errors import UserError
 
 MOST_CLASSES = 1_000_000
@@ -124,7 +124,7 @@ def numbered(
 ) -> tuple[np.ndarray, dict[int, BadLabel]]:
     """Returns the position of each label in `classes`, int64, and why some have none (-1).
 
-    Names are matched by name (`cvt.data.folder.class_positions`). Text that looks like a number is
+    Names are matched by name (`cvt.data.sources.class_positions`). Text that looks like a number is
     a name as well, unless the classes are declared and not all of such texts are among them.
 
     Args:

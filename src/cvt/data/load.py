@@ -7,26 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from cvt.data.digits import digit_splits
-from cvt.data.folder import folder_splits
-from cvt.data.hub_sets import hub_splits
-from cvt.data.hub_streams import hub_stream_splits
+from cvt.data.cache import remembered
+from cvt.data.hub import hub_splits, hub_stream_splits
 from cvt.data.image import BadImage
-from cvt.data.image_set import (
+from cvt.data.parquet import parquet_splits
+from cvt.data.sets import (
     SPLITS,
     DataSplits,
     ImageSet,
     Joined,
     check_labels,
     notes_of,
+    stratified_split,
     unreadable_of,
 )
-from cvt.data.parquet import parquet_splits
-from cvt.data.remembered import remembered
 from cvt.data.shards import shard_splits
-from cvt.data.split import stratified_split
-from cvt.data.stream_set import StreamSet
-from cvt.data.torchvision_sets import TORCHVISION_SETS, torchvision_splits
+from cvt.data.sources import TORCHVISION_SETS, digit_splits, folder_splits, torchvision_splits
+from cvt.data.streams import StreamSet
 from cvt.errors import UserError, did_you_mean
 from cvt.files import expanded, url_in
 

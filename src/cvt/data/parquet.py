@@ -1,15 +1,246 @@
 """The splits of a parquet file or of a folder of parquet files."""
 
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from cvt.data.image import BadImage, open_image
+from cvt.data.labels import BadLabel, Classes, Label, as_label, declared_classes
+from cvt.data.sets import ImageSet
+from cvt.errors import UserError
+from cvt.files import file_inside
+from cvt.plain import read_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from cvt.data.folder import SPLIT_OF_NAME
-from cvt.data.image_set import ImageSet, Joined
-from cvt.data.labels import BadLabel, Classes, classes_of, labelled_splits, numbered
-from cvt.data.parquet_file import ParquetRows, ParquetSet, read_parquet
-from cvt.errors import UserError
+from cvt.data.labels import classes_of, labelled_splits, numbered
+from cvt.data.sets import Joined
+from cvt.data.sources import SPLIT_OF_NAME
+
+# --- One parquet file in the image layout of the Hugging Face `datasets` library.
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+MOST_GROWTH = 16
+"""Times the size of a file that its images may have in memory, where they have over a gibibyte."""
+
+_MOST_IN_MEMORY = 2**30
+_MOST_METADATA = 64 * 2**20  # bytes of one text in the file's own description
+_MOST_BATCH_BYTES, _MOST_BATCH = 2**28, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetRows:
+    """The two columns of a file that matter.
+
+    Args:
+        images: Structs of `bytes` and, perhaps, `path`, as pyarrow holds them.
+        labels: Class names or whole numbers, or why a row has none.
+        class_names: The names of the numbers, as far as the file's metadata knows them.
+    """
+
+    file: Path
+    images: "pa.ChunkedArray"
+    labels: list[Label | BadLabel]
+    class_names: tuple[str, ...] | None
+
+
+class ParquetSet(ImageSet):
+    """Images kept in memory in their compressed form, decoded one at a time.
+
+    Args:
+        labels: Position of each row's class in `classes`, -1 for a bad one, shape (N,).
+        bad: Why some rows have none.
+    """
+
+    def __init__(
+        self, rows: ParquetRows, labels: np.ndarray, bad: Mapping[int, BadLabel], classes: Classes
+    ) -> None:
+        self.rows = rows
+        self.labels = labels
+        self.bad = bad
+        self.classes = classes.names
+        self.notes = classes.notes
+
+    def name(self, index: int) -> str:
+        return f"{self.rows.file.name} row {index}"
+
+    def image(self, index: int) -> Image.Image:
+        name = self.name(index)
+        if index in self.bad:
+            raise BadImage(f"{name} {self.bad[index].why}.")
+        try:
+            cell = self.rows.images[index].as_py() or {}
+        except ValueError:  # a path that is no UTF-8
+            raise BadImage(f"{name} has a path that is no text.") from None
+        content, path = cell.get("bytes"), cell.get("path")
+        if content is None and path:
+            return open_image(_beside(self.rows.file, path, name), name=name)
+        return open_image(content or b"", name=name)
+
+
+def _beside(file: Path, path: str, name: str) -> Path:
+    try:
+        return file_inside(file.parent, path)
+    except UserError as error:
+        raise BadImage(f"{name} has no image of its own: {error}") from None
+
+
+def read_parquet(file: Path) -> ParquetRows:
+    """Reads labels and compressed images of a file with columns `image` and `label`.
+
+    Raises:
+        UserError: pyarrow is missing, the file is truncated or not parquet, a column is missing or
+            of another kind, the metadata of `datasets` are not as it writes them, or the images
+            would have more than `MOST_GROWTH` times the file's size in memory.
+    """
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UserError(
+            "Reading parquet files needs pyarrow; install it with: pip install 'cvt[parquet]'."
+        ) from None
+    if not os.path.isfile(file):  # a pipe would be waited for
+        raise UserError(f"Got {file} as a parquet file, and it is none; check the path.")
+    try:
+        with pq.ParquetFile(
+            file, pre_buffer=False, thrift_string_size_limit=_MOST_METADATA
+        ) as opened:
+            return _read_rows(opened, file)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file makes pyarrow raise nearly anything
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(f"Cannot read {file} as parquet ({reason}); fetch it again.") from error
+
+
+def _read_rows(opened: "pq.ParquetFile", file: Path) -> ParquetRows:
+    import pyarrow as pa
+
+    schema = opened.schema_arrow
+    image_column = _pick(schema.names, IMAGE_COLUMNS, file)
+    label_column = _pick(schema.names, LABEL_COLUMNS, file)
+    parts = _image_parts(schema.field(image_column), file)
+    _check_labels(schema.field(label_column), file)
+    class_names = _class_names(schema.metadata or {}, label_column, file)
+    size = os.path.getsize(file)
+    if opened.metadata.num_rows > size:
+        raise UserError(
+            f"{file} tells of {opened.metadata.num_rows:,} rows in {size:,} bytes; fetch it again."
+        )
+    images: list[pa.Array] = []
+    labels: list[Label | BadLabel] = []
+    held = 0
+    for batch in _batches(opened, [*parts, label_column], file):
+        images.append(batch.column(image_column))
+        labels += map(as_label, batch.column(label_column).to_pylist())
+        held += images[-1].nbytes
+        if held > max(_MOST_IN_MEMORY, MOST_GROWTH * size):
+            raise UserError(
+                f"The images in {file} take more than a gibibyte and {MOST_GROWTH} times its size "
+                "in memory; write them one by one as JPEG or PNG files."
+            )
+    chunks = pa.chunked_array(images, schema.field(image_column).type if not images else None)
+    return ParquetRows(file=file, images=chunks, labels=labels, class_names=class_names)
+
+
+def _batches(
+    opened: "pq.ParquetFile", columns: list[str], file: Path
+) -> Iterator["pa.RecordBatch"]:
+    """Reads so few rows at a time that what is stored once, and stands in each, has room."""
+    import pyarrow.parquet as pq
+
+    leaves = [opened.schema.column(number) for number in range(len(opened.schema))]
+    texts = [each.path for each in leaves if each.physical_type == "BYTE_ARRAY"]
+    with pq.ParquetFile(
+        file, read_dictionary=texts, pre_buffer=False, thrift_string_size_limit=_MOST_METADATA
+    ) as peek:
+        for group in range(opened.num_row_groups):
+            first = next(peek.iter_batches(1, [group], columns), None)
+            if first is not None:
+                size = max(map(_stored_once, first.columns))
+                count = max(1, min(_MOST_BATCH, _MOST_BATCH_BYTES // (size + 1)))
+                yield from opened.iter_batches(count, [group], columns)
+
+
+def _stored_once(column: "pa.Array") -> int:
+    """Returns the bytes of the values that rows of a column refer to: none has more."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.StructArray):
+        return max(map(_stored_once, column.flatten()), default=0)
+    return column.dictionary.nbytes if isinstance(column, pa.DictionaryArray) else 0
+
+
+def _pick(present: list[str], wanted: tuple[str, ...], file: Path) -> str:
+    for name in wanted:
+        if present.count(name) == 1:
+            return name
+        if name in present:
+            raise UserError(f"{file} has two columns called {name}; rename one.")
+    raise UserError(
+        f"{file} has the columns {', '.join(present)}, expected one called {wanted[0]}; rename it."
+    )
+
+
+_BYTES = ("binary", "large_binary", "binary_view", "null")
+_TEXT = ("string", "large_string", "string_view", "null")
+
+
+def _image_parts(field: "pa.Field", file: Path) -> list[str]:
+    """Returns the columns that make up the images."""
+    import pyarrow as pa
+
+    kinds = {}
+    if pa.types.is_struct(field.type):
+        kinds = {part.name: str(part.type) for part in field.type}
+    if kinds.get("bytes") not in _BYTES or kinds.get("path", "null") not in _TEXT:
+        raise UserError(
+            f"The column {field.name!r} of {file} is of type {field.type}, expected a struct of "
+            "bytes (binary) and path (text), as the datasets library writes it."
+        )
+    return [f"{field.name}.{part}" for part in ("bytes", "path") if part in kinds]
+
+
+def _check_labels(field: "pa.Field", file: Path) -> None:
+    import pyarrow as pa
+
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if not pa.types.is_integer(kind) and str(kind) not in _TEXT:
+        raise UserError(
+            f"The column {field.name!r} of {file} is of type {field.type}, expected whole numbers "
+            "or strings."
+        )
+
+
+def _class_names(metadata: dict[bytes, bytes], column: str, file: Path) -> tuple[str, ...] | None:
+    where = f"the metadata 'huggingface' of {file}"
+    if b"huggingface" not in metadata:
+        return None
+    place = read_json(metadata[b"huggingface"], where)
+    for key in ("info", "features", column, "names"):
+        if not isinstance(place, dict):
+            raise UserError(
+                f"There are no keys and values around {key!r} in {where}, expected them as the "
+                "datasets library writes them; write the file again."
+            )
+        place = place.get(key)
+        if place is None:
+            return None
+    if not isinstance(place, list):
+        raise UserError(f"Got no list of class names in {where}; write the file again.")
+    return declared_classes(place, where).names or None
+
 
 _FILE_NAME = re.compile(r"([a-z]+)(?:[^a-z].*)?\.parquet")
 _SHARD = re.compile(r"-of-(\d+)\.parquet$")

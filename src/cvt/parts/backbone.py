@@ -4,12 +4,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from cvt.parts.contract import VisionModel, check_format, shape_intermediates
-from cvt.parts.grid import prefix_of, tokens_to_map
-from cvt.parts.init import init_head, init_stage
+from cvt.parts.model import VisionModel, check_format, feature_take_indices, shape_intermediates
 from cvt.parts.spec import BackboneSpec
-from cvt.parts.stage import Stage
-from cvt.parts.timm_contract import feature_take_indices
+from cvt.parts.stage import Stage, init_head, init_stage
+from cvt.parts.tokens import prefix_of, tokens_to_map
 
 
 class Backbone(VisionModel):

@@ -1,9 +1,16 @@
 """The pre-norm residual block (CvT, figure 2b)."""
 
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
-from cvt.parts.grid import Gridded, map_to_tokens, prefix_of, tokens_to_map
+from cvt.parts.tokens import Gridded, map_to_tokens, prefix_of, tokens_to_map
 
 
 class Block(nn.Module):
@@ -55,3 +62,35 @@ class PooledSkip(nn.Module):
         fmap = self.pool(tokens_to_map(tokens, grid, num_prefix))
         tokens = map_to_tokens(fmap, prefix_of(tokens, num_prefix))
         return tokens, (fmap.shape[2], fmap.shape[3])
+
+
+# --- Gradient checkpointing (arXiv 1604.06174) that counts a batch once in running statistics.
+
+
+def recompute(block: nn.Module, *inputs: Any) -> Any:
+    """Returns `block(*inputs)`, keeping only the inputs; the backward pass runs the block again.
+
+    The second run sees the batch that BatchNorm has counted already, so it leaves the running
+    statistics alone. (A compiler keeps such side effects out of the second run by itself.)
+    """
+    if torch.compiler.is_compiling():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return checkpoint(
+        block,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _statistics_kept(block)),
+    )
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Generator[None]:
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -8,7 +8,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from cvt.errors import UserError
-from cvt.parts.grid import map_to_tokens, prefix_of, tokens_to_map
+from cvt.parts.tokens import map_to_tokens, prefix_of, tokens_to_map
 
 
 @register_notrace_module  # the choice between adding and interpolating is made outside fx graphs

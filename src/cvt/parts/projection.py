@@ -6,7 +6,7 @@ Prefix tokens are never convolved: they skip to the linear map, as in the refere
 
 from torch import Tensor, nn
 
-from cvt.parts.grid import map_to_tokens, prefix_of, tokens_to_map
+from cvt.parts.tokens import map_to_tokens, prefix_of, tokens_to_map
 
 
 class LinearProjection(nn.Module):

@@ -1,23 +1,170 @@
 """A network as plain data: one frozen row per stage, JSON there and back, strict about names."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, Self, runtime_checkable
 
 from cvt.errors import UserError
-from cvt.parts.spec_checks import (
+from cvt.plain import (
     MOST_STAGES,
     Channels,
     Classes,
+    Depth,
     Epsilon,
+    Kernel,
+    Length,
+    Padding,
     Rate,
+    Ratio,
     Side,
+    Width,
     check_fields,
+    check_heads,
+    check_values,
+    from_plain,
     image_size,
     per_stage,
 )
-from cvt.parts.stage_spec import StageSpec
-from cvt.plain import Length, check_values, from_plain
+
+# --- What the plain data of every vision network has in common.
+
+
+@runtime_checkable
+class Spec(Protocol):
+    """A network as plain data; every kind of network has a frozen dataclass that is one."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def in_chans(self) -> int: ...
+    @property
+    def img_size(self) -> tuple[int, int]: ...
+    @property
+    def global_pool(self) -> str: ...
+    @property
+    def min_size(self) -> int: ...
+    @property
+    def level_strides(self) -> tuple[int, ...]: ...
+    @property
+    def extra_level_index(self) -> int | None: ...
+    @property
+    def out_indices(self) -> int | tuple[int, ...]: ...
+
+    def __hash__(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def change(self, **changes: Any) -> Self: ...
+    def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]: ...
+
+
+# --- One stage as plain data: a row of the paper's Table 1, field by field.
+
+Embed = Literal["conv", "t2t", "t2t_performer"]
+Projection = Literal["conv", "avg", "linear", "reduction"]
+Position = Literal["none", "table", "sinusoid", "conditional"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One stage: how tokens are embedded, and the blocks that they pass (paper Tables 1 and 2).
+
+    `embed` is a convolution, or T2T-ViT's soft split and token layer (arXiv 2101.11986, section
+    3.1) with full attention (`t2t`) or a performer's (`t2t_performer`); a patch embedding is a
+    convolution whose kernel equals its stride, without padding. `embed_norm` puts a LayerNorm
+    behind the convolution. A stage of depth 0 is its embedding alone.
+
+    `projection` says how q, k and v are read from the grid: `conv` is the paper's depthwise
+    convolution, BatchNorm and linear map; `avg` pools k and v before the linear map; `linear` is
+    the position-wise map of ViT, to which kernel and strides do not apply; `reduction` is PVT's,
+    which reads k and v from a convolution of kernel and stride `kv_stride` (arXiv 2102.12122,
+    section 3.3). `q_stride` above 1 makes the first block read its queries at that stride, so
+    that the stage's grid shrinks (MViT, arXiv 2104.11227).
+
+    `pos_embed` is a learned `table`, a frozen `sinusoid`, or `conditional`: CPVT's depthwise
+    convolution behind each of the first `peg_depth` blocks (arXiv 2102.10882, section 3.3).
+    `drop_path_rate` is reached at the stage's last block, linearly from 0 at its first, unless
+    the backbone's schedule says otherwise.
+    """
+
+    embed_dim: Width
+    depth: Depth
+    num_heads: Width
+    embed: Embed = "conv"
+    embed_kernel: Kernel = 3
+    embed_stride: Kernel = 2
+    embed_padding: Padding = 1
+    embed_norm: bool = True
+    mlp_ratio: Ratio = 4.0
+    projection: Projection = "conv"
+    conv_kernel: Kernel = 3
+    q_stride: Kernel = 1
+    kv_stride: Kernel = 2
+    qkv_bias: bool = True
+    cls_token: bool = False
+    pos_embed: Position = "none"
+    peg_depth: Width = 1
+    proj_drop_rate: Rate = 0.0
+    attn_drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
+
+    def __post_init__(self) -> None:
+        check_values(self, "a stage")
+        check_heads(self)
+        if self.projection in ("conv", "avg") and self.conv_kernel % 2 == 0:
+            raise UserError(f"conv_kernel={self.conv_kernel} must be odd to keep the grid.")
+        if self.projection != "conv" and self.q_stride > 1:
+            raise UserError(
+                f"q_stride={self.q_stride} needs projection='conv', got {self.projection!r}."
+            )
+
+    def grid_after_embed(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the (H, W) that the embedding makes of a map of this size."""
+        return _conv_grid(size, self.embed_kernel, self.embed_stride, self.embed_padding)
+
+    def grid_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the (H, W) that leaves the stage for a map of this size."""
+        grid = self.grid_after_embed(size)
+        if self.q_stride == 1:
+            return grid
+        return _conv_grid(grid, self.conv_kernel, self.q_stride, self.conv_kernel // 2)
+
+    def kv_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Returns the (H, W) of keys and values read from a grid of this size."""
+        if self.projection == "linear":
+            return grid
+        if self.projection == "reduction":
+            return _conv_grid(grid, self.kv_stride, self.kv_stride, 0)
+        return _conv_grid(
+            grid,
+            self.conv_kernel,
+            self.kv_stride,
+            self.conv_kernel // 2,
+            ceil=self.projection == "avg",
+        )
+
+    def min_side(self, side: int) -> int:
+        """Returns the least side of the incoming map that leaves one of at least `side`."""
+        side = (side - 1) * self.q_stride + 1
+        if self.projection == "reduction" and self.depth:
+            side = max(side, self.kv_stride)
+        window = (side - 1) * self.embed_stride + self.embed_kernel
+        return max(window - 2 * self.embed_padding, 1)
+
+
+def _conv_grid(
+    size: tuple[int, int], kernel: int, stride: int, padding: int, ceil: bool = False
+) -> tuple[int, int]:
+    """Output size of a convolution or pooling, as torch computes it; 0 or less: none."""
+
+    def side(n: int) -> int:
+        span = n + 2 * padding - kernel
+        if not ceil:
+            return span // stride + 1
+        out = math.ceil(span / stride) + 1
+        return out - 1 if (out - 1) * stride >= n + padding else out
+
+    return side(size[0]), side(size[1])
+
 
 Activation = Literal["quick_gelu", "gelu", "silu", "relu"]
 Scale = Literal["dim", "head_dim"]
@@ -208,3 +355,122 @@ class BackboneSpec:
             )
             before += stage.depth
         return tuple(rates)
+
+
+# --- TNT as plain data: one row for its two streams of tokens, JSON there and back.
+
+KIND = "tnt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TNTSpec:
+    """Transformer in Transformer (arXiv 2103.00112): patches as tokens, and words within each.
+
+    `embed_dim`, `depth`, `num_heads` and `patch_size` (pixels) are those of the outer, ViT-like
+    network. Each patch, cut out by itself, becomes a grid of words of `inner_dim` channels by a
+    convolution of kernel `inner_kernel` (odd, padded by half of it) and stride `inner_stride`
+    pixels; they attend to each other with `inner_heads` heads. `mlp_ratio`, `qkv_bias`,
+    `act_layer` and `norm_eps` hold for both. `img_size` (H, W) is read by the position table of
+    the patches only. `drop_path_rate` is reached at the last block, linearly from 0 at the first.
+    """
+
+    embed_dim: Width
+    depth: Depth
+    num_heads: Width
+    inner_dim: Width
+    inner_heads: Width
+    patch_size: Kernel = 16
+    inner_kernel: Kernel = 7
+    inner_stride: Kernel = 4
+    mlp_ratio: Ratio = 4.0
+    qkv_bias: bool = False
+    act_layer: Activation = "gelu"
+    norm_eps: Epsilon = 1e-5
+    num_classes: Classes = 1000
+    in_chans: Channels = 3
+    img_size: tuple[Side, Side] = (224, 224)
+    global_pool: Pool = "token"
+    drop_rate: Rate = 0.0
+    pos_drop_rate: Rate = 0.0
+    proj_drop_rate: Rate = 0.0
+    attn_drop_rate: Rate = 0.0
+    drop_path_rate: Rate = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "img_size", image_size(self.img_size))
+        check_values(self, "the model")
+        if not self.depth:
+            raise UserError("Got depth 0 for the model, expected at least one block.")
+        check_heads(self)
+        check_heads(self, "inner_dim", "inner_heads")
+        if self.inner_kernel % 2 == 0:
+            raise UserError(f"inner_kernel={self.inner_kernel} must be odd to keep the grid.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that `json.dumps` takes and `from_dict` reads."""
+        return {"kind": KIND, **asdict(self), "img_size": list(self.img_size)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "TNTSpec":
+        """Rebuilds a spec from `to_dict`'s data.
+
+        Raises:
+            UserError: Another kind of network, an unknown key (the nearest is named), a missing
+                one, or a wrong value.
+        """
+        own = dict(plain)
+        kind = own.pop("kind", KIND)
+        if kind != KIND:
+            raise UserError(f"Got a spec of kind {kind!r}, expected {KIND!r} for this network.")
+        return from_plain(cls, own, "the spec")
+
+    def change(self, **changes: Any) -> "TNTSpec":
+        """Returns a copy with fields replaced.
+
+        Raises:
+            UserError: An unknown field (the nearest is named), or a wrong value.
+        """
+        check_fields(changes, {field.name for field in fields(TNTSpec)})
+        return replace(self, **changes)
+
+    def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Returns the (H, W) of the patches of an image of this size, as the only level.
+
+        What is left over at the right and below, less than a patch, is not read.
+
+        Raises:
+            UserError: The image is smaller than a patch.
+        """
+        grid = size[0] // self.patch_size, size[1] // self.patch_size
+        if min(grid) < 1:
+            raise UserError(
+                f"An image of {size[0]}x{size[1]} pixels is too small: it has no whole patch; "
+                f"the smallest side is {self.min_size} pixels."
+            )
+        return [grid]
+
+    @property
+    def min_size(self) -> int:
+        """The smallest side of an image, in pixels: one patch."""
+        return self.patch_size
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Pixels between neighbours of each level of the feature pyramid: one a block."""
+        return (self.patch_size,) * self.depth
+
+    @property
+    def extra_level_index(self) -> None:
+        """It has no extra level to give."""
+        return None
+
+    @property
+    def out_indices(self) -> int:
+        """Levels that `features_only` gives by default: the last three blocks."""
+        return min(3, self.depth)
+
+    @property
+    def word_grid(self) -> tuple[int, int]:
+        """The (H, W) of the words of a patch."""
+        side = (self.patch_size - 1) // self.inner_stride + 1
+        return side, side

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from cvt.parts.attention import Attention
-from cvt.parts.block import Block, PooledSkip
-from cvt.parts.embed import ConvEmbed
-from cvt.parts.grid import Gridded
+from cvt.parts.block import Block, PooledSkip, recompute
+from cvt.parts.embed import AttentionTokens, ConvEmbed, PerformerTokens
 from cvt.parts.mlp import make_mlp
 from cvt.parts.position import ConditionalPosition, PositionTable, SinusoidTable
 from cvt.parts.projection import (
@@ -15,10 +14,8 @@ from cvt.parts.projection import (
     LinearProjection,
     SpatialReduction,
 )
-from cvt.parts.recompute import recompute
-from cvt.parts.spec import BackboneSpec
-from cvt.parts.stage_spec import StageSpec
-from cvt.parts.token_layer import AttentionTokens, PerformerTokens
+from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.parts.tokens import Gridded
 
 
 class Stage(nn.Module):
@@ -137,3 +134,26 @@ def _make_projection(row: StageSpec, stride: int, *, is_query: bool) -> nn.Modul
         return LinearProjection(row.embed_dim, bias=row.qkv_bias)
     projection = ConvProjection if row.projection == "conv" else AvgProjection
     return projection(row.embed_dim, kernel=row.conv_kernel, stride=stride, bias=row.qkv_bias)
+
+
+# --- The reference's initialisation (microsoft/CvT f851e68, lib/models/cls_cvt.py).
+
+
+def init_stage(stage: nn.Module) -> None:
+    """Linear weights N(0, 0.02), their biases 0; convolutions keep torch's default.
+
+    LayerNorm and BatchNorm already start at weight 1 and bias 0.
+    """
+    for module in stage.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, parameter in stage.named_parameters(recurse=True):
+        if name in ("cls_token", "dist_token", "pos_embed.table"):
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def init_head(head: nn.Linear) -> None:
+    """Weight N(0, 0.02); the bias keeps torch's uniform default, as the reference's does."""
+    nn.init.trunc_normal_(head.weight, std=0.02)

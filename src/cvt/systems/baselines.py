@@ -6,8 +6,16 @@ from typing import Any
 
 from cvt.errors import UserError
 from cvt.parts.spec import Pool
-from cvt.parts.spec_checks import Channels, Classes, Rate, Side, check_fields, image_size
-from cvt.plain import check_values, from_plain
+from cvt.plain import (
+    Channels,
+    Classes,
+    Rate,
+    Side,
+    check_fields,
+    check_values,
+    from_plain,
+    image_size,
+)
 from cvt.systems.system import Facts, System
 
 KIND = "baseline"

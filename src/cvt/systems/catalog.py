@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from cvt.errors import UserError, did_you_mean
-from cvt.parts.contract_spec import Spec
-from cvt.parts.spec import BackboneSpec
-from cvt.parts.tnt_spec import TNTSpec
+from cvt.parts.spec import BackboneSpec, Spec, TNTSpec
 from cvt.systems import baselines
 from cvt.systems.baselines import EFFICIENTNET, RESNET, BaselineSpec
 from cvt.systems.cpvt import CPVT
@@ -20,7 +18,7 @@ from cvt.systems.twins import TWINS
 from cvt.systems.vit import VIT
 
 if TYPE_CHECKING:
-    from cvt.parts.contract import VisionModel
+    from cvt.parts.model import VisionModel
 
 SYSTEMS: tuple[System, ...] = (
     CVT,

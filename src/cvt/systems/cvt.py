@@ -1,7 +1,6 @@
 """CvT (Wu et al., ICCV 2021, arXiv 2103.15808) as rows, and rows of our own for small images."""
 
-from cvt.parts.spec import BackboneSpec
-from cvt.parts.stage_spec import StageSpec
+from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.systems.system import Facts, System
 
 

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cvt.parts.spec import BackboneSpec
-from cvt.parts.stage_spec import StageSpec
-from cvt.systems.renaming import Rule, linear, reduced_block_rules, rename
-from cvt.systems.system import Facts, Layout, System
+from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.systems.system import Facts, Layout, Rule, System, linear, reduced_block_rules, rename
 
 if TYPE_CHECKING:
     from torch import Tensor

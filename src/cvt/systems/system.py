@@ -4,10 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cvt.parts.contract_spec import Spec
+from cvt.parts.spec import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cvt.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -84,3 +93,121 @@ class System:
     std: tuple[float, float, float] = IMAGENET_STD
     crop_pct: float = 0.9
     is_in_timm: bool = False
+
+
+# --- Other people's names of tensors to ours: a list of rules, strict about every name.
+#
+# A rule reads the whole name by a regular expression and says what becomes of the tensor: it is
+# renamed, cut into equal parts along its first axis (fused projections), reshaped, or left out.
+
+
+@dataclass(frozen=True)
+class Rule:
+    r"""What happens to the tensors whose whole name matches `pattern`.
+
+    Args:
+        pattern: A regular expression.
+        names: Our names, with `\1` for its groups; several: the tensor is cut into as many equal
+            parts along its first axis, in this order; none: nothing of ours corresponds.
+        move: Turns the tensor into the form that ours has.
+    """
+
+    pattern: str
+    names: tuple[str, ...] = ()
+    move: "Callable[[Tensor], Tensor] | None" = None
+
+
+def rename(
+    state_dict: "Mapping[str, Tensor]", rules: Sequence[Rule], where: str
+) -> "dict[str, Tensor]":
+    """Applies to each name the first rule that it matches.
+
+    Args:
+        where: Whose names they are, for the message: `timm's ViT`.
+
+    Raises:
+        UserError: No rule is there for a name, or a fused tensor has no equal parts.
+    """
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    renamed: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in state_dict.items():
+        for pattern, rule in compiled:
+            match = pattern.fullmatch(name)
+            if match:
+                names = [match.expand(template) for template in rule.names]
+                renamed.update(zip(names, _parts(name, tensor, rule), strict=True))
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise UserError(
+            f"Got {', '.join(map(repr, unknown[:3]))}{more} in a checkpoint of {where}, expected "
+            "only names that it has; load the checkpoint of a model of this library's list."
+        )
+    return renamed
+
+
+def block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Returns the rules of ViT's block, its q, k and v fused, by the names that timm gives it.
+
+    Args:
+        theirs: A pattern of what stands before the names in a block.
+        ours: What stands before ours.
+    """
+    return (
+        fused(rf"{theirs}attn\.qkv", *(f"{ours}attn.{each}.linear" for each in "qkv")),
+        Rule(
+            rf"{theirs}((?:norm[12]|attn\.proj|mlp\.fc[12])\.(?:weight|bias))",
+            (rf"{ours}\g<{1 + re.compile(theirs).groups}>",),
+        ),
+    )
+
+
+def reduced_block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Returns the rules of PVT's block, as its authors and timm's Twins name it."""
+    return (
+        *block_rules(theirs, ours),
+        linear(rf"{theirs}attn\.q", f"{ours}attn.q.linear"),
+        fused(rf"{theirs}attn\.kv", *(f"{ours}attn.{each}.linear" for each in "kv")),
+        linear(rf"{theirs}attn\.sr", f"{ours}attn.reduce.conv"),
+        linear(rf"{theirs}attn\.norm", f"{ours}attn.reduce.norm"),
+    )
+
+
+def linear(theirs: str, ours: str) -> Rule:
+    """Returns the rule of a module with weight and bias, or either."""
+    return fused(theirs, ours)
+
+
+def fused(theirs: str, *ours: str) -> Rule:
+    """Returns the rule of a module whose weight and bias are those of several of ours in turn."""
+    leaf = 1 + re.compile(theirs).groups
+    return Rule(rf"{theirs}\.(weight|bias)", tuple(rf"{each}.\g<{leaf}>" for each in ours))
+
+
+def to_convolution(kernel: int) -> "Callable[[Tensor], Tensor]":
+    """Returns what makes a linear map (d, c*k*k) over `unfold`'s windows a kernel (d, c, k, k)."""
+    return lambda weight: weight.reshape(weight.shape[0], -1, kernel, kernel)
+
+
+def _parts(name: str, tensor: "Tensor", rule: Rule) -> "Sequence[Tensor]":
+    if rule.move is not None:
+        try:
+            tensor = rule.move(tensor)
+        except (RuntimeError, LookupError) as error:
+            raise UserError(
+                f"Got the shape {tuple(tensor.shape)} of {name!r}, expected another; the "
+                "checkpoint is damaged or another network's."
+            ) from error
+    count = len(rule.names)
+    if count < 2:
+        return [tensor] * count
+    if tensor.ndim == 0 or tensor.shape[0] % count:
+        raise UserError(
+            f"Got the shape {tuple(tensor.shape)} of {name!r}, expected a first axis that "
+            f"is a multiple of {count}, for as many fused projections; the checkpoint is damaged "
+            "or another network's."
+        )
+    return tensor.chunk(count)

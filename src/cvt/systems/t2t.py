@@ -7,10 +7,18 @@ are a convolution of kernel 3 and stride 2, behind which the plain blocks stand.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cvt.parts.spec import BackboneSpec
-from cvt.parts.stage_spec import Embed, StageSpec
-from cvt.systems.renaming import Rule, block_rules, fused, linear, rename, to_convolution
-from cvt.systems.system import Facts, Layout, System
+from cvt.parts.spec import BackboneSpec, Embed, StageSpec
+from cvt.systems.system import (
+    Facts,
+    Layout,
+    Rule,
+    System,
+    block_rules,
+    fused,
+    linear,
+    rename,
+    to_convolution,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

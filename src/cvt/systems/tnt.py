@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cvt.errors import UserError
-from cvt.parts.tnt_spec import TNTSpec
-from cvt.systems.renaming import Rule, fused, linear, rename
-from cvt.systems.system import HALF, Facts, Layout, System
+from cvt.parts.spec import TNTSpec
+from cvt.systems.system import HALF, Facts, Layout, Rule, System, fused, linear, rename
 
 if TYPE_CHECKING:
     from torch import Tensor

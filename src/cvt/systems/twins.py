@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cvt.systems.pvt import DIMS, HEADS, MLP_RATIOS, REDUCTIONS, pyramid_row
-from cvt.systems.renaming import linear, reduced_block_rules, rename
-from cvt.systems.system import Facts, Layout, System
+from cvt.systems.system import Facts, Layout, System, linear, reduced_block_rules, rename
 
 if TYPE_CHECKING:
     from torch import Tensor

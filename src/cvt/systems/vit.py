@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cvt.parts.spec import BackboneSpec
-from cvt.parts.stage_spec import StageSpec
-from cvt.systems.renaming import Rule, block_rules, linear, rename
-from cvt.systems.system import HALF, Facts, Layout, System
+from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.systems.system import HALF, Facts, Layout, Rule, System, block_rules, linear, rename
 
 if TYPE_CHECKING:
     from torch import Tensor

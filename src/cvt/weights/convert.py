@@ -6,8 +6,7 @@ from typing import Literal, get_args
 
 from cvt.errors import UserError, did_you_mean
 from cvt.weights.checkpoint import save_checkpoint
-from cvt.weights.expressible import check_expressible
-from cvt.weights.hugging_face import write_hugging_face
+from cvt.weights.hugging_face import check_expressible, write_hugging_face
 from cvt.weights.layouts import StateDict, to_microsoft
 from cvt.weights.pickles import write_pickle
 from cvt.weights.record import Record

@@ -7,7 +7,7 @@ for the activation, and its `layer_norm_eps` is never read: the norms have 1e-5.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,24 +18,410 @@ from torch import Tensor
 from cvt import plain
 from cvt.errors import UserError
 from cvt.files import atomic_write
-from cvt.parts.spec import BackboneSpec, StageSpec
-from cvt.parts.spec_checks import MOST_STAGES, Channels, Depth, Kernel, Padding, Rate, Ratio, Width
-from cvt.plain import Length, from_others
+from cvt.parts.spec import Activation, BackboneSpec, Spec, StageSpec
+from cvt.plain import (
+    MOST_STAGES,
+    Channels,
+    Depth,
+    Epsilon,
+    Kernel,
+    Length,
+    Padding,
+    Range,
+    Rate,
+    Ratio,
+    Side,
+    Width,
+    from_others,
+)
+from cvt.systems.catalog import system_of
 from cvt.systems.cvt import ROWS
-from cvt.weights import image_processor
+from cvt.systems.pvt import DIMS, HEADS, MLP_RATIOS, PVT, REDUCTIONS
+from cvt.systems.system import HALF, IMAGENET_MEAN, IMAGENET_STD
 from cvt.weights.checkpoint import read_safetensors, write_safetensors
-from cvt.weights.ends import num_classes
-from cvt.weights.expressible import check_expressible
-from cvt.weights.hugging_face_pvt import read_pvt
+from cvt.weights.fit import check_whole, num_classes, spec_of_tensors
 from cvt.weights.layouts import (
     StateDict,
     from_hugging_face,
+    identify,
     strip_wrappers,
     to_hugging_face,
 )
 from cvt.weights.pickles import read_pickle
-from cvt.weights.record import Preprocessing, Record
-from cvt.weights.variant import check_whole
+from cvt.weights.record import Interpolation, Preprocessing, Record, preprocessing_of_row
+
+# --- Folders of transformers' PVT, read without importing transformers.
+#
+# transformers has one epsilon for all norms, 1e-6, where the authors have 1e-5 behind embeddings
+# and reductions; a folder is read as transformers computes it.
+
+_Stages_of_hugging_face_pvt = Length(1, MOST_STAGES)
+_COLUMNS_of_hugging_face_pvt = (
+    *("hidden_sizes", "depths", "num_attention_heads", "mlp_ratios"),
+    *("sequence_reduction_ratios", "patch_sizes", "strides"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config_of_hugging_face_pvt:
+    """The fields of a `PvtConfig` that make the network, with its defaults: those of PVT-Tiny."""
+
+    hidden_sizes: Annotated[tuple[Width, ...], _Stages_of_hugging_face_pvt] = DIMS
+    depths: Annotated[tuple[Depth, ...], _Stages_of_hugging_face_pvt] = (2, 2, 2, 2)
+    num_attention_heads: Annotated[tuple[Width, ...], _Stages_of_hugging_face_pvt] = HEADS
+    mlp_ratios: Annotated[tuple[Ratio, ...], _Stages_of_hugging_face_pvt] = MLP_RATIOS
+    sequence_reduction_ratios: Annotated[tuple[Kernel, ...], _Stages_of_hugging_face_pvt] = (
+        REDUCTIONS
+    )
+    patch_sizes: Annotated[tuple[Kernel, ...], _Stages_of_hugging_face_pvt] = (4, 2, 2, 2)
+    strides: Annotated[tuple[Kernel, ...], _Stages_of_hugging_face_pvt] = (4, 2, 2, 2)
+    num_channels: Channels = 3
+    image_size: Side | tuple[Side, Side] = 224
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: Epsilon = 1e-6
+    qkv_bias: bool = True
+    hidden_dropout_prob: Rate = 0.0
+    attention_probs_dropout_prob: Rate = 0.0
+    drop_path_rate: Rate = 0.0
+
+
+def read_pvt(
+    state_dict: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    source: str,
+    processor: Mapping[str, Any] | None,
+    answers: Callable[[int], tuple[tuple[str, ...] | None, bool]],
+) -> tuple[StateDict, Record]:
+    """Brings what is in a folder of `PvtForImageClassification` to our names and words.
+
+    Args:
+        source: The folder, for messages.
+        processor: Its `preprocessor_config.json`; None: there is none, so the system's holds.
+        answers: Returns the labels of so many outputs, or None, and whether they may hold together.
+
+    Raises:
+        UserError: The tensors are not PVT's, or the config asks for what PVT does not compute.
+    """
+    ours, systems = identify(state_dict, source=source)
+    if PVT not in systems:
+        raise UserError(
+            f"Got the tensors of {systems[0].name} in {source}, expected PVT's, which its "
+            "config.json names; copy or download the folder again."
+        )
+    spec = spec_of_tensors(spec_of_pvt_config(config), ours)
+    name = _nearest_row_of_hugging_face_pvt(spec)
+    preprocessing = preprocessing_of_row(name, spec)
+    if processor is not None:
+        preprocessing = read(processor, "pvt", spec.in_chans)
+    class_names, multi_label = answers(spec.num_classes)
+    record = Record(
+        model=name,
+        spec=spec,
+        preprocessing=preprocessing,
+        class_names=class_names,
+        multi_label=multi_label,
+        licence=system_of(name).licence,
+        source=source,
+    )
+    return ours, record
+
+
+def spec_of_pvt_config(config: Mapping[str, Any]) -> BackboneSpec:
+    """Reads a `PvtConfig`; keys that it lacks have transformers' defaults, those of PVT-Tiny.
+
+    Raises:
+        UserError: A list has not one value a stage, or a value that PVT does not compute.
+    """
+    said = from_others(_Config_of_hugging_face_pvt, config, "config.json")
+    stages = len(said.depths)
+    for key in _COLUMNS_of_hugging_face_pvt:
+        if len(getattr(said, key)) != stages:
+            raise UserError(
+                f"Got {key} {getattr(said, key)!r} in config.json, expected a list with one value "
+                f"for each of the {stages} stages."
+            )
+    if said.patch_sizes != said.strides:
+        raise UserError(
+            f"Got patch_sizes {said.patch_sizes} and strides {said.strides} in "
+            "config.json, expected the same, as PVT's patches don't overlap."
+        )
+    size = said.image_size
+    return BackboneSpec(
+        stages=tuple(_stage(said, index) for index in range(stages)),
+        in_chans=said.num_channels,
+        img_size=size if isinstance(size, tuple) else (size, size),
+        act_layer=said.hidden_act,
+        norm_eps=said.layer_norm_eps,
+        embed_norm_eps=said.layer_norm_eps,
+        attn_scale="head_dim",
+        pos_interpolation="bilinear",
+        drop_path_schedule="network",
+    )
+
+
+def _stage(said: _Config_of_hugging_face_pvt, index: int) -> StageSpec:
+    stride = said.strides[index]
+    return StageSpec(
+        embed_dim=said.hidden_sizes[index],
+        depth=said.depths[index],
+        num_heads=said.num_attention_heads[index],
+        embed_kernel=stride,
+        embed_stride=stride,
+        embed_padding=0,
+        mlp_ratio=float(said.mlp_ratios[index]),
+        projection="reduction",
+        kv_stride=said.sequence_reduction_ratios[index],
+        qkv_bias=said.qkv_bias,
+        cls_token=index == len(said.depths) - 1,
+        pos_embed="table",
+        proj_drop_rate=said.hidden_dropout_prob,
+        attn_drop_rate=said.attention_probs_dropout_prob,
+        drop_path_rate=said.drop_path_rate,
+    )
+
+
+def _nearest_row_of_hugging_face_pvt(spec: Spec) -> str:
+    """The row with these widths and depths; any other spec is a change of PVT-Tiny."""
+    shape = _shape(spec)
+    return next((name for name, row in PVT.rows.items() if _shape(row) == shape), "pvt_tiny")
+
+
+def _shape(spec: Spec) -> list[tuple[int, int]]:
+    assert isinstance(spec, BackboneSpec)
+    return [(stage.embed_dim, stage.depth) for stage in spec.stages]
+
+
+# --- transformers' `preprocessor_config.json` and our `Preprocessing`; CvT's there and back.
+#
+# The hub's CvT models name the ConvNeXT processor. Below 384 pixels it resizes the short side to
+# `size / crop_pct` and cuts the middle out; from 384 on it squashes to a square and ignores
+# `crop_pct` (transformers, models/convnext/image_processing_convnext.py). PVT's squashes to its
+# size (models/pvt/image_processing_pvt.py). What a field says is followed, or the file is refused.
+
+_SQUASHED_FROM = 384
+# By Pillow's codes.
+RESAMPLES: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_FILE = "preprocessor_config.json"
+_KINDS = {"convnext": "ConvNeXT's, which CvT has", "pvt": "PVT's"}
+_CONVERTS = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+# Other things that processors do, by the keys that ask for them.
+_UNKNOWN = ("size_divisor", "rescale_offset", "offset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Processor:
+    """The fields that both processors read, with transformers' defaults."""
+
+    image_processor_type: str | None = None
+    feature_extractor_type: str | None = None
+    do_resize: bool = True
+    size: int | dict[str, int | None] | None = None
+    crop_pct: float | None = None
+    resample: int | None = None
+    do_rescale: bool = True
+    rescale_factor: Annotated[float, Range(above=0)] = 1 / 255
+    do_normalize: bool = True
+    image_mean: float | tuple[float, ...] | None = None
+    image_std: float | tuple[float, ...] | None = None
+
+
+def read(
+    config: Mapping[str, Any],
+    kind: Literal["convnext", "pvt"] = "convnext",
+    channels: int | None = None,
+) -> Preprocessing:
+    """Reads an image processor's configuration.
+
+    Pixels that are not scaled to 0..1, or by another factor, and such as are not normalised come
+    out as the mean and standard deviation that amount to the same.
+
+    Args:
+        kind: Whose processor it has to be, or is where the file does not say.
+        channels: Those of the model; None: as many as `image_mean` has, or 3.
+
+    Raises:
+        UserError: It is another processor's, a value is unusable, or it asks for a step that is
+            not done here.
+    """
+    processor = from_others(_Processor, config, _FILE)
+    named = processor.image_processor_type or processor.feature_extractor_type or kind
+    if not named.lower().startswith(kind):
+        raise UserError(
+            f"Got the image processor {named!r} in {_FILE}, expected {_KINDS[kind]}; "
+            "remove the file to use the default preprocessing."
+        )
+    _check_steps(config, processor)
+    if channels is None:
+        channels = len(processor.image_mean) if isinstance(processor.image_mean, tuple) else 3
+    # With x in 0..1, they compute (x * factor - mean) / std.
+    factor = 255 * processor.rescale_factor if processor.do_rescale else 255.0
+    factor = 1.0 if abs(factor - 1) < 1e-6 else factor
+    # Where the file is silent, ConvNeXT's halves hold, and not ImageNet's.
+    mean = _per_channel(processor.image_mean, IMAGENET_MEAN if kind == "pvt" else HALF, channels)
+    std = _per_channel(processor.image_std, IMAGENET_STD if kind == "pvt" else HALF, channels)
+    if not processor.do_normalize:
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    height, width = _size(processor.size, kind)
+    squash = kind == "pvt" or height >= _SQUASHED_FROM
+    crop_pct = 0.875 if processor.crop_pct is None else processor.crop_pct
+    return Preprocessing(
+        input_size=(channels, height, width),
+        mean=tuple(each / factor for each in mean),
+        std=tuple(each / factor for each in std),
+        interpolation=_interpolation(processor.resample, kind),
+        crop_pct=1.0 if squash else crop_pct,
+        crop_mode="squash" if squash else "center",
+    )
+
+
+def write(preprocessing: Preprocessing) -> dict[str, Any] | None:
+    """Returns the configuration, or None where the ConvNeXT processor does something else."""
+    height, width = preprocessing.size
+    squash = height >= _SQUASHED_FROM
+    as_here = ("squash", 1.0) if squash else ("center", preprocessing.crop_pct)
+    if height != width or (preprocessing.crop_mode, preprocessing.crop_pct) != as_here:
+        return None
+    codes = {name: code for code, name in RESAMPLES.items()}
+    return {
+        "image_processor_type": "ConvNextImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": height},
+        "crop_pct": preprocessing.crop_pct,
+        "resample": codes[preprocessing.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
+
+
+def _check_steps(config: Mapping[str, Any], processor: _Processor) -> None:
+    if not processor.do_resize:
+        raise UserError(
+            f"Got do_resize false in {_FILE}, expected true: pictures of one size are made here."
+        )
+    others = [key for key in config if str(key).startswith("do_") and key not in _CONVERTS]
+    for key in (*others, *_UNKNOWN):
+        if config.get(key):
+            raise UserError(
+                f"Got {key} {config[key]!r} in {_FILE}, expected none: that step is not done here; "
+                "prepare the pictures with transformers."
+            )
+
+
+def _per_channel(
+    value: float | tuple[float, ...] | None, default: tuple[float, ...], channels: int
+) -> tuple[float, ...]:
+    """One number for each channel, given one for all, each, or none."""
+    if value is None:
+        return default
+    return value if isinstance(value, tuple) else (value,) * channels
+
+
+def _interpolation(resample: int | None, kind: str) -> Interpolation:
+    if resample is None and kind == "pvt":
+        raise UserError(
+            f"Got no resample in {_FILE}, expected 2 (bilinear, which transformers 4 takes then) "
+            "or 3 (bicubic, which transformers 5 does)."
+        )
+    resample = 3 if resample is None else resample
+    if resample not in RESAMPLES:
+        raise UserError(f"Got resample {resample!r} in {_FILE}, expected one of {list(RESAMPLES)}.")
+    return RESAMPLES[resample]
+
+
+def _size(size: int | dict[str, int | None] | None, kind: str) -> tuple[int, int]:
+    """Height and width, in the three ways in which transformers has written them over the years."""
+    if size is None:
+        size = 224 if kind == "pvt" else _SQUASHED_FROM
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    given = {key: side for key, side in size.items() if side is not None}
+    side = given.get("shortest_edge") if kind == "convnext" else None
+    height, width = given.get("height", side), given.get("width", side)
+    expected = "height and width" if kind == "pvt" else "a side in pixels"
+    if height is None or width is None or not given.keys() <= {"shortest_edge", "height", "width"}:
+        raise UserError(f"Got size {size} in {_FILE}, expected {expected}.")
+    if kind == "convnext" and (height != width or side not in (None, height)):
+        raise UserError(f"Got size {size} in {_FILE}, expected a square.")
+    return height, width
+
+
+# --- What the two other implementations of CvT can compute, so that nothing is exported in vain.
+
+# A field, what the other side computes there, and whether that is what this spec asks for.
+_Check = tuple[str, object, str, bool]
+
+
+def check_expressible(spec: Spec, layout: Literal["microsoft", "hugging_face"]) -> None:
+    """Refuses a spec that the other implementation would compute differently, or not at all.
+
+    Rates of dropout and stochastic depth are not looked at: they change training only. Neither is
+    the activation in Hugging Face's case; see `hugging_face.gelu_note`.
+
+    Raises:
+        UserError: The message names the first field that stands in the way.
+    """
+    whose = "microsoft/CvT" if layout == "microsoft" else "Hugging Face's CvT"
+    if not isinstance(spec, BackboneSpec):
+        raise UserError(
+            f"{whose} cannot express this model: it is not made of CvT's stages; keep it as "
+            ".safetensors or a timm folder."
+        )
+    both = [*_whole(spec), *_stages(spec)]
+    theirs = _microsoft(spec) if layout == "microsoft" else _hugging_face(spec)
+    for field, got, expected, holds in [*both, *theirs]:
+        if not holds:
+            raise UserError(
+                f"{whose} cannot express this model: got {field}={got!r}, expected {expected}; "
+                "keep it as .safetensors or a timm folder."
+            )
+
+
+def _whole(spec: BackboneSpec) -> Iterator[_Check]:
+    yield "attn_scale", spec.attn_scale, "'dim'", spec.attn_scale == "dim"
+    for name in ("norm_eps", "embed_norm_eps"):
+        yield name, getattr(spec, name), "1e-05", getattr(spec, name) == 1e-5
+    yield "distilled", spec.distilled, "False", not spec.distilled
+
+
+def _stages(spec: BackboneSpec) -> Iterator[_Check]:
+    for stage in spec.stages:
+        yield "embed", stage.embed, "'conv'", stage.embed == "conv"
+        yield "embed_norm", stage.embed_norm, "True", stage.embed_norm
+        yield "pos_embed", stage.pos_embed, "'none'", stage.pos_embed == "none"
+        yield "q_stride", stage.q_stride, "1", stage.q_stride == 1
+
+
+def _microsoft(spec: BackboneSpec) -> Iterator[_Check]:
+    yield "act_layer", spec.act_layer, "'quick_gelu'", spec.act_layer == "quick_gelu"
+    pool = "token" if spec.stages[-1].cls_token else "avg"
+    yield "global_pool", spec.global_pool, repr(pool), spec.global_pool == pool
+    for stage in spec.stages:
+        conv = stage.projection in ("conv", "avg")
+        yield "projection", stage.projection, "'conv' or 'avg' (it crashes on others)", conv
+
+
+def _hugging_face(spec: BackboneSpec) -> Iterator[_Check]:
+    gelu = spec.act_layer in ("gelu", "quick_gelu")
+    yield "act_layer", spec.act_layer, "'gelu' or 'quick_gelu'", gelu
+    last = len(spec.stages) - 1
+    for index, stage in enumerate(spec.stages):
+        conv = stage.projection == "conv"
+        yield "projection", stage.projection, "'conv'", conv
+        yield (
+            "cls_token",
+            stage.cls_token,
+            "one in the last stage only",
+            stage.cls_token == (index == last),
+        )
+        # Its constructor indexes the stage's list of drop-path rates with the stage's number.
+        enough = f"at least {index + 1} in stage {index + 1} (it crashes otherwise)"
+        yield "depth", stage.depth, enough, stage.depth > index
+    yield "global_pool", spec.global_pool, "'token'", spec.global_pool == "token"
+
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -128,7 +514,7 @@ def read_hugging_face(folder: str | Path) -> tuple[StateDict, Record]:
     preprocessing = Preprocessing.default(spec)
     if (folder / PREPROCESSOR_FILE).is_file():
         processor = read_json(folder / PREPROCESSOR_FILE)
-        preprocessing = image_processor.read(processor, "convnext", spec.in_chans)
+        preprocessing = read(processor, "convnext", spec.in_chans)
     class_names, multi_label = read_answers(config, spec.num_classes)
     record = Record(
         model=_nearest_row(spec),
@@ -156,7 +542,7 @@ def write_hugging_face(
     check_expressible(record.spec, "hugging_face")
     assert isinstance(record.spec, BackboneSpec)
     folder, notes = Path(folder), gelu_note(record.spec)
-    processor = image_processor.write(record.preprocessing)
+    processor = write(record.preprocessing)
     write_safetensors(folder / "model.safetensors", to_hugging_face(state_dict), {"format": "pt"})
     write_json(folder / "config.json", config_of_record(record))
     if processor is None:

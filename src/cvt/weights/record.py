@@ -4,10 +4,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, Self
 
 from cvt.errors import UserError
-from cvt.parts.contract_spec import Spec
-from cvt.parts.spec_checks import Channels, Side
-from cvt.plain import Length, Range, check_values, from_plain
-from cvt.systems.catalog import spec_from_dict
+from cvt.parts.spec import Spec
+from cvt.plain import Channels, Length, Range, Side, check_values, from_plain
+from cvt.systems.catalog import ROWS, spec_from_dict, system_of
 from cvt.systems.system import IMAGENET_MEAN, IMAGENET_STD
 
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
@@ -184,3 +183,27 @@ class Record:
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
+
+
+# --- How pictures are prepared for weights that come without any word on it.
+
+
+def preprocessing_of_row(name: str, spec: Spec | None = None) -> Preprocessing:
+    """Returns how pictures are prepared for a row: as its system's published weights want it.
+
+    Above 320 pixels, and for our own rows for small images, the picture is taken whole.
+
+    Args:
+        spec: A change of the row, whose image size and channels hold; None: the row itself.
+
+    Raises:
+        UserError: There is no such row.
+    """
+    system, spec = system_of(name), spec or ROWS[name]
+    is_ours = name.endswith("_32")
+    return Preprocessing(
+        input_size=(3, *spec.img_size),
+        mean=IMAGENET_MEAN if is_ours else system.mean,
+        std=IMAGENET_STD if is_ours else system.std,
+        crop_pct=1.0 if is_ours or min(spec.img_size) > 320 else system.crop_pct,
+    ).with_channels(spec.in_chans)

@@ -13,19 +13,16 @@ import torch
 from torch import Tensor
 
 from cvt.errors import UserError, did_you_mean
-from cvt.parts.contract import VisionModel
-from cvt.parts.contract_spec import Spec
-from cvt.parts.spec_checks import Classes
-from cvt.plain import from_others
+from cvt.parts.model import VisionModel
+from cvt.parts.spec import Spec
+from cvt.plain import Classes, from_others
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, make_network, timm_name
 from cvt.weights.checkpoint import METADATA_KEY, read_safetensors, record_of, save_checkpoint
-from cvt.weights.ends import classifiers, first_conv
+from cvt.weights.fit import check_record, classifiers, first_conv, spec_of_tensors
 from cvt.weights.hugging_face import read_json, read_weights, write_json
 from cvt.weights.layouts import StateDict, to_ours
 from cvt.weights.record import ClassNames, Preprocessing, Record
-from cvt.weights.strict import check_record
-from cvt.weights.variant import spec_of_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 

@@ -1,6 +1,7 @@
 """The front door: models by name, or from a checkpoint."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -9,14 +10,49 @@ from typing import Any
 from torch import nn
 
 from cvt.errors import UserError, did_you_mean
-from cvt.parts.contract import VisionModel
+from cvt.parts.model import VisionModel
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, system_of
+from cvt.weights.fit import adapt, load_strict
 from cvt.weights.published import PUBLISHED
-from cvt.weights.source import open_weights
-from cvt.weights.strict import adapt, load_strict
+from cvt.weights.source import is_out_of_reach, open_weights
 from cvt.zoo.timm_models import ENTRYPOINTS, build
-from cvt.zoo.timm_weights import build_trained
+
+# --- Trained networks of timm's: built, or a sentence that says why that cannot be.
+
+
+def build_trained(
+    name: str, build: Callable[..., nn.Module], changes: Mapping[str, Any]
+) -> nn.Module:
+    """Calls `build(pretrained=True, **changes)` for a network whose weights timm downloads.
+
+    Args:
+        name: timm's.
+
+    Raises:
+        UserError: The weights are not in the cache and cannot be downloaded, or timm cannot build
+            the network with these changes.
+    """
+    import timm
+    from huggingface_hub.errors import HTTPError
+
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.hf_hub_id and is_out_of_reach(config.hf_hub_id):
+        raise _not_at_hand(name)  # asked once, instead of the minute that timm's retries take
+    try:
+        return build(pretrained=True, **changes)
+    except (OSError, HTTPError) as error:  # being offline is an OSError too
+        raise _not_at_hand(name) from error
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"timm cannot build {name!r} with {dict(changes)}: {reason}.") from error
+
+
+def _not_at_hand(name: str) -> UserError:
+    return UserError(
+        f"Cannot get timm's weights of {name!r}: they are not in the cache and cannot be "
+        "downloaded now; go online, or give the path of weights that you have."
+    )
 
 
 def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Module:

@@ -10,14 +10,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvt.parts.backbone import Backbone
-from cvt.parts.contract import VisionModel, num_params
-from cvt.parts.contract_spec import Spec
+from cvt.parts.model import VisionModel, num_params
+from cvt.parts.spec import Spec
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, make_network, row_of
-from cvt.weights.demo import DEMO
 from cvt.weights.published import find_published, imagenet_class_names
 from cvt.weights.record import Record
-from cvt.weights.source import FILE_SUFFIXES, names_weights, open_weights
+from cvt.weights.source import DEMO, FILE_SUFFIXES, names_weights, open_weights
 
 PARTS = ("embedding", "depthwise", "linear", "attention", "mlp", "head")
 PARTS_OF_BASELINES = ("convolution", "head")

@@ -23,19 +23,16 @@ from timm.models import (
 )
 
 from cvt.errors import UserError
-from cvt.parts.contract_spec import Spec
-from cvt.parts.spec import BackboneSpec
-from cvt.parts.tnt_spec import TNTSpec
+from cvt.parts.spec import BackboneSpec, Spec, TNTSpec
 from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, as_vision_model, make_network, timm_name
 from cvt.weights.published import PUBLISHED
-from cvt.weights.record import Preprocessing
-from cvt.weights.row_preprocessing import preprocessing_of_row
+from cvt.weights.record import Preprocessing, preprocessing_of_row
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cvt.parts.contract import VisionModel
+    from cvt.parts.model import VisionModel
 
 # What timm's networks take, of a baseline's fields.
 _OF_TIMM = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate")
@@ -139,10 +136,9 @@ def _check_levels(
 
 def filter_state_dict(state_dict: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:
     """Brings a downloaded checkpoint, in any known layout, to our names and the model's size."""
+    from cvt.weights.fit import adapt_tables, spec_of_tensors
     from cvt.weights.layouts import to_ours
     from cvt.weights.pickles import unwrap
-    from cvt.weights.strict import adapt_tables
-    from cvt.weights.variant import spec_of_tensors
 
     ours = to_ours(unwrap(state_dict), source="the downloaded checkpoint")
     network = cast("VisionModel", model)

@@ -1,0 +1,1 @@
+"""The paper's tables: counted, or trained again at a small scale."""

@@ -1,0 +1,1 @@
+"""Speed and memory of networks side by side, each form in a fresh process."""

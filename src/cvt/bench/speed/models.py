@@ -1,0 +1,169 @@
+"""Models by the names of `cvt bench`: ours, transformers' CvT, timm's, and a user's own."""
+
+import importlib
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cvt.bench.names import Contender, read_contender
+from cvt.errors import UserError, did_you_mean
+from cvt.systems.catalog import ROWS
+from cvt.systems.cvt import PAPER_ROWS
+from cvt.weights.source import DEMO
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+HF, TIMM = "hf/", "timm/"
+_FILES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")
+_IN_FOLDERS = ("best.safetensors", "last.safetensors", "config.json")
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is that of trained weights on this machine: a file, a folder, or `demo`."""
+    if name in ROWS or name.startswith((HF, TIMM)):
+        return False
+    has_weights = any((Path(name) / each).is_file() for each in _IN_FOLDERS)
+    return name == DEMO or (":" not in name and (name.endswith(_FILES) or has_weights))
+
+
+def check_name(name: str) -> None:
+    """Looks at a name as far as that goes without importing anything heavy.
+
+    Raises:
+        UserError: It is no model's (the nearest is named), or its changes are no FIELD=VALUE.
+    """
+    if is_checkpoint(name):
+        if name != DEMO and not Path(name).exists():
+            raise UserError(f"There is no file {name}; name a checkpoint that is there.")
+        return
+    if name.startswith(TIMM) or ":" in name:
+        return
+    if name.startswith(HF):
+        _check_row(name, read_contender(name.removeprefix(HF)), HF, PAPER_ROWS)
+    else:
+        _check_row(name, read_contender(name), "", tuple(ROWS))
+
+
+def build(name: str, image_size: int) -> "nn.Module":
+    """Builds a model, on the default device, without downloading anything.
+
+    Its weights are fresh, but for a checkpoint's.
+
+    Args:
+        name: A row of `cvt models`, changed in a field if need be, as in `cvt_13+kv_stride=1`;
+            a checkpoint's file, a run's folder or `demo`, as `cvt.load` takes them;
+            `hf/` and a row of the paper's, for transformers' CvT built from the same figures;
+            `timm/` and a name of timm's; or `module:callable`, called without arguments, from an
+            installed module or else from one in the current folder.
+        image_size: Side of the images that it will see, for position tables.
+
+    Raises:
+        UserError: There is no such model, its package is not installed, a checkpoint cannot be
+            loaded, or what was called returned none.
+    """
+    check_name(name)
+    if is_checkpoint(name):
+        from cvt.zoo.create import load
+
+        return load(name, img_size=(image_size, image_size))
+    if name.startswith(HF):
+        return _of_transformers(read_contender(name.removeprefix(HF)))
+    if name.startswith(TIMM):
+        return _of_timm(name.removeprefix(TIMM), image_size)
+    if ":" in name:
+        return _of_user(name)
+    return _of_ours(read_contender(name), image_size)
+
+
+def _check_row(name: str, contender: Contender, prefix: str, rows: Sequence[str]) -> None:
+    if contender.model in rows:
+        ROWS[contender.model].change(**contender.model_args)
+        return
+    known = [prefix + row for row in rows]
+    hint = did_you_mean(prefix + contender.model, known)
+    more = " `cvt models` lists ours; or name a checkpoint, hf/, timm/ or module:callable."
+    if prefix:
+        more = f" There are {', '.join(known)}."
+    raise UserError(f"Unknown model {name!r}.{hint}{more}")
+
+
+def _of_ours(contender: Contender, image_size: int) -> "nn.Module":
+    from cvt.zoo.create import create_model
+
+    changes: dict[str, Any] = {"img_size": (image_size, image_size), **contender.model_args}
+    return create_model(contender.model, **changes)
+
+
+def _of_transformers(contender: Contender) -> "nn.Module":
+    """transformers' CvT with the figures of a row of ours; it has no position tables."""
+    try:
+        from transformers import CvtConfig, CvtForImageClassification
+    except ImportError:
+        raise UserError(
+            f"Model 'hf/{contender.label}' needs transformers; install it with: "
+            "pip install 'cvt[hf]'."
+        ) from None
+    from cvt.weights.hugging_face import check_expressible, config_of_record
+    from cvt.weights.record import Record
+
+    spec = ROWS[contender.model].change(**contender.model_args)
+    check_expressible(spec, "hugging_face")
+    config = config_of_record(Record(model=contender.model, spec=spec))
+    return CvtForImageClassification(CvtConfig(**config))
+
+
+def _of_timm(name: str, image_size: int) -> "nn.Module":
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        hint = did_you_mean(TIMM + name, [TIMM + each for each in timm.list_models()])
+        raise UserError(f"Unknown model '{TIMM}{name}'.{hint} timm.list_models() has them all.")
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.input_size[-1] != image_size:
+        try:
+            return timm.create_model(name, img_size=image_size)
+        except TypeError as error:  # how a network without position tables refuses it
+            if "img_size" not in str(error):
+                raise
+    return timm.create_model(name)
+
+
+@contextmanager
+def _current_folder() -> Generator[None]:
+    """Lets modules be found in the current folder as well, behind all that are installed.
+
+    Whoever names a module there wants it to be run; nothing else that lies there should be.
+    """
+    before, here = list(sys.path), os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _of_user(name: str) -> "nn.Module":
+    from torch import nn
+
+    module, _, function = name.partition(":")
+    try:
+        with _current_folder():
+            made: Any = importlib.import_module(module)
+            for part in function.split("."):
+                made = getattr(made, part)
+            model = made()
+    except Exception as error:  # whatever somebody else's code raises
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        file = getattr(sys.modules.get(module), "__file__", None)
+        where = f" from {file}" if file else ""
+        raise UserError(f"Got {name!r}, which gave no model{where} ({said}).") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"Got {name!r}, which returned {type(model).__name__}, expected a torch.nn.Module."
+        )
+    return model

@@ -1,0 +1,243 @@
+"""A model's answers for a set of pictures, shared out among the processes that measure."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cvt.data import Batch, ImageSet, RunData, eval_transform, make_eval_loader
+from cvt.errors import UserError
+from cvt.files import expanded
+from cvt.parts.model import VisionModel
+from cvt.runtime import ALONE, World, autocast, choose_device, choose_precision
+from cvt.training.checkpoints import newest, read_run_facts
+from cvt.training.config import load_config
+from cvt.training.run_folder import CONFIG_FILE
+from cvt.weights.record import Preprocessing, Record
+from cvt.zoo.create import load
+
+# --- A model to measure, and what it or its checkpoint says about how to measure it.
+
+
+def open_model(model: str | Path | VisionModel, world: World) -> VisionModel:
+    """Returns the model itself, or that of a checkpoint, which the main process fetches first.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    if isinstance(model, str | Path):
+        return world.in_turn(lambda: load(model))
+    return model
+
+
+def class_names_of(network: VisionModel) -> tuple[str, ...] | None:
+    """Returns one name per output, or None if they are not known.
+
+    Raises:
+        UserError: A picture may show several of the classes at once.
+    """
+    record = _record_of(network)
+    if record is not None and record.multi_label:
+        raise UserError(
+            "Got a model whose classes may hold together (multi_label), expected one that names a "
+            "single class; `cvt predict` says the probability of each."
+        )
+    return record.class_names if record else None
+
+
+def preprocessing_of(network: VisionModel) -> Preprocessing:
+    """Returns the checkpoint's own, or what timm's configuration of the model says.
+
+    Raises:
+        UserError: The model says nothing.
+    """
+    record = _record_of(network)
+    if record is not None:
+        return record.preprocessing
+    cfg = getattr(network, "pretrained_cfg", None)
+    if cfg is not None:
+        return Preprocessing.from_timm(dict(cfg)).with_channels(network.in_chans)
+    raise UserError(
+        f"Got a {type(network).__name__} that does not say how to prepare pictures; "
+        "give a checkpoint, or a model made by cvt.load or cvt.create_model."
+    )
+
+
+def run_data(model: str | Path | VisionModel) -> RunData | None:
+    """Returns what the run that made a checkpoint learned from; None if no run lies beside it."""
+    if not isinstance(model, str | Path):
+        return None
+    checkpoint = expanded(model)
+    folder = checkpoint if os.path.isdir(checkpoint) else checkpoint.parent
+    if not os.path.isfile(folder / CONFIG_FILE):
+        return None
+    config = load_config(folder / CONFIG_FILE)
+    return RunData(
+        name=config.data,
+        data_dir=config.data_dir,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        digests=_digests(folder),
+    )
+
+
+def _digests(run: Path) -> dict[str, tuple[int, str]]:
+    """Returns what a run's last checkpoint says about its data, if there is one."""
+    try:
+        return read_run_facts(newest(run)).identity.data
+    except UserError:
+        return {}
+
+
+def _record_of(network: VisionModel) -> Record | None:
+    record = getattr(network, "record", None)
+    return record if isinstance(record, Record) else None
+
+
+# --- The network's answers for a whole split: measured in training, and by `cvt.evaluate`.
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Answers and truth of the pictures that could be read, N of them, on the CPU.
+
+    Args:
+        logits: float32, shape (N, classes).
+        labels: int64, shape (N,).
+        bad: One sentence for each picture that could not be read.
+        indices: Position of each picture in its set, rising, int64, shape (N,), where known.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    bad: tuple[str, ...] = ()
+    indices: Tensor | None = None
+
+    def loss(self) -> float:
+        """Returns the mean cross-entropy in nats, without label smoothing."""
+        return F.cross_entropy(self.logits, self.labels).item()
+
+    def top_k(self, k: int) -> float:
+        """Returns the percentage of pictures whose label is among the `k` largest logits."""
+        hits = self.logits.topk(k, dim=1).indices == self.labels[:, None]
+        return 100 * hits.any(dim=1).double().mean().item()
+
+
+def validate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    device: torch.device,
+    precision: str = "float32",
+    on_batch: Callable[[int], None] | None = None,
+    world: World = ALONE,
+) -> Logits:
+    """Runs a model in eval mode over a split; its modules' modes are put back afterwards.
+
+    Several processes bring a loader of their share each (`cvt.data.make_eval_loader`) and all get
+    the answers to the whole split, each picture once and in the split's order.
+
+    Args:
+        precision: `float32`, `bf16` or `fp16`; the logits are float32 in any case.
+        on_batch: Called after each batch with its number of pictures.
+
+    Raises:
+        UserError: Not a single picture could be read.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        parts, bad = _answers(model, loader, device, precision, on_batch, world)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    shares = world.gather((parts, bad))
+    bad = [sentence for _, sentences in shares for sentence in sentences]
+    answered = [part for parts, _ in shares for part in parts]
+    if not answered:
+        raise UserError(f"None of the {len(bad)} images could be read; the first: {bad[0]}")
+    logits, labels, indices = (torch.cat(each) for each in zip(*answered, strict=True))
+    order = indices.argsort(stable=True)
+    return Logits(logits[order], labels[order], tuple(bad), indices[order])
+
+
+def _answers(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    device: torch.device,
+    precision: str,
+    on_batch: Callable[[int], None] | None,
+    world: World,
+) -> tuple[list[tuple[Tensor, Tensor, Tensor]], list[str]]:
+    parts, bad = [], []
+    with torch.inference_mode(world.size == 1), torch.no_grad():
+        for batch in loader:
+            bad += batch.bad
+            count = len(batch.labels)
+            if count or world.size > 1:
+                # With nothing to answer, layers spread over processes still have to run in step.
+                blank = batch.images.new_zeros(1, *batch.images.shape[1:])
+                images = batch.images if count else blank
+                with autocast(device, precision):
+                    out = model(images.to(device, non_blocking=True))
+                if count:
+                    parts.append((out.float().cpu(), batch.labels, batch.indices))
+            if on_batch:
+                on_batch(count)
+    return parts, bad
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How pictures are put to a model; none of it changes what comes out, but for rounding.
+
+    Args:
+        batch_size: Pictures per forward pass, in each process.
+        num_workers: Processes that prepare pictures, beside each measuring one; 0: none.
+        precision: `float32`, `bf16`, or `auto`, which is bf16 on GPUs that compute in it.
+        on_start: Called with the number of pictures that this process is about to go through.
+        on_batch: Called after each batch with its number of pictures.
+    """
+
+    batch_size: int = 64
+    num_workers: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    on_start: Callable[[int], None] | None = None
+    on_batch: Callable[[int], None] | None = None
+
+
+def answers(
+    network: nn.Module, data: ImageSet, preprocessing: Preprocessing, pace: Pace, world: World
+) -> Logits:
+    """Returns what the network, in eval mode, says to each readable picture, in their order.
+
+    Several processes take a share each, and all of them get the whole.
+
+    Raises:
+        UserError: The device is not there, not a single picture could be read, or what the network
+            says to some is no finite number.
+    """
+    device = choose_device(pace.device)
+    loader = make_eval_loader(
+        data,
+        eval_transform(preprocessing),
+        batch_size=pace.batch_size,
+        num_workers=pace.num_workers,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    if pace.on_start:
+        pace.on_start(len(range(world.rank, len(data), world.size)))
+    precision = choose_precision(pace.precision, device)
+    said = validate(network.to(device), loader, device, precision, pace.on_batch, world)
+    count = int((~said.logits.isfinite().all(dim=1)).sum())
+    if count:
+        raise UserError(
+            f"Got outputs that are no finite numbers for {count:,} of {len(said.logits):,} images, "
+            "so that nothing can be measured; check the weights, or take float32 for the precision."
+        )
+    return said

@@ -1,0 +1,168 @@
+"""A model's answers for one split of some data, and what they are worth."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvt.data import ImageSet, Selection, select
+from cvt.data.sets import check_labels
+from cvt.data.sources import class_positions
+from cvt.data.streams import StreamSet
+from cvt.errors import UserError
+from cvt.evaluation.answers import (
+    Pace,
+    answers,
+    class_names_of,
+    open_model,
+    preprocessing_of,
+    run_data,
+)
+from cvt.evaluation.imagenet import imagenet_outputs, imagenet_synsets
+from cvt.evaluation.scores import Evaluation, summarise
+from cvt.parts.model import VisionModel
+from cvt.runtime import join_world
+
+# --- Which output of a model stands for which class of some data.
+
+_SHOWN = 3
+
+
+def matched_labels(
+    data: ImageSet, model: Sequence[str] | None, num_outputs: int
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Returns the output for each class of the data, int64, (N,), and what to tell of it.
+
+    Classes are matched by name, whatever their order, case and Unicode form. Two lists of
+    ImageNet's classes, as words or WordNet numbers, are matched by knowing ImageNet. Data whose
+    classes are called 0, 1, 2 ... is matched by these numbers if no model's class is called so, or
+    the model has no names; there, words stand for the outputs in their order. Classes of which the
+    data has no picture, and classes of the model that are not in the data, do no harm.
+
+    Raises:
+        UserError: A class of the data is none of the model's, or a label is out of range.
+    """
+    occurring = _occurring(data)
+    found, told = _positions(data.classes, model, num_outputs)
+    missing = [each for each in occurring if found[each] is None]
+    if missing:
+        raise _unknown(data, missing, model, num_outputs)
+    return torch.tensor([-1 if each is None else each for each in found]), told
+
+
+def _occurring(data: ImageSet) -> list[int]:
+    """Returns the classes that the data has pictures of, as far as that is known beforehand."""
+    if isinstance(data, StreamSet):
+        return list(range(len(data.classes)))
+    check_labels(data)
+    return [int(label) for label in np.unique(data.labels) if label >= 0]
+
+
+def _positions(
+    names: Sequence[str], model: Sequence[str] | None, num_outputs: int
+) -> tuple[list[int | None], tuple[str, ...]]:
+    found = class_positions(names, model or ())
+    if any(each is not None for each in found):
+        return found, ()
+    if (known := _of_imagenet(names, model, num_outputs)) is not None:
+        return known, ()
+    if all(name.isascii() and name.isdecimal() for name in names):
+        numbers = [int(name) for name in names]
+        told = "The numbers that the classes of the data are called by are taken for the outputs'."
+        return [each if each < num_outputs else None for each in numbers], (told,)
+    if model is None and len(names) == num_outputs:
+        told = "The model does not name its classes: they are taken in the order of the data's."
+        return list(range(num_outputs)), (told,)
+    return found, ()
+
+
+def _of_imagenet(
+    names: Sequence[str], model: Sequence[str] | None, num_outputs: int
+) -> list[int | None] | None:
+    """Returns the outputs for classes of ImageNet in a model of ImageNet, or None."""
+    synsets = imagenet_synsets()
+    numbers = class_positions(names, synsets)
+    try:
+        if None in numbers:  # no WordNet numbers: perhaps the words for all thousand
+            numbers = list(imagenet_outputs(names, len(names)).argsort().tolist())
+        outputs = imagenet_outputs(model, num_outputs).tolist()
+    except UserError:
+        return None
+    return [None if number is None else outputs[number] for number in numbers]
+
+
+def _unknown(
+    data: ImageSet, missing: Sequence[int], model: Sequence[str] | None, num_outputs: int
+) -> UserError:
+    images = int(np.isin(data.labels, missing).sum())
+    some = ", ".join(repr(data.classes[each]) for each in missing[:_SHOWN])
+    more = " ..." if len(missing) > _SHOWN else ""
+    has = f"has {', '.join(map(repr, (model or ())[:_SHOWN]))} ..." if model else "names none"
+    return UserError(
+        f"Got data with {len(missing)} of {len(data.classes)} classes that the model does not "
+        f"have: {some}{more} ({images:,} images); the model of {num_outputs} outputs {has}; "
+        "rename the classes as in training, or leave them out."
+    )
+
+
+def evaluate(
+    model: str | Path | VisionModel,
+    data: str | ImageSet,
+    *,
+    split: str | None = None,
+    data_dir: str | None = None,
+    download: bool = False,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    on_start: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Measures a model on a split of the data, prepared as its checkpoint says.
+
+    Data that comes without splits is measured whole; but if it is what the checkpoint's run, in
+    whose folder it lies, learned from, only the validation pictures that the run held out are.
+    Classes are matched by name; some of the model's may be missing. Started by torchrun, every
+    process has to call this; they share the pictures, each of which counts once, and all return
+    the same.
+
+    Args:
+        model: A checkpoint, a run's folder (its best weights), a published name, or a model.
+        data: As for training, or a set of pictures.
+        split: `train`, `val`, `test` or `all`; by default test if the data has it, or else val,
+            or else all.
+        batch_size: Pictures per forward pass, in each process.
+        precision: `float32`, `bf16`, or `auto`, which is bf16 on GPUs that compute in it.
+        on_start: Called with the number of pictures that this process is about to go through.
+        on_batch: Called after each batch with its number of pictures.
+
+    Raises:
+        UserError: Model or data cannot be used, their classes do not fit, or no picture is
+            readable. A single bad one is skipped and named in the result.
+    """
+    pace = Pace(batch_size, num_workers, device, precision, on_start, on_batch)
+    with join_world(device) as world:
+        network = open_model(model, world)
+        if isinstance(data, str):
+            run = run_data(model)
+            read = partial(select, data, split, data_dir=data_dir, download=download, run=run)
+            chosen = world.in_turn(read)
+        else:
+            chosen = Selection(images=data, split="all", num_found=len(data), notes=data.notes)
+        names = class_names_of(network)
+        labels_of, told = matched_labels(chosen.images, names, network.num_classes)
+        said = answers(network, chosen.images, preprocessing_of(network), pace, world)
+    result = summarise(replace(said, labels=labels_of[said.labels]), names or chosen.images.classes)
+    return replace(
+        result,
+        split=chosen.split,
+        num_found=chosen.num_found,
+        split_was_cut=chosen.was_cut,
+        notes=(*chosen.notes, *told),
+        bad=(*chosen.unreadable, *result.bad),
+    )

@@ -1,0 +1,1 @@
+"""Writing a network as a file for other runtimes."""

@@ -1,0 +1,280 @@
+"""The rewritten network as one graph, from `torch.export`; every format starts from it."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import UserError as TorchUserError
+from torch.export import Dim, ExportedProgram
+
+from cvt.errors import UserError, did_you_mean
+from cvt.inference.passes import chosen_passes
+from cvt.inference.rewrite import rewrite
+from cvt.parts.model import VisionModel
+from cvt.parts.spec import Spec
+from cvt.weights.checkpoint import METADATA_KEY, record_of
+from cvt.weights.record import Record
+
+# --- Which sizes of images an exported file takes.
+
+AXES = ("batch", "height", "width")
+
+Range = tuple[int, int | None]
+"""The smallest and the largest size of an axis; None: there is no largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Images (batch, channels, height, width) that a file takes; float32, whatever it computes in.
+
+    Args:
+        height: In pixels, as the width.
+        usual: The (height, width) that the model is made for.
+    """
+
+    batch: Range
+    channels: int
+    height: Range
+    width: Range
+    usual: tuple[int, int]
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The axes that are not fixed."""
+        return tuple(name for name in AXES if self.of(name)[0] != self.of(name)[1])
+
+    @property
+    def shape(self) -> tuple[int | str, int, int | str, int | str]:
+        """The shape of the images, free axes by their names."""
+        batch, height, width = (name if name in self.free else self.of(name)[0] for name in AXES)
+        return batch, self.channels, height, width
+
+    def of(self, name: str) -> Range:
+        """Returns the range of an axis."""
+        return getattr(self, name)
+
+    def sentence(self) -> str:
+        """Returns the sizes in words, as in `(batch, 3, 224, 224), batch from 1`."""
+        limits = "".join(f", {name} from {self.of(name)[0]}" for name in self.free)
+        return f"({', '.join(map(str, self.shape))}){limits}"
+
+    def examples(self) -> list[tuple[int, int, int, int]]:
+        """Returns shapes to try: the usual one; another batch and size, and the smallest, if free.
+
+        The other sizes are odd, since even ones hide how a half is rounded.
+        """
+        height, width = self.usual
+        narrower = width * 3 // 4 | 1
+        other_width = narrower if narrower > self.width[0] else width * 3 // 2 | 1
+        other = self._fitting(3, height * 5 // 4 | 1, other_width)
+        smallest = self._fitting(1, self.height[0], self.width[0])
+        return list(dict.fromkeys((self._fitting(2, height, width), other, smallest)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that goes to JSON and comes back through `from_dict`."""
+        return {"dtype": "float32", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """Rebuilds what `to_dict` wrote."""
+        ranges = {name: (plain[name][0], plain[name][1]) for name in AXES}
+        height, width = plain["usual"]
+        return cls(channels=plain["channels"], usual=(height, width), **ranges)
+
+    def _fitting(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
+        batch, height, width = (
+            max(size, self.of(name)[0]) if name in self.free else self.of(name)[0]
+            for name, size in zip(AXES, (batch, height, width), strict=True)
+        )
+        return batch, self.channels, height, width
+
+
+def choose_sizes(
+    spec: Spec, size: tuple[int, int], batch_size: int | None, dynamic: Sequence[str]
+) -> Sizes:
+    """Returns what a file is to take.
+
+    Args:
+        size: The (height, width) that the images usually have, and always if these are not free.
+        batch_size: How many images a call takes; None: any number if "batch" is free, else one.
+        dynamic: The free ones of `AXES`.
+
+    Raises:
+        UserError: An unknown axis, a size that the network does not take, or a batch of two minds.
+    """
+    for name in dynamic:
+        if name not in AXES:
+            raise UserError(
+                f"Got dynamic {name!r}, expected some of {', '.join(AXES)}."
+                f"{did_you_mean(str(name), AXES)}"
+            )
+    if batch_size is not None and "batch" in dynamic:
+        raise UserError(
+            f"Got batch_size {batch_size} and a free batch; leave batch_size out, or take 'batch' "
+            "out of dynamic."
+        )
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"Got batch_size {batch_size}, expected 1 or more.")
+    spec.grids(size)
+    lowest = smallest_free_side(spec, size)
+    free: Range = (lowest, None)
+    return Sizes(
+        batch=(1, None) if "batch" in dynamic else (batch_size or 1, batch_size or 1),
+        channels=spec.in_chans,
+        height=free if "height" in dynamic else (size[0], size[0]),
+        width=free if "width" in dynamic else (size[1], size[1]),
+        usual=size,
+    )
+
+
+def smallest_free_side(spec: Spec, size: tuple[int, int]) -> int:
+    """Returns the side from which one graph holds for all sizes.
+
+    A grid of one row, and one that strided keys make it, is broadcast: another graph. From three
+    rows on the keys, at stride 2, have two. Where the usual size has fewer rows, its number counts.
+    """
+    side = min(size)
+    rows = min(3, *(min(grid) for grid in spec.grids((side, side))))
+    fits = (each for each in range(max(spec.min_size, 1), side) if _rows(spec, each) >= rows)
+    return next(fits, side)
+
+
+def _rows(spec: Spec, side: int) -> int:
+    return min(min(grid) for grid in spec.grids((side, side)))
+
+
+_PLACE = {"batch": 0, "height": 2, "width": 3}
+
+
+def trace(
+    model: nn.Module, sizes: Sizes, dtype: torch.dtype, device: torch.device
+) -> ExportedProgram:
+    """Traces a model's inference form, which has no weights or kernels of one machine's.
+
+    Images go in and answers come out in float32. Where the size is fixed, position tables are
+    interpolated to it here and not in the graph.
+
+    Raises:
+        UserError: The network cannot be one graph for all the sizes.
+    """
+    if "height" not in sizes.free and "width" not in sizes.free:
+        model = _at_size(model, sizes.usual)
+    network = rewrite(model, chosen_passes(("kernels", "pack")), dtype, device)
+    batch, channels, height, width = sizes.examples()[0]
+    if "width" in sizes.free:
+        width += width // 2  # sizes that are equal by chance are taken for the same
+    images = torch.zeros(batch, channels, height, width, device=device)
+    try:
+        return _traced(network, images, _named(sizes))
+    except TorchUserError as error:
+        if not sizes.free:
+            raise
+        reason = str(error).partition("\n")[0]
+    # What torch cannot prove to hold for all sizes may do so; the check tries several.
+    try:
+        program = _traced(network, images, _tried(sizes))
+    except TorchUserError as error:
+        raise _not_one_graph(model, sizes, str(error).partition("\n")[0]) from error
+    if not _holds_from(program, sizes):
+        raise _not_one_graph(model, sizes, reason)
+    return program
+
+
+def image_shape(program: ExportedProgram) -> Sequence[int | torch.SymInt]:
+    """Returns the shape of the images that a program takes; a free size is no int."""
+    (name,) = program.graph_signature.user_inputs
+    (node,) = (each for each in program.graph.nodes if each.name == name)
+    return node.meta["val"].shape
+
+
+def free_places(program: ExportedProgram) -> dict[int, str]:
+    """Returns which of the images' axes are free, with their names."""
+    shape = image_shape(program)
+    return {place: name for name, place in _PLACE.items() if not isinstance(shape[place], int)}
+
+
+def _traced(network: nn.Module, images: Tensor, free: dict[int, Any]) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
+
+
+def _named(sizes: Sizes) -> dict[int, Any]:
+    return {_PLACE[name]: Dim(name, min=sizes.of(name)[0]) for name in sizes.free}
+
+
+def _tried(sizes: Sizes) -> dict[int, Any]:
+    return {_PLACE[name]: Dim.DYNAMIC(min=sizes.of(name)[0]) for name in sizes.free}
+
+
+def _holds_from(program: ExportedProgram, sizes: Sizes) -> bool:
+    """Whether the tracing kept the smallest sizes; torch says 2 of a batch that may be 1."""
+    shape = image_shape(program)
+    found = (cast("torch.SymInt", shape[_PLACE[axis]]) for axis in sizes.free)
+    ranges = (program.range_constraints[size.node.expr] for size in found)
+    return all(
+        each.lower <= max(2, sizes.of(axis)[0])
+        for each, axis in zip(ranges, sizes.free, strict=True)
+    )
+
+
+def _not_one_graph(model: nn.Module, sizes: Sizes, reason: str) -> UserError:
+    return UserError(
+        f"{type(model).__name__} cannot be one graph for every {' and '.join(sizes.free)} "
+        f"({reason.rstrip('.!')}); leave some out of dynamic."
+    )
+
+
+def _at_size(model: nn.Module, size: tuple[int, int]) -> nn.Module:
+    spec = getattr(model, "spec", None)
+    if spec is None or spec.img_size == size or not hasattr(model, "set_input_size"):
+        return model
+    resized = cast("VisionModel", copy.deepcopy(model))
+    resized.set_input_size(size)
+    return resized
+
+
+# --- What an exported file says about itself: the record of its model, and what images it takes.
+
+INPUT_KEY = "cvt_input"
+KEYS = (METADATA_KEY, INPUT_KEY)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What travels with an exported file, as JSON under the keys `cvt` and `cvt_input`.
+
+    Args:
+        record: As in a checkpoint: preprocessing (to the size exported), class names, licence, ...
+        sizes: The images that the file takes.
+        dtype: What it computes in.
+    """
+
+    record: Record
+    sizes: Sizes
+    dtype: str
+
+    def to_strings(self) -> dict[str, str]:
+        """Returns the JSON by its keys, in ASCII."""
+        about_input = {**self.sizes.to_dict(), "computes_in": self.dtype}
+        return {METADATA_KEY: json.dumps(self.record.to_dict()), INPUT_KEY: json.dumps(about_input)}
+
+    @classmethod
+    def from_strings(cls, strings: Mapping[str, str], *, source: str) -> Self:
+        """Reads what `to_strings` wrote.
+
+        Raises:
+            UserError: It is not there, or not usable.
+        """
+        record = record_of(strings, source=source)
+        try:
+            plain: dict[str, Any] = json.loads(strings[INPUT_KEY])
+            return cls(record, Sizes.from_dict(plain), plain["computes_in"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{source} does not say which images it takes, expected a file that `cvt export` "
+                "wrote; export it again."
+            ) from error

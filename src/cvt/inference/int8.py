@@ -1,0 +1,195 @@
+"""Real images to calibrate and to judge a network of low precision with."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cvt.data.image import BadImage, find_images, open_image
+from cvt.data.load import load_split
+from cvt.data.loader import Batch
+from cvt.data.transforms import eval_transform
+from cvt.errors import UserError
+from cvt.evaluation.answers import preprocessing_of
+from cvt.files import expanded
+from cvt.inference.agreement import checked_agreement
+from cvt.inference.rewrite import Deployed, choose_target, rewrite
+from cvt.parts.model import VisionModel
+from cvt.weights.record import Preprocessing
+
+Images = str | Path | Tensor | Iterable[Tensor | Batch | tuple[Tensor, ...] | list[Tensor]]
+"""A path or name of data, or batches as a model gets them, with or without labels behind."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images, and how many of them are used.
+
+    Args:
+        images: A folder of pictures (in folders of classes or not), a parquet file or a folder of
+            such, a name as for `cvt train --data`; or batches (B, C, H, W), preprocessed.
+        num_images: At most so many: evenly spread over data, the first ones of batches.
+
+    Raises:
+        UserError: No number above 0.
+    """
+
+    images: Images
+    num_images: int = 300
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise UserError(f"Got num_images {self.num_images}, expected 1 or more.")
+
+
+Calibrating = Calibration | Images
+
+
+def calibration_images(
+    model: nn.Module,
+    calibration: Calibrating | None,
+    preprocessing: Preprocessing | None = None,
+) -> Tensor:
+    """Returns images (N, C, H, W) in float32, the same ones every time.
+
+    Pictures are prepared as the model's checkpoint or configuration says, if nothing else is said;
+    unreadable ones are passed over.
+
+    Raises:
+        UserError: There are none, no picture can be read, batches are of several sizes or not
+            floating-point numbers, or the model does not say how to prepare pictures.
+    """
+    if calibration is None:
+        raise UserError(
+            "Got dtype int8 without calibration images, expected real ones to find the ranges of "
+            "the activations with: pass calibration= a folder, a parquet file or batches."
+        )
+    if not isinstance(calibration, Calibration):
+        calibration = Calibration(calibration)
+    source, count = calibration.images, calibration.num_images
+    if isinstance(source, str | Path):
+        prepare = preprocessing or preprocessing_of(cast("VisionModel", model))
+        return _prepared(prepare, str(source), count)
+    return _first(source, count)
+
+
+def _prepared(preprocessing: Preprocessing, name: str, count: int) -> Tensor:
+    transform = eval_transform(preprocessing)
+    pictures = [each for each in _pictures(name, count) if not isinstance(each, BadImage)]
+    if not pictures:
+        raise UserError(f"None of the pictures of {name} can be read; name others.")
+    return torch.stack([transform(picture) for picture in pictures])
+
+
+def _pictures(name: str, count: int) -> Iterator[Image.Image | BadImage]:
+    folder = expanded(name)
+    if not folder.is_dir() or any(folder.glob("*.parquet")):
+        yield from load_split(name, "all").some(count)
+        return
+    # Labels don't matter here, and pictures of one kind lie side by side.
+    found = list(find_images([str(folder)]))
+    for index in np.linspace(0, len(found) - 1, min(count, len(found)), dtype=int):
+        each = found[index]
+        try:
+            yield each if isinstance(each, BadImage) else open_image(each)
+        except BadImage as error:
+            yield error
+
+
+def _first(batches: Iterable[object], count: int) -> Tensor:
+    parts: list[Tensor] = []
+    had = 0
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
+        images = _images_of(batch)[: count - had]
+        if parts and images.shape[1:] != parts[0].shape[1:]:
+            raise UserError(
+                f"Got calibration images of shapes {tuple(parts[0].shape[1:])} and "
+                f"{tuple(images.shape[1:])}, expected one; prepare them all alike."
+            )
+        parts.append(images.detach().to("cpu", torch.float32))
+        had += len(images)
+        if had >= count:
+            break
+    if not had:
+        raise UserError("Got no calibration images, expected one batch at least.")
+    return torch.cat(parts)
+
+
+def _images_of(batch: object) -> Tensor:
+    if isinstance(batch, Batch):
+        return batch.images
+    if isinstance(batch, tuple | list) and batch:
+        batch = batch[0]
+    if not isinstance(batch, Tensor) or batch.ndim != 4 or not batch.is_floating_point():
+        got = f"shape {tuple(batch.shape)} in {batch.dtype}" if isinstance(batch, Tensor) else batch
+        raise UserError(
+            f"Got a batch of {got!s:.80}, expected images (B, C, H, W) of floating-point numbers, "
+            "preprocessed."
+        )
+    return batch
+
+
+# --- A rewritten network with linear maps in int8, in PyTorch, by torchao.
+
+# A product of fewer numbers than these costs less than finding their ranges.
+_NARROWEST = 32
+
+
+def on_int8(
+    model: nn.Module,
+    names: Sequence[str],
+    device: torch.device | str | None,
+    calibration: Calibrating | None,
+) -> Deployed:
+    """Returns the rewritten network whose linear maps compute in int8, all else in float32.
+
+    Weights have a scale for each output, activations one for each token, found when they come:
+    nothing is calibrated, and images are only for the `agreement`. The classifier stays in float32.
+
+    On a CPU this is for trying out what int8 does to the answers, or for its quarter of the
+    memory: with AVX2 alone, torch's int8 product took twenty times as long as that in float32
+    (CvT-13's first linear map of the MLP, Zen 3, torch 2.15, torchao 0.18). For speed on a CPU
+    take `engine="openvino"`.
+
+    Args:
+        model: The training form.
+        names: The passes to apply.
+        device: As `deploy` got it.
+        calibration: Images to compare with float32 on, or None.
+
+    Raises:
+        UserError: torchao is missing, there is no such device, or the images cannot be used.
+    """
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+        from torchao.quantization.quant_api import quantize_
+    except ImportError:
+        raise UserError(
+            "Int8 in PyTorch needs torchao; install it with: pip install 'cvt[torchao]'."
+        ) from None
+    images = None if calibration is None else calibration_images(model, calibration)
+    _, where = choose_target(model, torch.float32, device)
+    kept = [name for name in names if name != "pack"]
+    deployed = rewrite(model, kept, torch.float32, where)
+    reference = None if images is None else rewrite(model, kept, torch.float32, where)
+    quantize_(deployed, Int8DynamicActivationInt8WeightConfig(), _wanted(deployed.network))
+    deployed.kind = "int8"
+    if images is not None and reference is not None:
+        deployed.agreement = checked_agreement(reference, deployed, images.to(where))
+    return deployed
+
+
+def _wanted(network: nn.Module) -> Callable[[nn.Module, str], bool]:
+    heads = {id(getattr(network, name, None)) for name in ("head", "head_dist", "fc", "classifier")}
+
+    def is_wanted(module: nn.Module, name: str) -> bool:
+        if type(module) is not nn.Linear or id(module) in heads:
+            return False
+        return min(module.in_features, module.out_features) >= _NARROWEST
+
+    return is_wanted

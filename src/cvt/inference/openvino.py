@@ -1,0 +1,446 @@
+"""The rewritten graph in OpenVINO, on the CPU, behind the model's own call.
+
+Every shape of images gets a program of its own. With sizes that are known OpenVINO fuses the whole
+attention into one kernel, which it does not with free ones, and plans its memory beforehand.
+"""
+
+import logging
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from cvt.errors import UserError
+from cvt.inference.agreement import Agreement, checked_agreement
+from cvt.inference.export.trace import image_shape
+from cvt.inference.int8 import Calibrating, calibration_images
+from cvt.inference.rewrite import choose_target, dtype_of, is_int8, keep_facts, rewrite
+from cvt.parts.model import VisionModel, check_image
+from cvt.runtime import cpu_computes
+
+# --- OpenVINO's core: one for the process, which is never let go.
+
+
+@cache
+def core() -> Any:
+    """Returns the process's `openvino.Core`, made at the first call.
+
+    A core on the CPU puts a signal stack of its own in the place of the thread's (where there is
+    one: Python's faulthandler has one, and so pytest), and its end puts back what it found. Of two
+    cores that do not end in the reverse order of their beginnings, the second puts back the first
+    one's, which is gone: the next signal, be it Ctrl-C, then ends the process. Seen with 2026.4.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+# --- What OpenVINO's converter lacks of our graphs: the interpolation of a position table.
+
+
+def conversions() -> list[Any]:
+    """Returns what `openvino.convert_model` takes as `extension`.
+
+    torch's bicubic filter with antialiasing is Pillow's, which OpenVINO has under that name, with
+    the coefficient -0.5 of Keys' cubic in both (OpenVINO heeds no other there).
+    """
+    from openvino.frontend.pytorch import ConversionExtension
+
+    return [ConversionExtension("aten._upsample_bicubic2d_aa.default", _resize)]
+
+
+def _resize(context: Any) -> Any:
+    import numpy as np
+    from openvino import opset11
+
+    resized = opset11.interpolate(
+        context.get_input(0),
+        context.get_input(1),
+        mode="bicubic_pillow",
+        shape_calculation_mode="sizes",
+        axes=opset11.constant(np.array([2, 3], np.int32)),
+        cube_coeff=-0.5,
+        antialias=True,
+        coordinate_transformation_mode="half_pixel",
+    )
+    return resized.outputs()
+
+
+# --- A rewritten network as a graph of OpenVINO's, for the sizes that its tracing left free.
+
+Bounds = tuple[int, int | None]
+"""The smallest and the largest size of an axis; None: there is no largest."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph, and which images (B, C, H, W) it was traced for.
+
+    Args:
+        model: An `openvino.Model`, whose input has free sizes where the bounds leave them.
+        bounds: One pair for each axis of the images.
+    """
+
+    model: Any
+    bounds: tuple[Bounds, ...]
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether images of this shape may go in."""
+        return all(
+            low <= size and (high is None or size <= high)
+            for size, (low, high) in zip(shape, self.bounds, strict=True)
+        )
+
+    def covers(self, other: "Graph") -> bool:
+        """Whether all images that go into another may go into this one."""
+        return all(
+            low <= other_low and (high is None or (other_high is not None and other_high <= high))
+            for (low, high), (other_low, other_high) in zip(self.bounds, other.bounds, strict=True)
+        )
+
+    def of_shape(self, shape: tuple[int, ...]) -> Any:
+        """Returns an `openvino.Model` for images of this shape alone; the weights are shared."""
+        model = self.model.clone()
+        model.reshape(list(shape))
+        return model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Graph":
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        import openvino
+
+        with TemporaryDirectory() as folder:
+            text, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+            openvino.serialize(self.model, text, weights)
+            return {"files": (text.read_bytes(), weights.read_bytes()), "bounds": self.bounds}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        object.__setattr__(self, "model", core().read_model(*state["files"]))
+        object.__setattr__(self, "bounds", state["bounds"])
+
+
+def to_graph(network: nn.Module, images: Tensor, *, any_size: bool) -> Graph:
+    """Traces a network by `torch.export` and converts it.
+
+    Batch, height and width stay free where the network lets them: position tables, windows and the
+    like tie it to the size of the images, and then so is the graph.
+
+    Args:
+        network: The rewritten network, in float32 on the CPU.
+        images: An example (B, C, H, W), two of them at least: one is traced as a constant.
+        any_size: Whether height and width are to be free as well as the batch, which takes twice
+            as long (CvT-13, one Zen 3 core: 20 s and not 11).
+    """
+    free = (0, 2, 3) if any_size else (0,)
+    shapes = {axis: torch.export.Dim.AUTO for axis in free}
+    program = torch.export.export(network, (images,), dynamic_shapes=(shapes,), strict=False)
+    return Graph(converted(program), _bounds(program))
+
+
+def converted(program: torch.export.ExportedProgram) -> Any:
+    """Returns an `openvino.Model` of a program, with sizes free where the program leaves them."""
+    import openvino
+
+    model = openvino.convert_model(program, extension=conversions())
+    # The converter forgets which sizes were traced as constants.
+    model.reshape([size if isinstance(size, int) else -1 for size in image_shape(program)])
+    return model
+
+
+def _bounds(program: torch.export.ExportedProgram) -> tuple[Bounds, ...]:
+    """What the tracing found out about the images' sizes; a batch may always be of one."""
+    batch, *others = (_axis(program, size) for size in image_shape(program))
+    return (batch if batch[0] == batch[1] else (1, batch[1])), *others
+
+
+def _axis(program: torch.export.ExportedProgram, size: int | torch.SymInt) -> Bounds:
+    if isinstance(size, int):
+        return size, size
+    limits = program.range_constraints[size.node.expr]
+    largest = limits.upper
+    return int(limits.lower), int(largest) if largest.is_Integer else None
+
+
+# --- A graph of OpenVINO's in int8, its ranges found on real images, by NNCF.
+
+
+def quantized(graph: Graph, images: Tensor) -> Graph:
+    """Returns a graph in int8, as `quantized_model` makes it; the one given is left as it is."""
+    return Graph(quantized_model(graph.model, images), graph.bounds)
+
+
+def quantized_model(model: Any, images: Tensor) -> Any:
+    """Returns an `openvino.Model` whose linear maps take weights and activations in int8.
+
+    Weights are quantised symmetrically, activations asymmetrically where they have no sign in
+    common (NNCF's preset "mixed"). The same images give the same graph. Progress goes to stderr.
+
+    What differs from NNCF's settings for transformers was measured on the demo model, trained on
+    CIFAR-10, with 100 images to calibrate on and 2,000 of its test to compare with float32 (Zen 3):
+    the same class for 97.3 % with those settings, 97.0 % without smoothing outliers into weights
+    (at a third of the mean error), 98.0 % with ranges from histograms instead of extremes, 99.0 %
+    with weights of 7 bits as well, 99.4 % with the convolutions left in float32 as well.
+
+    The seven bits are for CPUs without instructions for int8 dot products (VNNI), where sums of
+    two products overflow 16 bits; all get them, so that all give the same answers. The
+    convolutions, embeddings and depthwise ones, are 6 % of CvT-13's arithmetic.
+
+    Args:
+        model: In float32; it is left as it is.
+        images: (N, C, H, W), of which each goes through the graph.
+    """
+    import nncf
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+        OverflowFix,
+    )
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    nncf.set_log_level(logging.ERROR)
+    # One by one: NNCF takes some of a transformer's axes for the batch.
+    data = nncf.Dataset([image.numpy() for image in images.split(1)])
+    settings = AdvancedQuantizationParameters(
+        overflow_fix=OverflowFix.ENABLE,
+        smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+        activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM,
+    )
+    convolutions = {"GroupConvolution", "Convolution"}
+    present = convolutions & {each.get_type_name() for each in model.get_ops()}
+    with redirect_stdout(sys.stderr):
+        return nncf.quantize(
+            model.clone(),
+            data,
+            preset=nncf.QuantizationPreset.MIXED,
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(types=sorted(present)),
+            advanced_parameters=settings,
+        )
+
+
+# A program holds its weights as its kernels read them, once more.
+_KEPT_PROGRAMS = 4
+
+
+class OnOpenVINO(nn.Module):
+    """Images (B, in_chans, H, W) on the CPU to what the model's forward returns in eval mode.
+
+    A new shape is compiled at its first call, which takes a second or so; the last four are kept.
+    The graph is of one size at first, for any batch; with the second size comes one for all sizes
+    that the network lets one graph be for, which takes as long as `cvt.deploy` twice. Images may be
+    of another floating type than float32; the answer comes in theirs, in memory of its own. Calls
+    from several threads wait for each other.
+
+    Args:
+        network: The rewritten network, in float32 on the CPU.
+        model: The one it comes from.
+        precision: What OpenVINO computes in where the graph says nothing: `f32` or `bf16`.
+        image_size: The (H, W) to trace first.
+        quantized: Makes a graph one in int8; sizes that it does not leave free are then refused.
+    """
+
+    is_deployed = True
+
+    def __init__(
+        self,
+        network: nn.Module,
+        model: nn.Module,
+        precision: str,
+        image_size: tuple[int, int],
+        quantized: Callable[[Graph], Graph] | None = None,
+    ) -> None:
+        super().__init__()
+        keep_facts(self, model)
+        self.network = network
+        self.source = type(model).__name__
+        self.precision = precision
+        self.threads = torch.get_num_threads()
+        self.checks = isinstance(model, VisionModel)
+        self.is_int8 = quantized is not None
+        self.agreement: Agreement | None = None
+        example = torch.zeros(2, _channels(model), *image_size)
+        with torch.no_grad():
+            outputs = network(example)
+        self.outputs = None if isinstance(outputs, Tensor) else type(outputs)
+        # What is calibrated is so for all sizes at once.
+        graph = to_graph(network, example, any_size=quantized is not None)
+        self.graphs = [graph if quantized is None else quantized(graph)]
+        self._start()
+        self.eval()
+
+    def forward(self, image: Tensor) -> Any:
+        self._check(image)
+        batch = len(image)
+        # OpenVINO computes nothing at all for no image, not even the shape of the answer.
+        pixels = image.detach() if batch else image.new_zeros(1, *image.shape[1:])
+        values = pixels.to(torch.float32).contiguous().numpy()
+        with self._lock:
+            results = self._program(values.shape)(values, share_inputs=True, share_outputs=False)
+        answers = [torch.from_numpy(each)[:batch].to(image.dtype) for each in results.values()]
+        return answers[0] if self.outputs is None else self.outputs(answers)
+
+    def train(self, mode: bool = True) -> "OnOpenVINO":
+        """Stays in eval mode: what training needs has been folded away."""
+        return super().train(False)
+
+    def extra_repr(self) -> str:
+        """Returns what it was made from, in which precision it runs, and on how many threads."""
+        kind = f"int8 and {self.precision}" if self.is_int8 else self.precision
+        return f"{self.source} in OpenVINO's {kind}, {self.threads} threads"
+
+    def __getstate__(self) -> dict[str, Any]:
+        passing = ("_lock", "_programs")
+        return {name: value for name, value in self.__dict__.items() if name not in passing}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._programs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    def _check(self, image: Tensor) -> None:
+        if image.device.type != "cpu":
+            raise UserError(
+                f"Got images on {image.device}, expected them on the CPU, where OpenVINO runs."
+            )
+        if not image.is_floating_point():
+            raise UserError(
+                f"Got images of {image.dtype}, expected floating-point numbers: scale and "
+                "normalise them first."
+            )
+        if self.checks:
+            check_image(image, cast("int", self.in_chans), self.spec)
+        elif image.ndim != 4:
+            raise UserError(
+                f"Got an image tensor of shape {tuple(image.shape)}, expected (batch, channels, "
+                "height, width)."
+            )
+
+    def _program(self, shape: tuple[int, ...]) -> Any:
+        """The program for a shape, the one that was used longest ago making room for it."""
+        if shape not in self._programs:
+            if len(self._programs) >= _KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+            self._programs[shape] = self._compile(self._graph(shape).of_shape(shape))
+        self._programs.move_to_end(shape)
+        return self._programs[shape]
+
+    def _graph(self, shape: tuple[int, ...]) -> Graph:
+        for graph in self.graphs:
+            if graph.takes(shape):
+                return graph
+        if self.is_int8:
+            raise UserError(
+                f"Got images of {shape[2]} x {shape[3]} pixels, which the calibrated graph does "
+                "not take; deploy the model again with calibration images of that size."
+            )
+        example = torch.zeros(max(2, shape[0]), *shape[1:])
+        made = to_graph(self.network, example, any_size=True)
+        # Each holds the weights.
+        self.graphs = [*(each for each in self.graphs if not made.covers(each)), made]
+        return made
+
+    def _compile(self, model: Any) -> Any:
+        return core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": self.precision,
+                "INFERENCE_NUM_THREADS": self.threads,
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+                # Pinned, two processes of one thread each share the first core.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+
+
+def on_openvino(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype | str | None,
+    device: torch.device | str | None,
+    names: Sequence[str],
+    calibration: Calibrating | None = None,
+) -> OnOpenVINO:
+    """Returns the model in OpenVINO.
+
+    Args:
+        model: The training form.
+        dtype: float32, bfloat16 or int8 (which computes in bfloat16 what it does not in int8, where
+            the CPU has the instructions); None: bfloat16 for a model in it, else float32.
+        device: The CPU, or None.
+        names: The passes to apply.
+        calibration: Images to find the ranges of int8 with; the result then has their `agreement`.
+
+    Raises:
+        UserError: OpenVINO is missing, or NNCF for int8; another device; a dtype that the CPU or
+            the engine lacks; int8 without images, or images without int8.
+    """
+    _require("openvino", "openvino")
+    precision = _precision(model, dtype, device)
+    network = rewrite(model, names, torch.float32, torch.device("cpu"))
+    if not is_int8(dtype):
+        return OnOpenVINO(network, model, precision, _image_size(model))
+    _require("nncf", "int8,openvino")
+
+    images = calibration_images(model, calibration)
+    size = (images.shape[2], images.shape[3])
+    made = OnOpenVINO(network, model, precision, size, lambda graph: quantized(graph, images))
+    made.agreement = checked_agreement(network, made, images)
+    return made
+
+
+def _precision(
+    model: nn.Module, dtype: torch.dtype | str | None, device: torch.device | str | None
+) -> str:
+    if device is not None and str(device).partition(":")[0] not in ("cpu", "auto"):
+        raise UserError(
+            f"Got device {str(device)!r} with engine 'openvino', which runs on the CPU; leave the "
+            "device out, or take engine='torch'."
+        )
+    if is_int8(dtype):
+        return "bf16" if cpu_computes(torch.bfloat16) else "f32"
+    own = torch.bfloat16 if dtype_of(model) == torch.bfloat16 else torch.float32
+    chosen, _ = choose_target(model, own if dtype is None else dtype, "cpu")
+    names = {torch.float32: "f32", torch.bfloat16: "bf16"}
+    if chosen not in names:
+        raise UserError(
+            f"Got dtype {str(chosen).removeprefix('torch.')} with engine 'openvino', expected "
+            "float32, bfloat16 or int8."
+        )
+    return names[chosen]
+
+
+def _image_size(model: nn.Module) -> tuple[int, int]:
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    own = getattr(getattr(model, "spec", None), "img_size", None)
+    height, width = own or tuple(cfg.get("input_size", (3, 224, 224)))[1:]
+    return height, width
+
+
+def _channels(model: nn.Module) -> int:
+    first = next((each for each in model.modules() if isinstance(each, nn.Conv2d)), None)
+    return getattr(model, "in_chans", 3 if first is None else first.in_channels)
+
+
+def _require(package: str, extras: str) -> None:
+    if find_spec(package) is None:
+        raise UserError(
+            f"This needs {package}, which is not installed; get it with: "
+            f"pip install 'cvt[{extras}]'."
+        )

@@ -1,0 +1,183 @@
+"""From a training form to the rewritten network: copy, passes, data type, device."""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cvt.errors import UserError, did_you_mean
+from cvt.inference.forms import PackedLinear
+from cvt.runtime import choose_device, cpu_computes
+
+if TYPE_CHECKING:
+    from cvt.inference.agreement import Agreement
+from collections.abc import Sequence
+
+from cvt.inference.forms import inference_copy
+from cvt.inference.passes import ALGEBRA, LAYOUT
+
+# --- Where a deployed network runs, and in which data type.
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def is_int8(dtype: torch.dtype | str | None) -> bool:
+    """Whether a data type is the one of quantised networks, which no tensor is cast to."""
+    return dtype == torch.int8 or dtype == "int8"
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """Returns the data type of a model's floating-point parameters, by the first; None without."""
+    return next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
+
+
+def choose_target(
+    model: nn.Module,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[torch.dtype, torch.device]:
+    """Returns data type and device: those asked for, else the model's own.
+
+    Raises:
+        UserError: There is no such data type or device, or the device does not compute in it. A
+            model that stays as and where it is is not asked.
+    """
+    first = next((each for each in model.parameters() if each.is_floating_point()), None)
+    own_dtype = torch.float32 if first is None else first.dtype
+    own_device = torch.device("cpu") if first is None else first.device
+    chosen = own_dtype if dtype is None else _dtype(dtype)
+    where = own_device if device is None else choose_device(str(device))
+    if dtype is not None or device is not None:
+        check_dtype(chosen, where)
+    return chosen, where
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    names = (*DTYPES, "int8")
+    if str(dtype) not in DTYPES:
+        raise UserError(
+            f"Got dtype {str(dtype)!r}, expected one of {', '.join(names)}."
+            f"{did_you_mean(str(dtype), names)}"
+        )
+    return DTYPES[str(dtype)]
+
+
+def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    """Refuses a data type that a device does not compute in.
+
+    Raises:
+        UserError: It lacks the instructions.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
+        if not cpu_computes(dtype):
+            raise UserError(
+                f"Got dtype {name}, for which this CPU has no instructions and could only imitate "
+                "it at a fraction of the speed; take float32."
+            )
+    elif device.type == "cuda" and dtype == torch.bfloat16:
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(f"Got dtype {name}, which this GPU lacks; take float16 or float32.")
+    elif device.type == "mps" and dtype == torch.float64:
+        raise UserError(f"Got dtype {name}, which Apple's GPUs lack; take float32.")
+
+
+# --- What `cvt.deploy` returns for PyTorch: the rewritten network behind the model's own call.
+
+# What a model says about itself, as far as it does.
+_KEPT = (
+    *("spec", "num_classes", "in_chans", "num_features", "global_pool", "feature_info"),
+    *("pretrained_cfg", "record"),
+)
+
+
+class Deployed(nn.Module):
+    """Images (B, in_chans, H, W) to what the model's forward returns in eval mode.
+
+    Images may be of another floating type than the network's; the answer comes in theirs. It is
+    always in eval mode, and records no gradient: under `no_grad`, not `inference_mode`, since a
+    tensor of the latter could not be used in training later, as frozen features are, and cannot
+    be traced into an exported graph.
+
+    Args:
+        network: The rewritten network.
+        model: The one it comes from.
+        rewritten: How many places each pass has rewritten.
+    """
+
+    is_deployed = True
+    """What no other network has: it stays on its device and in its arithmetic."""
+
+    def __init__(self, network: nn.Module, model: nn.Module, rewritten: Mapping[str, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.source = type(model).__name__
+        self.rewritten = dict(rewritten)
+        self.dtype = dtype_of(network) or torch.get_default_dtype()
+        self.kind = str(self.dtype)
+        self.agreement: Agreement | None = None
+        keep_facts(self, model)
+        self.eval()
+
+    def forward(self, image: Tensor) -> Any:
+        is_traced = torch.compiler.is_compiling()
+        with nullcontext() if is_traced else torch.no_grad():
+            if image.dtype == self.dtype:
+                return self.network(image)
+            if not image.is_floating_point():
+                raise UserError(
+                    f"Got images of {image.dtype}, expected floating-point numbers: scale and "
+                    "normalise them first."
+                )
+            return _in_dtype(self.network(image.to(self.dtype)), image.dtype)
+
+    def train(self, mode: bool = True) -> "Deployed":
+        """Stays in eval mode: what training needs has been folded away."""
+        return super().train(False)
+
+    def extra_repr(self) -> str:
+        """Returns what it was made from, and what each pass rewrote."""
+        done = ", ".join(f"{name} {count}" for name, count in self.rewritten.items())
+        return f"{self.source} in {self.kind}, rewritten: {done or 'nothing'}"
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Deployed":
+        if any(isinstance(module, PackedLinear) for module in self.modules()):
+            raise UserError(
+                "Got a deployed network to move or convert, whose weights are packed for this CPU: "
+                "deploy the model again with the dtype and device you want."
+            )
+        return super()._apply(fn, recurse)
+
+
+def keep_facts(deployed: nn.Module, model: nn.Module) -> None:
+    """Gives a deployed network copies of what its model says about itself."""
+    for name in _KEPT:
+        if hasattr(model, name):
+            setattr(deployed, name, copy.deepcopy(getattr(model, name)))
+
+
+def _in_dtype(outputs: Any, dtype: torch.dtype) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.to(dtype)
+    return type(outputs)(_in_dtype(each, dtype) for each in outputs)
+
+
+def rewrite(
+    model: nn.Module, names: Sequence[str], dtype: torch.dtype, device: torch.device
+) -> Deployed:
+    """Returns a copy with the named passes applied, in a data type on a device."""
+    network = inference_copy(model)
+    done = {name: apply(network) for name, apply in ALGEBRA.items() if name in names}
+    network.to(device=device, dtype=dtype)
+    done |= {name: apply(network) for name, apply in LAYOUT.items() if name in names}
+    return Deployed(network, model, {name: count for name, count in done.items() if count})

@@ -1,0 +1,693 @@
+"""The states that a run goes on from: folders under `checkpoints/`, the newest of them whole.
+
+A folder appears under its name only once it is complete, and says in `state.json` what it holds:
+the plain facts, where each tensor lies, and the digests of the files of tensors. Nothing is read
+that this does not name, and no pickle but torch's form of a single tensor, by `weights_only`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import warnings
+import zipfile
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal
+
+import torch
+from torch import nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, Metadata
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from cvt.data import DataSplits
+from cvt.errors import UserError
+from cvt.files import cannot_write, read_small
+from cvt.plain import MOST_TEXT, Range, from_plain, read_json
+from cvt.runtime import World, is_lost_peer, software
+from cvt.training.config import TrainConfig
+from cvt.training.run_folder import CHECKPOINTS_FOLDER
+
+# --- What a checkpoint's files hold, listed in JSON, and torch's reading of tensors by that list.
+#
+# torch keeps a list of its own, `.metadata`, for its own tools. It is a pickle, so it is never read
+# here: a run folder may come from a stranger, and what is in it must not run as code.
+
+_FILE = re.compile(r"__[0-9]{1,6}_[0-9]{1,6}\.distcp")
+_PACKED = 65536  # what torch's format may take beyond a tensor's own bytes
+_MOST_SIDES = 16
+
+_Number = Annotated[int, Range(0, 2**50)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A part of a tensor, and where it lies.
+
+    Args:
+        offsets: Where it begins in the tensor.
+        sizes: Its own shape.
+        file: Name of the file, in the checkpoint's folder.
+        start: Its first byte there.
+        length: Its bytes, in the format of `torch.save`.
+    """
+
+    offsets: tuple[_Number, ...]
+    sizes: tuple[_Number, ...]
+    file: str
+    start: _Number
+    length: _Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """A tensor of a checkpoint; its chunks make up all of it."""
+
+    dtype: Literal[
+        "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
+        "bool",
+    ]  # fmt: skip
+    shape: tuple[_Number, ...]
+    chunks: tuple[Chunk, ...]
+
+
+def list_contents(metadata: Metadata) -> dict[str, Any]:
+    """Returns as plain data what torch says that it has written."""
+    contents = {}
+    for name, stored in metadata.state_dict_metadata.items():
+        assert isinstance(stored, TensorStorageMetadata), f"{name} is no tensor"
+        chunks = []
+        for chunk in stored.chunks:
+            where = metadata.storage_data[MetadataIndex(name, chunk.offsets)]
+            chunks.append(
+                Chunk(
+                    offsets=tuple(chunk.offsets),
+                    sizes=tuple(chunk.sizes),
+                    file=where.relative_path,
+                    start=where.offset,
+                    length=where.length,
+                )
+            )
+        dtype: Any = str(stored.properties.dtype).removeprefix("torch.")
+        tensor = StoredTensor(dtype=dtype, shape=tuple(stored.size), chunks=tuple(chunks))
+        contents[name] = asdict(tensor)
+    return contents
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file of tensors may be called so."""
+    return _FILE.fullmatch(name) is not None
+
+
+def check_contents(
+    contents: Mapping[str, StoredTensor], folder: Path, files: Collection[str]
+) -> None:
+    """Makes sure that a list and its folder agree, before anything is read by it.
+
+    Args:
+        files: The names of the files whose digests are known.
+
+    Raises:
+        UserError: Some part of the list cannot be, or points out of the folder or its files.
+    """
+    sizes = {name: (folder / name).stat().st_size for name in files if is_file_name(name)}
+    named = {chunk.file for tensor in contents.values() for chunk in tensor.chunks}
+    if named != set(files):
+        odd = min(named ^ set(files))
+        raise UserError(f"Got {odd!r} beside or without its tensors in {folder}; train again.")
+    for name, tensor in contents.items():
+        if not _fits(tensor, sizes):
+            raise UserError(f"Got no place for the tensor {name!r} in {folder}; train again.")
+
+
+def _fits(tensor: StoredTensor, sizes: Mapping[str, int]) -> bool:
+    itemsize = getattr(torch, tensor.dtype).itemsize
+    for chunk in tensor.chunks:
+        least = math.prod(chunk.sizes) * itemsize
+        sides = zip(chunk.offsets, chunk.sizes, tensor.shape, strict=False)
+        is_inside = (
+            len(chunk.offsets) == len(chunk.sizes) == len(tensor.shape) <= _MOST_SIDES
+            and all(offset + size <= side for offset, size, side in sides)
+            and least <= chunk.length <= least + _PACKED
+            and chunk.start + chunk.length <= sizes[chunk.file]
+        )
+        if not is_inside:
+            return False
+    starts = {chunk.offsets for chunk in tensor.chunks}
+    whole = sum(math.prod(chunk.sizes) for chunk in tensor.chunks)
+    return len(starts) == len(tensor.chunks) and whole == math.prod(tensor.shape)
+
+
+class Reader(FileSystemReader):
+    """torch's reader, by our list in place of its own.
+
+    Args:
+        folder: The checkpoint.
+        contents: What `check_contents` has found right.
+    """
+
+    def __init__(self, folder: Path, contents: Mapping[str, StoredTensor]) -> None:
+        super().__init__(folder)
+        self._contents = contents
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Returns the list in torch's form."""
+        tensors, places = {}, {}
+        for name, tensor in self._contents.items():
+            tensors[name] = TensorStorageMetadata(
+                properties=TensorProperties(dtype=getattr(torch, tensor.dtype)),
+                size=torch.Size(tensor.shape),
+                chunks=[
+                    ChunkStorageMetadata(torch.Size(each.offsets), torch.Size(each.sizes))
+                    for each in tensor.chunks
+                ],
+            )
+            for each in tensor.chunks:
+                place = _StorageInfo(each.file, each.start, each.length)
+                places[MetadataIndex(name, each.offsets)] = place
+        return Metadata(
+            state_dict_metadata=tensors,
+            storage_data=places,
+            storage_meta=StorageMeta(load_id=self.load_id),
+        )
+
+    def _slice_file(self, file: IO[bytes], sinfo: _StorageInfo) -> IO[bytes]:
+        """Returns the bytes of a chunk, which torch then reads with `weights_only`.
+
+        They are stored as they are: what is compressed, or no archive, is none of ours.
+        """
+        file.seek(sinfo.offset)
+        content = BytesIO(file.read(sinfo.length))
+        with zipfile.ZipFile(content) as archive:
+            members = archive.infolist()
+        if any(each.file_size != each.compress_size or each.compress_type for each in members):
+            raise ValueError(f"{sinfo.relative_path} holds something compressed")
+        content.seek(0)
+        return content
+
+
+class TensorsOnly(DefaultLoadPlanner):
+    """torch's plan of what to load, less its way of unpickling whatever is no tensor."""
+
+    def load_bytes(self, read_item: Any, value: Any) -> None:
+        """Refuses it.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"{read_item.dest_index.fqn} is no tensor")
+
+
+_FACTS = "state.json"
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    dcp.CheckpointException,
+)
+_PATTERN = "[0-9]" * 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensors:
+    """What a checkpoint holds of tensors, in place: saved from there, loaded into there.
+
+    Args:
+        model: Its parameters and buffers, which are the same in all processes.
+        optimizer: Its moments; none before the first update.
+        ema: The averaged model, if there is one.
+        scaler: The loss scaling of fp16, if there is one; a number, kept with the facts.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    ema: nn.Module | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What `state.json` says."""
+
+    facts: dict[str, Any]
+    contents: dict[str, StoredTensor]
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What the facts say of the tensors."""
+
+    has_moments: bool
+    scaler: dict[str, int | float] | None = None
+
+
+_KEPT = ("has_moments", "scaler")
+
+
+class _Writer(dcp.FileSystemWriter):
+    """torch's writer, but it says what went wrong beneath it: torch's format hides that."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        """Writes this process's files.
+
+        Raises:
+            OSError: The disk is full or the place not writable.
+            KeyboardInterrupt: Somebody asked for the end.
+        """
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            raise _root(error) from error
+
+    def finish(self, metadata: Any, results: Any) -> None:
+        """Writes what was written where, and says so in `metadata`: torch 2.11 does in a copy."""
+        super().finish(metadata, results)
+        metadata.storage_data = {each.index: each.storage_data for part in results for each in part}
+
+
+def save_state(
+    run: Path, facts: dict[str, Any], tensors: Tensors, *, keep: int, world: World
+) -> None:
+    """Writes a checkpoint beside its place, renames it, and drops the oldest ones.
+
+    Every process calls it; with FSDP each writes its shares.
+
+    Args:
+        facts: Plain data for JSON: config, progress and what else `read_facts` is to return.
+        keep: How many checkpoints may stay.
+
+    Raises:
+        UserError: The disk is full or the folder not writable; older checkpoints are kept.
+    """
+    state = _state(tensors, has_moments=bool(tensors.optimizer.state))
+    path = world.on_main(lambda: _make_room(run / CHECKPOINTS_FOLDER))
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with _single_process_allowed():
+            contents = list_contents(dcp.save(state, storage_writer=_Writer(temporary)))
+    except (OSError, RuntimeError, dcp.CheckpointException) as error:
+        cause = _cause(error)
+        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
+            raise cause from None
+        shutil.rmtree(temporary, ignore_errors=True)
+        wrapped = cause if isinstance(cause, OSError) else OSError(_first_line(cause))
+        with world.alike():
+            raise cannot_write(path, wrapped) from error
+    scaler = tensors.scaler.state_dict() if tensors.scaler else None
+    facts = {**facts, "scaler": scaler, "has_moments": bool(tensors.optimizer.state)}
+    world.on_main(lambda: _finish(temporary, path, facts, contents, keep))
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a folder holds checkpoints, whole or not."""
+    return bool(_saved(run))
+
+
+def newest(run: Path) -> Path:
+    """Returns the newest checkpoint that is whole; damaged ones are passed over.
+
+    Raises:
+        UserError: There is none.
+    """
+    folders = _saved(run)[::-1]
+    for folder in folders:
+        if _is_whole(folder):
+            return folder
+    if folders:
+        raise UserError(
+            f"Cannot resume {run}: its checkpoints are damaged ({folders[0]} is half written or "
+            "was changed); train again."
+        )
+    raise UserError(f"Cannot resume {run}: there is no checkpoint in it; give the folder of a run.")
+
+
+def passed_over(run: Path, checkpoint: Path) -> list[Path]:
+    """Returns the checkpoints that `newest` found damaged before it came to this one."""
+    return [each for each in _saved(run) if each > checkpoint]
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """Returns the plain data that a checkpoint was saved with.
+
+    Raises:
+        UserError: The checkpoint is none, or not of this version.
+    """
+    return _read(checkpoint).facts
+
+
+def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
+    """Puts a checkpoint's tensors in place; the processes may be others than those that saved it.
+
+    Raises:
+        UserError: They do not fit, or are damaged.
+    """
+    stored = _read(checkpoint)
+    facts = from_plain(_Kept, {key: stored.facts.get(key) for key in _KEPT}, f"{checkpoint}")
+    state = _state(tensors, facts.has_moments)
+    try:
+        with _single_process_allowed():
+            reader = Reader(checkpoint, stored.contents)
+            dcp.load(state, storage_reader=reader, planner=TensorsOnly())
+    except _UNREADABLE as error:
+        cause = _cause(error)
+        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
+            raise cause from None
+        raise UserError(
+            f"Cannot resume from {checkpoint}: its tensors do not fit this model "
+            f"({_first_line(cause)}); train again."
+        ) from error
+    set_model_state_dict(tensors.model, state["model"])
+    if "moments" in state:
+        # Rates and decays are the config's business; only the moments are the checkpoint's.
+        whole = get_optimizer_state_dict(tensors.model, tensors.optimizer)
+        whole["state"] = state["moments"]
+        set_optimizer_state_dict(tensors.model, tensors.optimizer, whole)
+    if tensors.ema is not None:
+        set_model_state_dict(tensors.ema, state["ema"])
+    if tensors.scaler is not None:
+        _put_back(tensors.scaler, facts.scaler, checkpoint)
+
+
+def _put_back(scaler: torch.amp.GradScaler, stored: Mapping[str, float] | None, what: Path) -> None:
+    usual = scaler.state_dict()
+    given = dict(stored or {})
+    if {name: type(each) for name, each in given.items()} != {
+        name: type(each) for name, each in usual.items()
+    }:
+        raise UserError(f"Got no state of fp16's loss scaling in {what}; train again.")
+    scaler.load_state_dict(given)
+
+
+def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
+    state: dict[str, Any] = {"model": get_model_state_dict(tensors.model)}
+    if has_moments:
+        state["moments"] = get_optimizer_state_dict(tensors.model, tensors.optimizer)["state"]
+    if tensors.ema is not None:
+        state["ema"] = get_model_state_dict(tensors.ema)
+    return state
+
+
+def _saved(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    found = (run / CHECKPOINTS_FOLDER).glob(_PATTERN)
+    return sorted(each for each in found if each.is_dir() and not each.is_symlink())
+
+
+def _make_room(folder: Path) -> Path:
+    """Returns the next checkpoint's path, with an empty folder beside it to write into."""
+    saved = _saved(folder.parent)
+    path = folder / f"{int(saved[-1].name) + 1 if saved else 0:06d}"
+    try:
+        for left_behind in folder.glob(".*.tmp"):
+            shutil.rmtree(left_behind)
+        path.with_name(f".{path.name}.tmp").mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
+def _finish(
+    temporary: Path, path: Path, facts: dict[str, Any], contents: dict[str, Any], keep: int
+) -> None:
+    try:
+        files = sorted(each for each in temporary.iterdir() if is_file_name(each.name))
+        digests = {file.name: _digest(file) for file in files}
+        stated = {"facts": facts, "contents": contents, "digests": digests}
+        with open(temporary / _FACTS, "w", encoding="utf-8") as file:
+            json.dump({**stated, "digest": _digest_of(stated)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        _sync_folder(path.parent)
+        for old in _saved(path.parent.parent)[:-keep]:
+            shutil.rmtree(old)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(path, error) from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder is as it was written; what it says may still be of no use."""
+    try:
+        stated = _stated(folder)
+        digest = stated.pop("digest")
+        digests = stated["digests"].items()
+        return digest == _digest_of(stated) and all(
+            Path(name).name != name  # no name of a file: of that `_read` will tell
+            or ((folder / name).is_file() and _digest(folder / name) == digest)
+            for name, digest in digests
+        )
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _read(folder: Path) -> _State:
+    """Reads what a checkpoint says of itself, and makes sure that it can be.
+
+    Raises:
+        UserError: It cannot.
+    """
+    stated = _stated(folder)
+    stated.pop("digest", None)
+    if "contents" not in stated:
+        raise UserError(
+            f"Cannot resume from {folder}: it was written by an earlier version, which listed the "
+            "contents in a pickle, and none is read; start anew from its weights by --weights."
+        )
+    state = from_plain(_State, stated, str(folder / _FACTS))
+    for name in state.digests:
+        file = folder / name
+        if not is_file_name(name) or file.is_symlink() or not file.is_file():
+            raise UserError(
+                f"Cannot resume from {folder}: it says that {name!r} is a file of tensors in it, "
+                "which is not so; train again."
+            )
+    check_contents(state.contents, folder, state.digests)
+    return state
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    file = folder / _FACTS
+    stated = read_json(read_small(file, MOST_TEXT), str(file))
+    if not isinstance(stated, dict):
+        raise UserError(f"Got no facts of a checkpoint in {file}; train again.")
+    return stated
+
+
+def _digest_of(stated: dict[str, Any]) -> str:
+    """Of what JSON makes of it, the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a renaming last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _single_process_allowed() -> Generator[None]:
+    """torch warns where there is no process group, which is how a run on one device is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Returns what torch wrapped: an interruption, or the system's own error, if there is one."""
+    if not isinstance(error, dcp.CheckpointException):
+        return _root(error)
+    causes = [_root(cause) for cause, _ in error.failures.values()]
+    for kind in (KeyboardInterrupt, OSError):
+        found = next((each for each in causes if isinstance(each, kind)), None)
+        if found is not None:
+            return found
+    return causes[0]
+
+
+def _root(error: BaseException) -> BaseException:
+    """Returns the interruption or the system's error that led to this one, if one did."""
+    each: BaseException | None = error
+    while each is not None:
+        if isinstance(each, OSError | KeyboardInterrupt):
+            return each
+        each = each.__cause__ or each.__context__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+
+
+# --- Whether a run that goes on is still the same run: its config, its data, its software.
+
+# What may differ when a run goes on, because it does not change what is computed.
+_FREE = (
+    "resume",
+    "force",
+    "device",
+    "num_workers",
+    "data_dir",
+    "download",
+    "accum_steps",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a run's bits depend on besides its config.
+
+    Args:
+        data: For each split its number of pictures and a digest of their names and labels.
+        software: Versions of this library and of those that it computes with.
+        chunks: How many chunks a batch is dealt out to: processes times accumulation steps.
+        teacher: Name and a digest of the network that is learned from; empty where there is none.
+    """
+
+    data: dict[str, tuple[int, str]]
+    software: dict[str, str]
+    chunks: Annotated[int, Range(1, 2**20)]
+    teacher: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, splits: DataSplits, chunks: int, teacher: Sequence[str] = ()) -> "Identity":
+        """Looks at the data and the software at hand."""
+        named = {"training": splits.train, "validation": splits.val, "test": splits.test}
+        return cls(
+            data={name: (len(each), each.fingerprint()) for name, each in named.items() if each},
+            software={name: found for name, found in software().items() if name != "Python"},
+            chunks=chunks,
+            teacher=tuple(teacher),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return {
+            **asdict(self),
+            "data": {name: list(found) for name, found in self.data.items()},
+            "teacher": list(self.teacher),
+        }
+
+    def check(self, now: "Identity") -> None:
+        """Makes sure that data, teacher and software are those that this run was started with.
+
+        Raises:
+            UserError: They are not; the message says what changed.
+        """
+        changes = []
+        for name, (count, digest) in self.data.items():
+            new_count, new_digest = now.data.get(name, (0, ""))
+            if count != new_count:
+                changes.append(f"the {name} split has {new_count} images instead of {count}")
+            elif digest != new_digest:
+                changes.append(f"names or labels of the {name} images differ")
+        if self.teacher != now.teacher:
+            old, new = (each.teacher[0] if each.teacher else "none" for each in (self, now))
+            other = f"{new} instead of {old}" if new != old else f"{old} with other weights"
+            changes.append(f"the teacher is {other}")
+        for name, old in self.software.items():
+            if now.software.get(name) != old:
+                changes.append(f"{name} is {now.software.get(name)} instead of {old}")
+        if changes:
+            raise UserError(
+                f"The run to resume would not be the same: {', '.join(changes)}; put that back, "
+                "or go on all the same with --force."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a checkpoint says of its run; `TrainConfig`, `Record`, `Progress` read the rest."""
+
+    config: dict[str, Any]
+    identity: Identity
+    record: dict[str, Any]
+    progress: dict[str, Any]
+
+
+def read_run_facts(checkpoint: Path) -> RunFacts:
+    """Reads what a checkpoint says of its run.
+
+    Raises:
+        UserError: It is no checkpoint of a run, or of another version's.
+    """
+    plain = read_facts(checkpoint)
+    names = [each.name for each in fields(RunFacts) if each.name in plain]
+    return from_plain(RunFacts, {name: plain[name] for name in names}, f"the facts in {checkpoint}")
+
+
+def resumed_config(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
+    """Returns the stored config with what the caller may change, such as device and workers.
+
+    A field of `given` that has its default counts as not given. With `given.force` all changes
+    are taken over.
+
+    Raises:
+        UserError: Another field is given and differs, so the run would not be the same.
+    """
+    return _merged(given, stored, TrainConfig(), "", given.force)
+
+
+def same_chunks(config: TrainConfig, chunks: int, world_size: int) -> TrainConfig:
+    """Returns the config with the accumulation steps that keep a batch's chunks as they were.
+
+    Raises:
+        UserError: The number of processes does not allow it.
+    """
+    if chunks % world_size and not config.force:
+        raise UserError(
+            f"Got {world_size} processes for a run whose batches have {chunks} chunks, expected a "
+            f"divisor of {chunks}; start as many, or go on all the same with --force."
+        )
+    return replace(config, accum_steps=max(chunks // world_size, 1))
+
+
+def _merged(given: Any, stored: Any, default: Any, prefix: str, force: bool) -> Any:
+    merged = {}
+    for each in fields(given):
+        new, old, usual = (getattr(one, each.name) for one in (given, stored, default))
+        if is_dataclass(new):
+            merged[each.name] = _merged(new, old, usual, f"{each.name}.", force)
+        elif new in (usual, old):
+            merged[each.name] = old
+        elif force or each.name in _FREE:
+            merged[each.name] = new
+        else:
+            raise UserError(
+                f"Got {prefix}{each.name} {new!r}, but the run to resume was started with "
+                f"{old!r}; leave it out, start a new run, or change it all the same with --force."
+            )
+    return replace(stored, **merged)

@@ -1,0 +1,253 @@
+"""What is said and kept when a run has ended: the figures, the files, what to type next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from shlex import quote
+from typing import Annotated, Any
+
+from cvt.errors import UserError, shown
+from cvt.figures import picture, words
+from cvt.files import atomic_write
+from cvt.plain import Range, from_plain, json_text, read_json_file
+from cvt.training.run_folder import (
+    BEST_WEIGHTS,
+    CARD_FILE,
+    CONFIG_FILE,
+    CURVES_FILE,
+    EVENTS_FOLDER,
+    LAST_WEIGHTS,
+    METRICS_FILE,
+    RESULT_FILE,
+    EpochRow,
+)
+from cvt.training.screen import say_time
+
+_Percent = Annotated[float, Range(0, 100)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run came to; accuracies in percent, losses in nats.
+
+    Args:
+        run: The run's folder.
+        data: Name of the data, as it was given.
+        best_epoch: The epoch, from 1, whose weights are in `best.safetensors`.
+        best_top1: Its accuracy on the validation split.
+        best_loss: Its loss there.
+        test_top1: The same weights' accuracy on the test split, or None if the data has none.
+        test_loss: Their loss there.
+        seconds: Time from the call to the end, of the last session if the run was resumed.
+        bad: A sentence for each picture that could not be read.
+        test_top5: Top-5 accuracy on the test split, where there are more than five classes.
+    """
+
+    run: Path
+    data: str
+    best_epoch: int
+    best_top1: float
+    best_loss: float
+    test_top1: float | None
+    test_loss: float | None
+    seconds: float
+    bad: tuple[str, ...] = ()
+    test_top5: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON; figures that do not exist are left out."""
+        plain = {**vars(self), "run": str(self.run), "bad": list(self.bad)}
+        return {name: value for name, value in plain.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFacts:
+    """What other rooms read of a `result.json`; see `TrainResult`."""
+
+    best_epoch: Annotated[int, Range(1)]
+    best_top1: _Percent
+    test_top1: _Percent | None = None
+    test_top5: _Percent | None = None
+    bad: tuple[str, ...] = ()
+
+
+def read_result(run: Path) -> ResultFacts | None:
+    """Reads a finished run's result; None of a run that is not finished.
+
+    Raises:
+        UserError: The file is no result of a run.
+    """
+    path = run / RESULT_FILE
+    if not path.exists():
+        return None
+    plain = read_json_file(path)
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} is not the result of a run; remove it and resume the run.")
+    known = {each.name for each in fields(ResultFacts)}
+    return from_plain(ResultFacts, {key: plain[key] for key in plain if key in known}, str(path))
+
+
+def save_result(run: Path, result: TrainResult) -> None:
+    """Writes `result.json`, by which a run is known to be finished.
+
+    Raises:
+        UserError: The disk is full or the folder not writable.
+    """
+    with atomic_write(run / RESULT_FILE, "w") as file:
+        file.write(json_text(result.to_dict(), indent=2) + "\n")
+
+
+def report(result: TrainResult) -> str:
+    """Returns the closing text for people."""
+    lines = [
+        "",
+        f"Done in {say_time(result.seconds)}. Best epoch {result.best_epoch}: "
+        f"validation top-1 {result.best_top1:.2f} %, loss {result.best_loss:.4f}.",
+    ]
+    if result.test_top1 is not None:
+        lines.append(f"Test top-1 {result.test_top1:.2f} %, loss {result.test_loss:.4f}.")
+    if result.bad:
+        lines.append(f"{len(result.bad)} images could not be read and were skipped.")
+    run, data, beside = (
+        quote(shown(each)) for each in (result.run, result.data, result.run.parent)
+    )
+    files = {
+        CARD_FILE: "what was trained, on what, how, and how good it is",
+        f"{BEST_WEIGHTS}, {LAST_WEIGHTS}": "weights that describe themselves",
+        f"{METRICS_FILE}, {CURVES_FILE}": "every epoch, as a table and as a picture",
+        f"{EVENTS_FOLDER}/": "the same, and single updates, for TensorBoard",
+        CONFIG_FILE: "everything that the run was told",
+    }
+    commands = (
+        f"cvt eval {run} {data}",
+        f"cvt predict {run} IMAGE",
+        f"cvt runs {beside}",
+        f"tensorboard --logdir {run}",
+    )
+    width = max(map(len, files))
+    lines += ["", f"Written to {shown(result.run)}:"]
+    lines += [f"  {name:<{width}}  {content}" for name, content in files.items()]
+    lines += ["", "Next:", *(f"  {command}" for command in commands)]
+    return "\n".join(lines)
+
+
+# --- The pictures of runs: losses, accuracy and learning rate over the epochs.
+
+_TRAINING, _VALIDATION, _RATE, _BEST, _REST = "#7f7f7f", "#1f77b4", "#2ca02c", "#d62728", "#c8c8c8"
+_MARKED_UP_TO = 15
+_NAMED_UP_TO = 10
+
+
+def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
+    """Draws three panels into a PNG. The epoch whose weights were kept is marked in two of them.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    epochs = [row.epoch for row in history]
+    style: dict[str, Any] = {
+        "marker": "." if len(history) < _MARKED_UP_TO else "",
+        "linewidth": 1.6,
+    }
+    with picture(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
+        _draw_run(figure, history, epochs, style)
+        figure.suptitle(words(title, 120), fontsize=11)
+
+
+def _draw_run(figure: Any, history: list[EpochRow], epochs: list[int], style: Any) -> None:
+    losses, accuracy, rate = figure.subplots(1, 3)
+    best = _best(history)
+    losses.plot(epochs, [row.train_loss for row in history], color=_TRAINING, **style)
+    losses.plot(epochs, [row.val_loss for row in history], color=_VALIDATION, **style)
+    losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=5)
+    losses.legend(["training", "validation", "best epoch"], frameon=False)
+    losses.set_title("Loss (nats)")
+    accuracy.plot(epochs, [row.val_top1 for row in history], color=_VALIDATION, **style)
+    label = f"best: {best.val_top1:.2f} in epoch {best.epoch}"
+    accuracy.plot(best.epoch, best.val_top1, "o", color=_BEST, markersize=5, label=label)
+    accuracy.legend(frameon=False, loc="lower right")
+    accuracy.set_title("Validation top-1 (%)")
+    rate.plot(epochs, [row.lr for row in history], color=_RATE, **style)
+    rate.set_title("Learning rate at the epoch's end")
+    rate.set_ylim(bottom=0)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for axes in (losses, accuracy, rate):
+        _tidy(axes)
+
+
+def save_comparison(
+    path: Path, panels: Mapping[str, Sequence[tuple[str, Sequence[EpochRow]]]]
+) -> None:
+    """Draws the validation top-1 of many runs into a PNG, a panel for each data set.
+
+    Args:
+        panels: By data set, the runs' names and epochs, the best run first. The first ten have
+            colours and names, the rest are grey.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    count = max(len(panels), 1)
+    with picture(path, dpi=120, figsize=(9, 4.2 * count), layout="constrained") as figure:
+        for axes, (data, runs) in zip(
+            figure.subplots(count, squeeze=False)[:, 0], panels.items(), strict=False
+        ):
+            _draw_panel(axes, data, runs)
+
+
+def _draw_panel(axes: Any, data: str, runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> None:
+    for number, (name, history) in reversed(list(enumerate(runs))):
+        best = _best(history)
+        named = number < _NAMED_UP_TO
+        axes.plot(
+            [row.epoch for row in history],
+            [row.val_top1 for row in history],
+            color=f"C{number}" if named else _REST,
+            linewidth=1.6 if named else 0.8,
+            marker="." if len(history) < _MARKED_UP_TO else "",
+            label=f"{best.val_top1:.2f}  {_short(name)}" if named else None,
+        )
+    handles, labels = axes.get_legend_handles_labels()
+    rest = len(runs) - len(handles)
+    title = f"best, run (and {rest} more in grey)" if rest else "best, run"
+    axes.legend(
+        handles[::-1], labels[::-1], frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
+        title=title, alignment="left",
+    )  # fmt: skip
+    axes.set_title(f"Validation top-1 (%) on {words(data)}")
+    axes.set_ylim(bottom=_after_the_climb([history for _, history in runs]))
+    _tidy(axes)
+
+
+def _best(history: Sequence[EpochRow]) -> EpochRow:
+    best = history[0]
+    for row in history[1:]:
+        best = row if row.is_better_than(best) else best
+    return best
+
+
+def _after_the_climb(histories: Sequence[Sequence[EpochRow]]) -> float | None:
+    """Returns where an axis may begin: below all runs' ends and their epochs past the climb.
+
+    Final accuracies lie close together; the first epochs would press them into one line.
+    """
+    longest = max(len(history) for history in histories)
+    if longest < _MARKED_UP_TO:
+        return None
+    ends = [history[-1].val_top1 for history in histories]
+    later = [row.val_top1 for history in histories for row in history[longest // 4 :]] + ends
+    return min(later) - 0.05 * (max(later) - min(later))
+
+
+def _tidy(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(name: str) -> str:
+    name = words(name, 1000)
+    return name if len(name) <= 40 else f"…{name[-39:]}"

@@ -1,0 +1,305 @@
+"""The folder of a run: what it is called, and the small files in it."""
+
+import csv
+import errno
+import io
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from itertools import count
+from pathlib import Path
+from shlex import quote
+from typing import Annotated, Any
+
+from cvt.errors import UserError
+from cvt.files import atomic_write, cannot_write, expanded, read_small
+from cvt.plain import MOST_TEXT, NOT_FINITE, Range, from_plain
+from cvt.training.config import TrainConfig
+
+# --- How far a run has come: everything but the weights that going on exactly needs.
+
+_Count = Annotated[int, Range(0, 2**53)]
+_Figure = Annotated[float, NOT_FINITE]
+_Amount = Annotated[float, Range(0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """A line of `metrics.csv`: losses in nats, top-1 in percent, lr of the epoch's last update.
+
+    `data_wait` is the share of the training time in which there was no batch to work on, 0 to 1;
+    `memory_mb` the most memory in use so far, on the GPU if that is where the model is.
+    """
+
+    epoch: Annotated[int, Range(1, 2**53)]
+    train_loss: _Figure
+    val_loss: _Figure
+    val_top1: _Figure
+    lr: _Figure
+    images_per_s: _Figure
+    seconds: _Figure
+    data_wait: _Figure
+    memory_mb: _Figure
+
+    def is_better_than(self, other: "EpochRow | None") -> bool:
+        """Whether this epoch's weights are to be kept: higher top-1, or as high with less loss."""
+        if other is None:
+            return True
+        return (self.val_top1, -self.val_loss) > (other.val_top1, -other.val_loss)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The position in a run, and what has been summed up on the way there.
+
+    Args:
+        epoch: The epoch in hand, from 0.
+        batch: Batches of it that are done.
+        loss_sum: Sum over its pictures of their training loss.
+        num_images: Pictures of it that were trained on.
+        seconds: Time its updates took, waiting for batches included.
+        wait_seconds: The part of that time in which there was no batch to work on.
+        bad: A sentence for each picture that could not be read so far.
+        history: The finished epochs.
+        best: The epoch whose weights are the best so far.
+    """
+
+    epoch: _Count = 0
+    batch: _Count = 0
+    loss_sum: _Figure = 0.0
+    num_images: _Count = 0
+    seconds: _Amount = 0.0
+    wait_seconds: _Amount = 0.0
+    bad: list[str] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
+    best: EpochRow | None = None
+
+    def count(self, loss: float, num_images: int, seconds: float, waited: float = 0.0) -> None:
+        """Adds an update's pictures with their mean loss, and its time, `waited` a part of it."""
+        self.loss_sum += loss * num_images
+        self.num_images += num_images
+        self.seconds += seconds
+        self.wait_seconds += waited
+
+    def note_bad(self, sentences: tuple[str, ...]) -> list[str]:
+        """Remembers pictures that could not be read; returns those not known before."""
+        new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self.bad]
+        self.bad += new
+        return new
+
+    def finish_epoch(
+        self, val_loss: float, val_top1: float, lr: float, memory_mb: float
+    ) -> EpochRow:
+        """Adds the epoch's row to the history and moves on to the start of the next one."""
+        row = EpochRow(
+            epoch=self.epoch + 1,
+            train_loss=self.train_loss,
+            val_loss=val_loss,
+            val_top1=val_top1,
+            lr=lr,
+            images_per_s=self.images_per_s,
+            seconds=self.seconds,
+            data_wait=self.data_wait,
+            memory_mb=memory_mb,
+        )
+        self.history.append(row)
+        if row.is_better_than(self.best):
+            self.best = row
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum, self.num_images = 0.0, 0
+        self.seconds, self.wait_seconds = 0.0, 0.0
+        return row
+
+    @property
+    def train_loss(self) -> float:
+        """Mean training loss of the epoch in hand."""
+        return self.loss_sum / max(self.num_images, 1)
+
+    @property
+    def images_per_s(self) -> float:
+        """Pictures per second that the epoch in hand was trained on."""
+        return self.num_images / self.seconds if self.seconds else 0.0
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the epoch in hand in which there was no batch to work on, 0 to 1."""
+        return min(self.wait_seconds / self.seconds, 1.0) if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Any, what: str = "the progress of a run") -> "Progress":
+        """Rebuilds what `to_dict` wrote.
+
+        Args:
+            what: What a message calls the data.
+
+        Raises:
+            UserError: It is of other kinds, or its parts contradict one another.
+        """
+        progress = from_plain(cls, plain, what)
+        numbers = [row.epoch for row in progress.history]
+        is_best_known = progress.best in progress.history if numbers else progress.best is None
+        if numbers != list(range(1, progress.epoch + 1)) or not is_best_known:
+            raise UserError(f"Got {len(numbers)} epochs in {what} that do not go together.")
+        return progress
+
+
+BEST_WEIGHTS = "best.safetensors"
+LAST_WEIGHTS = "last.safetensors"
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.csv"
+CURVES_FILE = "curves.png"
+RESULT_FILE = "result.json"
+CARD_FILE = "README.md"
+CHECKPOINTS_FOLDER = "checkpoints"
+EVENTS_FOLDER = "tensorboard"
+_LOCK_FILE = ".lock"
+_MOST = 1e12
+_LONGEST_DATA = 50  # letters, each of up to four bytes of the 255 that a name may have
+_HELD = (errno.EACCES, errno.EAGAIN)
+
+
+def make_run_folder(config: TrainConfig) -> Path:
+    """Makes an empty folder: `config.out`, or the next free `runs/DATA-MODEL-NUMBER`.
+
+    Raises:
+        UserError: `config.out` already holds something, or nothing can be written there.
+    """
+    if config.out is None:
+        return _next_free(config)
+    run = expanded(config.out)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        # What is hidden was left by a session that was killed before it wrote anything of worth.
+        is_taken = any(not each.name.startswith(".") for each in run.iterdir())
+    except OSError as error:
+        raise UserError(f"Cannot make the folder {run}: {error.strerror}.") from error
+    if is_taken:
+        raise UserError(
+            f"The folder {run} is not empty, and a run never overwrites; go on with it by "
+            f"`cvt train --resume {quote(str(run))}`, or give another --out."
+        )
+    return run
+
+
+def write_metrics(run: Path, history: list[EpochRow]) -> None:
+    """Writes `metrics.csv`, a line an epoch, whole each time: it never runs ahead of the state."""
+    with atomic_write(run / METRICS_FILE, "w") as file:
+        writer = csv.DictWriter(file, [each.name for each in fields(EpochRow)], lineterminator="\n")
+        writer.writeheader()
+        for row in history:
+            writer.writerow({name: _short(value) for name, value in asdict(row).items()})
+
+
+def read_metrics(run: Path) -> list[EpochRow]:
+    """Reads `metrics.csv` back; a run that has not finished an epoch yet has no lines.
+
+    Columns that an earlier version did not write come as nan.
+
+    Raises:
+        UserError: The file cannot be read, or it is not a table of epochs.
+    """
+    path = run / METRICS_FILE
+    if not path.exists():
+        return []
+    names = [each.name for each in fields(EpochRow)]
+    text = read_small(path, MOST_TEXT)
+    try:
+        lines = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
+        rows = [{name: float(line.get(name, "nan")) for name in names} for line in lines]
+        return [_row(row, str(path)) for row in rows]
+    except (ValueError, TypeError, OverflowError, csv.Error) as error:
+        raise UserError(
+            f"{path} is not a table of epochs ({error}); resume the run to have it written anew."
+        ) from None
+
+
+def _row(figures: dict[str, Any], what: str) -> EpochRow:
+    """A run's line, its figures within what clocks and losses can say."""
+    row = from_plain(EpochRow, {**figures, "epoch": int(figures["epoch"])}, what)
+    for name in ("seconds", "images_per_s", "memory_mb", "data_wait"):
+        if abs(getattr(row, name)) > _MOST:  # of what is not known, nan, that is false
+            raise ValueError(f"{name} of epoch {row.epoch} is {getattr(row, name):g}")
+    return row
+
+
+def is_run(run: Path) -> bool:
+    """Whether a folder is one in which a training was begun at least."""
+    return any((run / name).exists() for name in (CONFIG_FILE, CHECKPOINTS_FOLDER))
+
+
+@contextmanager
+def held(run: Path) -> Generator[None]:
+    """Marks a run as in training inside the block; the mark goes with the process, however it ends.
+
+    A file system without locks marks nothing.
+
+    Raises:
+        UserError: Another process is training it, or what is written there would come to lie
+            elsewhere.
+    """
+    import fcntl  # not on Windows
+
+    path = run / _LOCK_FILE
+    for name in (CHECKPOINTS_FOLDER, EVENTS_FOLDER, _LOCK_FILE):
+        if (run / name).is_symlink():
+            raise UserError(
+                f"Got a link in the place of {run / name}, and a run writes and deletes in its own "
+                "folder only; put there what the link leads to."
+            )
+    try:
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "rb")  # noqa: SIM115
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                raise UserError(
+                    f"The run {run} is being trained by another process; wait for it, or stop it."
+                ) from None
+        yield
+
+
+def is_held(run: Path) -> bool:
+    """Whether another process is training a run at this moment."""
+    import fcntl
+
+    try:
+        file = open(os.open(run / _LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
+    except OSError:  # never trained in by this version, or not ours to read
+        return False
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in _HELD
+    return False
+
+
+def _next_free(config: TrainConfig) -> Path:
+    data = Path(config.data).resolve().stem[:_LONGEST_DATA] if config.data else ""
+    # What begins with a dot is hidden, from `cvt runs` too.
+    name = re.sub(r"[^\w.-]+", "-", f"{data.lstrip('.') or 'data'}-{config.model}")
+    for number in count(1):
+        run = Path("runs") / f"{name}-{number}"
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(
+                f"Cannot make the folder {run}: {error.strerror}; give another with --out."
+            ) from error
+        return run
+    raise AssertionError("count() does not end")
+
+
+def _short(value: float) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

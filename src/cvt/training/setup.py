@@ -1,0 +1,375 @@
+"""Everything a run needs before its first update, built from the config and the data."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from cvt.data import (
+    Augment,
+    DataSplits,
+    eval_transform,
+    load_data,
+    train_transform,
+)
+from cvt.errors import UserError
+from cvt.files import expanded
+from cvt.parts.backbone import Backbone
+from cvt.parts.model import VisionModel
+from cvt.plain import write_yaml
+from cvt.runtime import World, choose_device, faster_precision, seed_position
+from cvt.training.checkpoints import (
+    Identity,
+    has_checkpoint,
+    load_tensors,
+    newest,
+    passed_over,
+    read_run_facts,
+    resumed_config,
+    same_chunks,
+)
+from cvt.training.config import AugmentConfig, TrainConfig, known, load_config
+from cvt.training.defaults import derive, measure, preprocessing_for
+from cvt.training.job import Job
+from cvt.training.losses import make_loss
+from cvt.training.network import make_network
+from cvt.training.run_folder import CONFIG_FILE, Progress, is_run, make_run_folder
+from cvt.training.step import StepOptions, make_mixer, make_optimizer
+from cvt.training.teacher import Teacher, check_teacher, find_teacher
+from cvt.weights.record import Record
+from cvt.weights.source import open_weights
+from cvt.zoo.create import create_model, load
+from cvt.zoo.timm_models import build
+
+# Of the images that a step is tried with, all together: two of 224 pixels.
+_PROBE_PIXELS = 2 * 224**2
+
+_NOT_TO_SAY = {
+    "num_classes": "which follows from the data",
+    "pretrained": "while weights to start from are given by --weights",
+    "features_only": "but a classifier is trained here",
+    "out_indices": "but a classifier is trained here",
+    "pretrained_cfg": "while the size is given by --image-size",
+}
+
+
+def prepare(config: TrainConfig, world: World, hold: Callable[[Path], None] | None = None) -> Job:
+    """Loads the data, derives the config, builds model and optimiser, and makes the run's folder.
+
+    With `config.resume`, or after torchrun restarted its processes, all of it is put back to
+    where the run was saved. What such a folder says decides what is read, as it did when the run
+    was begun; but nothing is fetched that is not asked for anew, and nothing written elsewhere.
+
+    Args:
+        hold: Marks the run's folder as in training, before anything in it is read; None leaves it.
+
+    Raises:
+        UserError: Something in the config, the data or the run to resume cannot be used.
+    """
+    with world.alike():
+        return _prepare(_after_restart(config, world), world, hold or (lambda run: None))
+
+
+def _prepare(config: TrainConfig, world: World, hold: Callable[[Path], None]) -> Job:
+    run = None
+    if config.resume:
+        run = expanded(config.resume)
+        if world.on_main(lambda: is_run(run)):
+            hold(run)
+        if not world.on_main(lambda: _is_only_begun(run)):
+            return _resume(config, run, world)
+        stored = replace(load_config(run / CONFIG_FILE), download=config.download)
+        config = resumed_config(config, stored)
+    device = _device(config, world)
+    splits = _splits(config, world)
+    seed_position(config.seed)
+    config, model, record = _new_model(config, splits, device)
+    config, tried = _with_precision(config, model, device, world)
+    check_batch(config, len(splits.train), world.size)
+    teacher, notes = _teacher(config, record, splits, device, world)
+    if run is None:
+        run = world.on_main(lambda: _run_folder(config, world))
+        hold(run)
+    config = replace(config, out=str(run), resume=None)
+    job = _assemble(config, run, splits, device, model, record, world, teacher)
+    job.notes += tried + notes
+    return job
+
+
+def _with_precision(
+    config: TrainConfig, model: VisionModel, device: torch.device, world: World
+) -> tuple[TrainConfig, list[str]]:
+    """Decides between float32 and bf16 where only a try can; the run keeps to it from then on."""
+    if config.precision != "auto":
+        return config, []
+    side = known(config.image_size)
+    count = max(2, min(known(config.batch_size), _PROBE_PIXELS // side**2))
+    images = torch.zeros(count, model.in_chans, side, side, device=device)
+    chosen, said = world.on_main(lambda: faster_precision(model.to(device), images))
+    return replace(config, precision=cast("Any", chosen)), [said]
+
+
+def _is_only_begun(run: Path) -> bool:
+    """Whether a session was killed before it saved its first checkpoint: nothing is lost."""
+    return (run / CONFIG_FILE).exists() and not has_checkpoint(run)
+
+
+def _resume(given: TrainConfig, run: Path, world: World) -> Job:
+    checkpoint = world.on_main(lambda: newest(run))
+    facts = read_run_facts(checkpoint)
+    stored = facts.identity
+    config = replace(TrainConfig.from_dict(facts.config), download=given.download)
+    config = resumed_config(given, config)
+    config = same_chunks(config, stored.chunks, world.size)
+    device = _device(config, world)
+    splits = _splits(config, world)
+    record = Record.from_dict(facts.record)
+    model = build(
+        record.model,
+        record.spec,
+        num_classes=record.spec.num_classes,
+        in_chans=record.spec.in_chans,
+    )
+    teacher, notes = _teacher(config, record, splits, device, world)
+    config = replace(config, out=str(run), resume=None, force=False)
+    job = _assemble(config, run, splits, device, model, record, world, teacher)
+    if not given.force:
+        stored.check(job.identity)
+    check_batch(config, len(splits.train), world.size)
+    load_tensors(checkpoint, job.tensors)
+    job.progress = Progress.from_dict(facts.progress, f"the progress in {checkpoint}")
+    job.set_lr(job.done_updates - 1)
+    job.notes += notes
+    job.notes += [
+        f"The checkpoint {each} is half written or was changed; going on from {checkpoint.name}."
+        for each in passed_over(run, checkpoint)
+    ]
+    return job
+
+
+def _after_restart(config: TrainConfig, world: World) -> TrainConfig:
+    """Goes on with the run of processes that torchrun lost and started again."""
+    if not world.is_restarted or config.resume:
+        return config
+    if config.out is None:
+        raise UserError(
+            "A process was lost and torchrun started all of them again, but without --out the run "
+            "to go on with is not known; go on by --resume RUN, and give --out next time."
+        )
+    if has_checkpoint(Path(config.out)):
+        return TrainConfig(resume=config.out, device=config.device)
+    return config
+
+
+def _run_folder(config: TrainConfig, world: World) -> Path:
+    if world.is_restarted and config.out:
+        return Path(config.out)  # lost before its first checkpoint: there is nothing to keep
+    return make_run_folder(config)
+
+
+def _device(config: TrainConfig, world: World) -> torch.device:
+    return choose_device(config.device, world.local_rank if world.size > 1 else None)
+
+
+def _splits(config: TrainConfig, world: World) -> DataSplits:
+    return world.in_turn(
+        lambda: load_data(
+            config.data,
+            data_dir=config.data_dir,
+            val_fraction=config.val_fraction,
+            seed=config.seed,
+            download=config.download,
+        )
+    )
+
+
+def _new_model(
+    config: TrainConfig, splits: DataSplits, device: torch.device
+) -> tuple[TrainConfig, VisionModel, Record]:
+    """Derives the config and builds its model; of `config.weights`, if it starts from some."""
+    num_classes = len(splits.classes)
+    start, start_record = None, None
+    if config.weights:
+        start = load(config.weights, num_classes=num_classes, **row_changes(config))
+        start_record = _record_of(start)
+    config = derive(config, measure(splits), device, start_record)
+    name = known(config.model)
+    model = start or create_model(name, num_classes=num_classes, **row_changes(config))
+    side = known(config.image_size)
+    if any(each.endswith("pos_embed.table") for each in model.state_dict()):
+        if start is not None:
+            start.set_input_size(side)
+        elif "img_size" not in config.model_args:  # a table drawn for it, not one interpolated
+            changes: dict[str, Any] = {**row_changes(config), "img_size": side}
+            model = create_model(name, num_classes=num_classes, **changes)
+    model = cast("VisionModel", model)
+    record = Record(
+        model=name.partition(".")[0],
+        spec=model.spec,
+        preprocessing=preprocessing_for(config, model.in_chans, start_record),
+        class_names=splits.classes,
+        licence=start_record.licence if start_record else None,
+        source=f"trained on {splits.name}",
+    )
+    return config, model, record
+
+
+def _teacher(
+    config: TrainConfig, record: Record, splits: DataSplits, device: torch.device, world: World
+) -> tuple[Teacher | None, list[str]]:
+    """Finds and checks the network to learn from, and what the user should know about it."""
+    if not config.is_taught:
+        return None, []
+    source = world.in_turn(lambda: find_teacher(known(config.teacher), config.teacher_args))
+    notes = check_teacher(source, record.preprocessing, tuple(splits.classes))
+    return Teacher(source, record.preprocessing, device), notes
+
+
+def _record_of(model: nn.Module) -> Record:
+    record = model.record
+    assert isinstance(record, Record)
+    return record
+
+
+def row_changes(config: TrainConfig) -> dict[str, Any]:
+    """Returns what a config changes in its model's row.
+
+    Raises:
+        UserError: It is not for a config to say.
+    """
+    for name, why in _NOT_TO_SAY.items():
+        if name in config.model_args:
+            raise UserError(f"Got model_args {name}, {why}; leave it out.")
+    if config.drop_path_rate is None:
+        return config.model_args
+    return {**config.model_args, "drop_path_rate": config.drop_path_rate}
+
+
+def _assemble(
+    config: TrainConfig,
+    run: Path,
+    splits: DataSplits,
+    device: torch.device,
+    model: VisionModel,
+    record: Record,
+    world: World,
+    teacher: Teacher | None,
+) -> Job:
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+    if teacher is not None and getattr(model.spec, "distilled", False):
+        cast("Backbone", model).set_distilled_training()
+    network = make_network(model, config, device, world)
+    optimizer = make_optimizer(network.model, config.optim)
+    return Job(
+        config=config,
+        run=run,
+        world=world,
+        splits=splits,
+        identity=Identity.of(
+            splits,
+            world.size * config.accum_steps,
+            (teacher.name, teacher.digest) if teacher else (),
+        ),
+        device=device,
+        network=network,
+        record=record,
+        optimizer=optimizer,
+        loss_fn=make_loss(config.mix, config.distill if teacher else None),
+        step=StepOptions(
+            batch_size=known(config.batch_size),
+            num_chunks=config.accum_steps,
+            world=world,
+            mixer=make_mixer(config.mix, len(splits.classes)),
+            norms=network.norms,
+            clip_grad=known(config.optim.clip_grad),
+            precision=config.precision,
+            scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
+            teacher=teacher,
+        ),
+        augmented=train_transform(record.preprocessing, _augment(config.augment)),
+        plain=eval_transform(record.preprocessing),
+        progress=Progress(),
+    )
+
+
+def check_batch(config: TrainConfig, num_images: int, world_size: int) -> None:
+    """Makes sure that a batch can be had, and shared out to all processes.
+
+    Raises:
+        UserError: It cannot.
+    """
+    batch_size, chunks = known(config.batch_size), world_size * config.accum_steps
+    if batch_size > num_images:
+        raise UserError(
+            f"Got batch_size {batch_size} for {num_images} training images; make it smaller."
+        )
+    if batch_size % chunks or batch_size < 2 * chunks:
+        raise UserError(
+            f"Got batch_size {batch_size} for {world_size} processes with accum_steps "
+            f"{config.accum_steps}, expected a multiple of {chunks} with two for each; "
+            f"take {max(batch_size // chunks, 2) * chunks}, which changes the learning rate too."
+        )
+
+
+def _augment(config: AugmentConfig) -> Augment:
+    """The data room's form, in which no policy is None rather than "off"."""
+    values: dict[str, Any] = asdict(config)
+    del values["repeats"]  # the loader's business
+    if config.auto_augment == "off":
+        values["auto_augment"] = None
+    return Augment(**values)
+
+
+# --- What a run would be told, as text, without starting it.
+
+
+def preview(config: TrainConfig) -> str:
+    """Returns the config that a run would work with as YAML, derived values included.
+
+    Nothing is written or downloaded but weights to start from. Where data or weights are not at
+    hand, a comment says so and the config stands as it was given.
+
+    Raises:
+        UserError: The config is wrong, or the run to resume cannot be.
+    """
+    if config.resume:
+        stored = read_run_facts(newest(expanded(config.resume)))
+        return write_yaml(resumed_config(config, TrainConfig.from_dict(stored.config)).to_dict())
+    device = choose_device(config.device)
+    changes = row_changes(config)
+    if config.model and not config.weights:
+        _check_row(config.model, changes, config.image_size)
+    try:
+        splits = load_data(
+            config.data,
+            data_dir=config.data_dir,
+            val_fraction=config.val_fraction,
+            seed=config.seed,
+        )
+        facts = measure(splits)
+        start = open_weights(config.weights)[1] if config.weights else None
+    except UserError as error:
+        why = " ".join(str(error).split())
+        return f"# Not derived, null stands for what will be: {why}\n" + write_yaml(
+            config.to_dict()
+        )
+    config = derive(config, facts, device, start)
+    side = known(config.image_size)
+    if start is not None:
+        start.spec.change(**changes).grids((side, side))
+    else:
+        _check_row(known(config.model), row_changes(config), side)
+    check_batch(config, len(splits.train), int(os.environ.get("WORLD_SIZE", "1")))
+    return write_yaml(config.to_dict())
+
+
+def _check_row(name: str, changes: Mapping[str, Any], side: int | None) -> None:
+    """Builds a network as the run would, without memory for it."""
+    with torch.device("meta"):
+        model = cast("VisionModel", create_model(name, **changes))
+    model.spec.grids((side, side) if side else model.spec.img_size)

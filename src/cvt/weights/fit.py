@@ -1,0 +1,440 @@
+"""Which row a bare state dict belongs to, judged by its names and shapes."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from cvt.errors import UserError
+from cvt.parts.model import VisionModel
+from cvt.parts.position import resize_table
+from cvt.parts.spec import BackboneSpec, Spec, TNTSpec
+from cvt.systems.baselines import BaselineSpec
+from cvt.systems.catalog import ROWS, SYSTEMS, make_network, row_of
+from cvt.systems.system import System
+from cvt.weights.layouts import StateDict
+from cvt.weights.record import Record
+
+# --- What a checkpoint's size of image, of input and of output is seen in: names and grids.
+
+Grid = tuple[int, int]
+
+
+def first_conv(spec: Spec) -> str | None:
+    """Returns the name of the convolution that reads the image; None for T2T's soft split."""
+    if isinstance(spec, TNTSpec):
+        return "word_embed.proj"
+    if isinstance(spec, BaselineSpec):
+        return "conv1" if spec.architecture.startswith("resnet") else "conv_stem"
+    assert isinstance(spec, BackboneSpec)
+    return "stages.0.embed.proj" if spec.stages[0].embed == "conv" else None
+
+
+def classifiers(spec: Spec) -> tuple[str, ...]:
+    """Returns the names of the classifiers, two with distillation."""
+    if isinstance(spec, BaselineSpec):
+        return ("fc",) if spec.architecture.startswith("resnet") else ("classifier",)
+    is_distilled = isinstance(spec, BackboneSpec) and spec.distilled
+    return ("head", "head_dist") if is_distilled else ("head",)
+
+
+def tables(spec: Spec, img_size: Grid) -> dict[str, tuple[Grid, int]]:
+    """Returns grid and number of prefix tokens of each position table at an image size (H, W).
+
+    Raises:
+        UserError: The image is too small.
+    """
+    if isinstance(spec, TNTSpec):
+        return {"pos_embed.table": (spec.grids(img_size)[0], 1)}
+    if not isinstance(spec, BackboneSpec):
+        return {}
+    incoming = [img_size, *spec.grids(img_size)[:-1]]
+    return {
+        f"stages.{index}.pos_embed.table": (row.grid_after_embed(size), spec.num_prefix[index])
+        for index, (row, size) in enumerate(zip(spec.stages, incoming, strict=True))
+        if row.pos_embed in ("table", "sinusoid")
+    }
+
+
+def num_classes(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
+    """Returns how many classes the (first) classifier tells apart; 0 without one."""
+    weight = state_dict.get(f"{classifiers(spec)[0]}.weight")
+    return 0 if weight is None or not weight.ndim else weight.shape[0]
+
+
+def in_chans(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
+    """Returns how many channels an image has; the spec's where no tensor tells it."""
+    name = first_conv(spec)
+    if name is not None:
+        weight = state_dict.get(f"{name}.weight")
+        return spec.in_chans if weight is None or weight.ndim != 4 else weight.shape[1]
+    norm = state_dict.get("stages.0.embed.norm1.weight")
+    window = spec.stages[0].embed_kernel ** 2 if isinstance(spec, BackboneSpec) else 1
+    return spec.in_chans if norm is None or not norm.ndim else max(norm.shape[0] // window, 1)
+
+
+# --- What the shapes of a state dict in our names tell of a network of stages, in short.
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeFacts:
+    """What shapes tell of a network, one entry a stage; not strides, heads and activation."""
+
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    embed_kernels: tuple[int, ...]  # 0: no convolution embeds
+    conv_kernels: tuple[int, ...]  # 0: no convolution reads the queries
+    cls_tokens: tuple[bool, ...]
+
+    def __str__(self) -> str:
+        tokens = "/".join("yes" if each else "no" for each in self.cls_tokens)
+        return (
+            f"{len(self.dims)} stages of widths {_slashed(self.dims)} and depths "
+            f"{_slashed(self.depths)}, embedding kernels {_slashed(self.embed_kernels)}, "
+            f"projection kernels {_slashed(self.conv_kernels)}, class tokens {tokens}"
+        )
+
+
+def facts_of_tensors(state_dict: Mapping[str, Tensor]) -> ShapeFacts:
+    """Reads the facts off a state dict; all are empty if it has no stages."""
+    columns = []
+    while (stem := f"stages.{len(columns)}.") + "embed.proj.weight" in state_dict:
+        embed = state_dict[f"{stem}embed.proj.weight"]
+        depth = 0
+        while f"{stem}blocks.{depth}.norm1.weight" in state_dict:
+            depth += 1
+        conv = state_dict.get(f"{stem}blocks.0.attn.q.conv.weight")
+        columns.append(
+            (
+                embed.shape[0] if embed.ndim else 0,
+                depth,
+                embed.shape[-1] if embed.ndim == 4 else 0,
+                0 if conv is None or not conv.ndim else conv.shape[-1],
+                f"{stem}cls_token" in state_dict,
+            )
+        )
+    return _make_facts(columns)
+
+
+def _make_facts(columns: list[tuple]) -> ShapeFacts:
+    names = tuple(ShapeFacts.__dataclass_fields__)
+    transposed = zip(*columns, strict=True) if columns else [()] * len(names)
+    return ShapeFacts(**dict(zip(names, transposed, strict=True)))
+
+
+def _slashed(numbers: tuple[int, ...]) -> str:
+    return "/".join(map(str, numbers))
+
+
+# --- Loading a state dict whole or not at all, and fitting one to a changed model beforehand.
+
+_SHOWN = 12
+_COUNTER = ".num_batches_tracked"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Loads every tensor; names and shapes have to agree both ways, or nothing is loaded.
+
+    Args:
+        source: Where the state dict comes from, for the message.
+
+    Raises:
+        UserError: They don't agree; the message lists what is missing (`-`), what is too much
+            (`+`) and what has another shape (`~`). The model is as it was.
+    """
+    difference = diff(model.state_dict(), state_dict)
+    if difference:
+        raise UserError(
+            f"{source} does not fit the model, expected the same names and shapes; check the "
+            "model's name and its changes:",
+            details=difference.splitlines(),
+        )
+    model.load_state_dict(dict(state_dict))
+
+
+def diff(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
+    """Returns the differences of two state dicts, one a line; an empty string if there are none.
+
+    The counters of BatchNorms may be missing: torch itself sets them to 0 then.
+    """
+    missing = [
+        f"- {name} {_shape(expected[name])}"
+        for name in expected
+        if name not in got and not name.endswith(_COUNTER)
+    ]
+    too_much = [f"+ {name} {_shape(got[name])}" for name in got if name not in expected]
+    reshaped = [
+        f"~ {name} {_shape(got[name])}, expected {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in got and got[name].shape != tensor.shape
+    ]
+    return "\n".join(line for lines in (missing, too_much, reshaped) for line in _capped(lines))
+
+
+def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source: str) -> StateDict:
+    """Compares a checkpoint's tensors with the network that its record describes.
+
+    No memory is spent on the network, so that the file alone bounds what a load takes. The counters
+    of BatchNorms, which inference never reads, are filled in where the file has none.
+
+    Args:
+        source: Where both come from, for the message.
+
+    Raises:
+        UserError: Names or shapes differ, or a tensor holds other than finite floating point
+            numbers; or the record contradicts itself.
+    """
+    check_record(record, source)
+    with torch.device("meta"):
+        expected = make_network(record.spec).state_dict()
+    whole = {
+        name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith(_COUNTER)
+    } | dict(state_dict)
+    difference = diff(expected, whole)
+    if difference:
+        raise UserError(
+            f"The tensors in {source} are not those of the model that it describes, expected the "
+            "same names and shapes; copy or download it again:",
+            details=difference.splitlines(),
+        )
+    for name, tensor in whole.items():
+        if expected[name].is_floating_point() and tensor.dtype not in _FLOATS:
+            raise UserError(
+                f"Got {str(tensor.dtype).removeprefix('torch.')} for {name!r} in {source}, "
+                "expected floating point numbers, such as the weights before they were quantised."
+            )
+    broken = [name for name, tensor in whole.items() if not _is_finite(tensor)]
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(whole)} tensors in {source} hold NaN or infinity, the first "
+            f"{broken[0]!r}, as a training that diverged leaves them; take an earlier checkpoint."
+        )
+    return whole
+
+
+def check_record(record: Record, source: str) -> None:
+    """Refuses a record whose spec is no change of its row, or whose pictures don't fit its spec.
+
+    Args:
+        source: Where it comes from or goes to, for the message.
+    """
+    if type(row_of(record.model)) is not type(record.spec):
+        raise UserError(
+            f"Got a {type(record.spec).__name__} for {record.model} in {source}, expected a "
+            f"{type(row_of(record.model)).__name__}; take the record that the model was saved with."
+        )
+    channels = record.preprocessing.input_size[0]
+    if channels != record.spec.in_chans:
+        raise UserError(
+            f"Got a preprocessing of {channels} channels for a model of {record.spec.in_chans} in "
+            f"{source}, expected as many."
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    # The sum of finite numbers may overflow, that of others is never finite.
+    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(tensor.isfinite().all())
+
+
+def adapt(
+    state_dict: Mapping[str, Tensor],
+    model: VisionModel,
+    *,
+    img_size: tuple[int, int] | None = None,
+) -> StateDict:
+    """Fits a checkpoint to a model with another head, other input channels or image size.
+
+    The classifiers are the model's own, fresh ones where the number of classes differs, or where
+    the checkpoint has none. The first convolution is summed or repeated over its input channels,
+    as timm does. Position tables, frozen ones too, are interpolated to the model's grids. All
+    else stays, for `load_strict` to judge.
+
+    Args:
+        img_size: The (H, W) that the checkpoint's position tables are made for; None: the model's.
+
+    Raises:
+        UserError: Other input channels for T2T-ViT, whose first layer is no convolution.
+    """
+    adapted, own = dict(state_dict), model.state_dict()
+    if num_classes(adapted, model.spec) != num_classes(own, model.spec):
+        heads = classifiers(model.spec)
+        adapted = {name: t for name, t in adapted.items() if _module(name) not in heads}
+        adapted |= {name: t for name, t in own.items() if _module(name) in heads}
+    _adapt_channels(adapted, model)
+    if img_size is not None and tuple(img_size) != model.spec.img_size:
+        adapt_tables(adapted, model, img_size)
+    return adapted
+
+
+def adapt_tables(state_dict: StateDict, model: VisionModel, img_size: tuple[int, int]) -> None:
+    """Interpolates, in place, each position table that is as large as `img_size` asks for."""
+    before, after = tables(model.spec, img_size), tables(model.spec, model.spec.img_size)
+    mode = getattr(model.spec, "pos_interpolation", "bicubic")
+    for name, (grid, num_prefix) in before.items():
+        table = state_dict.get(name)
+        if table is not None and table.shape[1] == num_prefix + grid[0] * grid[1]:
+            state_dict[name] = resize_table(table, grid, after[name][0], num_prefix, mode)
+
+
+def _adapt_channels(state_dict: StateDict, model: VisionModel) -> None:
+    had, conv = in_chans(state_dict, model.spec), first_conv(model.spec)
+    if had == model.in_chans:
+        return
+    if conv is None:
+        raise UserError(
+            f"Got in_chans={model.in_chans} for weights of {had} channels, expected {had}: "
+            "T2T-ViT's soft split normalises all channels of a window together, so that its "
+            "weights fit no other number; make the images that wide, or train anew."
+        )
+    name = f"{conv}.weight"
+    state_dict[name] = adapt_input_conv(model.in_chans, state_dict[name], base_chans=had)
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _capped(lines: list[str]) -> list[str]:
+    if len(lines) <= _SHOWN:
+        return lines
+    return [*lines[:_SHOWN], f"{lines[0][0]} ... and {len(lines) - _SHOWN} more"]
+
+
+def recognise_variant(
+    state_dict: Mapping[str, Tensor],
+    *,
+    source: str,
+    systems: Sequence[System] = SYSTEMS,
+    file_name: str = "",
+) -> tuple[str, Spec]:
+    """Returns the row that a state dict in our names belongs to, and its spec.
+
+    The spec has the number of classes (0 without a head), input channels and image size of the
+    tensors; what shapes don't tell, such as heads, strides and activation, is the row's. Where
+    rows have the same shapes, as ViT and DeiT do, the one that the file's name spells is taken,
+    then one made for the same image size, then the first of the catalogue.
+
+    Args:
+        source: Where the state dict comes from, for the message.
+        systems: Those that it may belong to.
+        file_name: What may name the row, with anything between its words.
+
+    Raises:
+        UserError: It belongs to no row; the message says what was found.
+    """
+    check_whole(state_dict, source=source)
+    fits: dict[str, Spec] = {}
+    nearest, fewest = "", ""
+    for name, row in _candidates(state_dict, systems):
+        spec = spec_of_tensors(row, state_dict)
+        difference = _difference(spec, state_dict)
+        if not difference:
+            fits[name] = spec
+        elif not nearest or difference.count("\n") < fewest.count("\n"):
+            nearest, fewest = name, difference
+    if fits:
+        best = min(fits, key=lambda name: _rank(name, fits[name], file_name))
+        return best, fits[best]
+    facts = facts_of_tensors(state_dict)
+    found = str(facts) if facts.dims else f"{len(state_dict)} tensors of other names or shapes"
+    near = f" The nearest is {nearest}, which differs in" if nearest else ""
+    raise UserError(
+        f"{source} is none of the {len(ROWS)} models that `cvt models` lists: got {found}; "
+        f"expected the shapes of one of them, or a file that describes its model itself.{near}",
+        details=fewest.splitlines(),
+    )
+
+
+def spec_of_tensors(spec: Spec, state_dict: Mapping[str, Tensor]) -> Spec:
+    """Returns a spec with the classes, input channels and image size of a state dict.
+
+    The image size is read off the position tables: the spec's own where they agree with it, a
+    square otherwise; where no square does, the spec's own stays, for a strict load to complain of.
+    """
+    return spec.change(
+        num_classes=num_classes(state_dict, spec),
+        in_chans=in_chans(state_dict, spec),
+        img_size=_img_size(state_dict, spec),
+    )
+
+
+def check_whole(state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuses the stages alone.
+
+    Raises:
+        UserError: The final norm is missing, as in a bare `CvtModel` of transformers.
+    """
+    if "norm.weight" not in state_dict and any(name.startswith("stages.") for name in state_dict):
+        raise UserError(
+            f"{source} lacks norm.weight and norm.bias, the final norm, as a file cut short "
+            "does, and a bare CvtModel of transformers; expected the whole network, such as a "
+            "CvtForImageClassification."
+        )
+
+
+def _candidates(
+    state_dict: Mapping[str, Tensor], systems: Sequence[System]
+) -> Iterator[tuple[str, Spec]]:
+    """The rows that a glance leaves, before networks are built to compare every shape."""
+    facts = facts_of_tensors(state_dict)
+    for name, row in ((name, row) for system in systems for name, row in system.rows.items()):
+        if isinstance(row, BackboneSpec):
+            own = [(stage.embed_dim, stage.depth) for stage in row.stages]
+            fits = own == list(zip(facts.dims, facts.depths, strict=True))
+        else:
+            stem = f"{first_conv(row)}.weight"
+            fits = stem in state_dict and (isinstance(row, BaselineSpec) or not facts.dims)
+        if fits:
+            yield name, row
+
+
+def _difference(spec: Spec, state_dict: Mapping[str, Tensor]) -> str:
+    with torch.device("meta"):
+        return diff(make_network(spec).state_dict(), state_dict)
+
+
+def _rank(name: str, spec: Spec, file_name: str) -> tuple[int, bool, int]:
+    """What sorts rows of the same shapes, the best first."""
+    is_named = _letters(name) in _letters(file_name)
+    return -len(name) * is_named, spec.img_size != ROWS[name].img_size, list(ROWS).index(name)
+
+
+def _img_size(state_dict: Mapping[str, Tensor], spec: Spec) -> tuple[int, int]:
+    own = tables(spec, spec.img_size)
+    if _agree(state_dict, own):
+        return spec.img_size
+    name, (grid, num_prefix) = list(own.items())[-1]
+    if name not in state_dict or state_dict[name].ndim != 3:
+        return spec.img_size
+    side = math.isqrt(max(state_dict[name].shape[1] - num_prefix, 0))
+    pixels = side * spec.img_size[0] // grid[0]
+    try:
+        square = tables(spec, (pixels, pixels))
+    except UserError:  # a network of this kind sees no image that small
+        return spec.img_size
+    return (pixels, pixels) if _agree(state_dict, square) else spec.img_size
+
+
+def _agree(
+    state_dict: Mapping[str, Tensor], expected: Mapping[str, tuple[tuple[int, int], int]]
+) -> bool:
+    return all(
+        name in state_dict and state_dict[name].shape[1:2] == (num_prefix + grid[0] * grid[1],)
+        for name, (grid, num_prefix) in expected.items()
+    )
+
+
+def _letters(words: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", words.lower())

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cvt.evaluation.scores import reliability, save_reliability
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 1000),
+    count=st.integers(1, 200),
+    num_classes=st.integers(2, 20),
+    sharpness=st.floats(0.1, 4),
+)
+def test_equals_torchmetrics(seed, count, num_classes, sharpness):
+    metrics = pytest.importorskip("torchmetrics.functional.classification")
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, num_classes, generator=generator, dtype=torch.float64)
+    probabilities = (sharpness * logits).softmax(dim=1)
+    labels = torch.randint(num_classes, (count,), generator=generator)
+    confidences, guesses = probabilities.max(dim=1)
+    assume(confidences.max() < 1 - 1e-6)  # torchmetrics gives exactly 1 a sixteenth bin
+    ours = reliability(confidences.numpy(), (guesses == labels).numpy()).ece
+    theirs = metrics.multiclass_calibration_error(
+        probabilities, labels, num_classes, n_bins=15, norm="l1"
+    )
+    assert ours == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_by_hand():
+    confidences = np.array([1.0, 1.0, 0.5, 0.5])
+    assert reliability(confidences, np.array([1, 1, 1, 0])).ece == 0
+    assert reliability(confidences, np.array([1, 0, 0, 0])).ece == 0.5
+
+
+def test_bins_by_hand():
+    # Thirds of 0..1: 0.1 and 0.2; none; 0.7, 0.9 and, at the end, 1.
+    bins = reliability(np.array([0.1, 0.7, 0.2, 1, 0.9]), np.array([1, 1, 0, 0, 1]), num_bins=3)
+    assert bins.counts.tolist() == [2, 0, 3]
+    assert bins.edges.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert bins.accuracy == pytest.approx([1 / 2, np.nan, 2 / 3], nan_ok=True)
+    assert bins.confidence == pytest.approx([0.15, np.nan, 2.6 / 3], nan_ok=True)
+    assert bins.ece == pytest.approx((2 * 0.35 + 3 * 0.2) / 5)
+    assert bins.to_dict() == [
+        {"from": 0, "to": 0.333333, "num_images": 2, "confidence": pytest.approx(0.15),
+         "accuracy": 0.5},
+        {"from": 0.666667, "to": 1, "num_images": 3, "confidence": pytest.approx(2.6 / 3),
+         "accuracy": pytest.approx(2 / 3)},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_the_picture_shows_the_direction_of_the_gap(count, tmp_path):
+    """Red is where answers are surer than right, yellow where it is the other way round."""
+    colours = {}
+    for name, is_right in (("sure", np.zeros(count)), ("modest", np.ones(count))):
+        path = tmp_path / f"{name}.png"
+        save_reliability(path, reliability(np.full(count, 0.5), is_right))
+        pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        assert min(pixels.shape[:2]) > 600
+        middle = pixels[:600, 350:450].reshape(-1, 3)  # around a confidence of one half
+        colours[name] = {tuple(pixel) for pixel in middle}
+    red, yellow = (0xD1, 0x49, 0x5B), (0xED, 0xAE, 0x49)
+    assert red in colours["sure"]
+    assert yellow not in colours["sure"]
+    assert yellow in colours["modest"]
+    assert red not in colours["modest"]

@@ -1,0 +1,152 @@
+import csv
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cvt.errors import UserError
+from cvt.training import loop
+from cvt.training.config import AugmentConfig, MixConfig, OptimConfig, TrainConfig, load_config
+from cvt.training.loop import train
+from cvt.training.report import report
+from cvt.training.step import NonFinite
+from cvt.weights.checkpoint import read_record
+from cvt.zoo.create import load
+
+
+def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
+    result = train(tiny_config())
+    run = tmp_path / "run"
+    assert {each.name for each in run.iterdir()} == {
+        ".lock",
+        "README.md",
+        "best.safetensors",
+        "config.yaml",
+        "curves.png",
+        "checkpoints",
+        "last.safetensors",
+        "metrics.csv",
+        "result.json",
+        "tensorboard",
+    }
+    config = load_config(run / "config.yaml")
+    assert config.optim.lr == 1e-3
+    assert config.optim.weight_decay is not None
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    best = rows[result.best_epoch - 1]
+    assert best["val_top1"] == max(row["val_top1"] for row in rows)
+    assert best["val_loss"] == pytest.approx(result.best_loss, rel=1e-5)
+    with Image.open(run / "curves.png") as image:
+        assert image.size[0] > 900
+        assert np.asarray(image.convert("L")).std() > 5
+    record = read_record(run / "best.safetensors")
+    assert record.metrics == {
+        "epoch": result.best_epoch,
+        "top1": result.best_top1,
+        "loss": result.best_loss,
+    }
+    assert record.preprocessing.size == (16, 16)
+    assert load(run).num_classes == 2
+    shown = capsys.readouterr().out
+    for text in (
+        "12 training and 4 validation images, 4 for the final test",
+        "lr 0.001",
+        "epoch 2/2",
+    ):
+        assert text in shown
+    assert f"cvt eval {run}" in shown
+    assert f"Test top-1 {result.test_top1:.2f} %" in report(result)
+
+
+def test_quiet_means_quiet(tiny_config, capsys):
+    train(tiny_config(epochs=1), progress=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_it_learns(tiny_config):
+    easy = tiny_config(
+        epochs=8,
+        drop_path_rate=None,
+        optim=OptimConfig(lr=3e-3, warmup_epochs=1.0),
+        augment=AugmentConfig(crop="none", auto_augment="off"),
+        mix=MixConfig(mixup=0.0, cutmix=0.0),
+    )
+    result = train(easy, progress=False)
+    assert (result.best_top1, result.test_top1) == (100, 100)
+
+
+def test_broken_pictures_are_named_once_and_counted(tiny_config, tiny_folder, tmp_path, capsys):
+    data = shutil.copytree(tiny_folder, tmp_path / "data")
+    (data / "train" / "dark" / "0.png").write_bytes(b"")
+    (data / "val" / "dark" / "0.png").write_text("not an image")
+    result = train(tiny_config(data=str(data)))
+    assert len(result.bad) == 2
+    shown = capsys.readouterr().out
+    assert shown.count("train/dark/0.png") == 1
+    assert shown.count("val/dark/0.png") == 1
+    assert "2 images could not be read and were skipped" in shown
+
+
+def test_nan_stops_and_keeps_the_last_good_state(tiny_config, tmp_path, monkeypatch):
+    original, calls = loop.train_step, []
+
+    def poisoned(network, chunks, *args, **kwargs):
+        calls.append(1)
+        factor = torch.nan if len(calls) == 5 else 1.0
+        chunks = [(images * factor, labels) for images, labels in chunks]
+        return original(network, chunks, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(NonFinite, match=r"update 5 \(epoch 2, learning rate 0\.00\d+\): the loss"):
+        train(tiny_config(), progress=False)
+    monkeypatch.undo()
+    assert read_record(tmp_path / "run" / "last.safetensors").metrics["epoch"] == 1
+    assert train(TrainConfig(resume=str(tmp_path / "run")), progress=False).test_top1 is not None
+
+
+def test_runs_never_overwrite(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        result = train(replace(tiny_config(epochs=1), out=None), progress=False)
+        assert str(result.run).startswith("runs/tiny")
+        assert result.run.name.endswith(f"-cvt_nano_32-{number}")
+    with pytest.raises(UserError, match=r"is not empty, and a run never overwrites"):
+        train(replace(tiny_config(), out=str(result.run)), progress=False)
+
+
+def test_more_batch_than_pictures_is_refused(tiny_config, tmp_path):
+    with pytest.raises(UserError, match="Got batch_size 13 for 12 training images"):
+        train(tiny_config(batch_size=13), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_starts_from_weights(tiny_config, tiny_run, tmp_path):
+    first = train(tiny_config(epochs=1), progress=False)
+    config = tiny_run(
+        tmp_path / "second",
+        model=None,
+        model_args={},
+        weights=str(first.run),
+        epochs=1,
+        optim=OptimConfig(lr=1e-9, weight_decay=0.0),
+    )
+    second = train(config, progress=False)
+    assert read_record(second.run / "last.safetensors").model == "cvt_nano_32"
+    before, after = load(first.run / "best.safetensors"), load(second.run / "last.safetensors")
+    for (name, one), (_, other) in zip(
+        before.named_parameters(), after.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_default_run_reaches_98_percent(seed, tmp_path):
+    result = train(TrainConfig(seed=seed, out=str(tmp_path / "run")), progress=False)
+    assert result.test_top1 >= 98
