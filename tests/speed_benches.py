@@ -9,6 +9,8 @@ from cvt.bench.processes import Failed, Stopped
 from cvt.bench.speed.bench import run_bench
 from cvt.bench.speed.plan import BenchConfig
 
+# By this name benches know what `FakeSpeed` stands in for, where a test goes by the command line.
+WORK = "cvt.bench.speed_bench.work"
 MACS = 1_000_000_000
 
 
