@@ -16,7 +16,7 @@ from cvt.errors import UserError
 from cvt.runtime import seed_all
 from cvt.weights.record import Preprocessing
 
-PLAIN = {"hflip": 0.0, "color_jitter": 0.0, "auto_augment": None, "re_prob": 0.0}
+PLAIN = {"hflip": 0.0, "color_jitter": 0.0, "auto_augment": "off", "re_prob": 0.0}
 
 
 def normalised(image, preprocessing):
@@ -176,12 +176,13 @@ def test_an_unknown_policy(policy):
     [
         ("crop", "padding", "Did you mean 'pad'"),
         ("re_mode", "pixels", "Did you mean 'pixel'"),
-        ("scale", (0.5, 0.1), "expected 0 < smallest"),
-        ("scale", (0.0, 1.0), "expected 0 < smallest"),
-        ("ratio", (2.0, 1.0), "expected 0 < smallest"),
-        ("hflip", 1.5, "expected 0 to 1"),
-        ("re_prob", -0.1, "expected 0 to 1"),
-        ("color_jitter", -1.0, "expected 0 or more"),
+        ("scale", (0.5, 0.1), "expected the smaller one first"),
+        ("scale", (0.0, 1.0), "expected a number above 0 to 1"),
+        ("ratio", (2.0, 1.0), "expected the smaller one first"),
+        ("hflip", 1.5, "expected a number from 0 to 1"),
+        ("re_prob", -0.1, "expected a number from 0 to 1"),
+        ("color_jitter", -1.0, "expected a number from 0 on"),
+        ("repeats", 0, "expected a number from 1 to 1024"),
     ],
 )
 def test_values_out_of_range(field, value, match):

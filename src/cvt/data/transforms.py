@@ -193,7 +193,7 @@ def train_transform(preprocessing: Preprocessing, augment: Augment) -> Transform
             is_training=True,
             separate=True,
             color_jitter=augment.color_jitter,
-            auto_augment=augment.auto_augment,
+            auto_augment=None if augment.auto_augment == "off" else augment.auto_augment,
             re_prob=augment.re_prob,
             re_mode=augment.re_mode,
         )

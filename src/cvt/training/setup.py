@@ -32,7 +32,7 @@ from cvt.training.checkpoints import (
     resumed_config,
     same_chunks,
 )
-from cvt.training.config import AugmentConfig, TrainConfig, known, load_config
+from cvt.training.config import TrainConfig, known, load_config
 from cvt.training.defaults import derive, measure, preprocessing_for
 from cvt.training.job import Job
 from cvt.training.losses import make_loss
@@ -291,7 +291,7 @@ def _assemble(
             scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
             teacher=teacher,
         ),
-        augmented=train_transform(record.preprocessing, _augment(config.augment)),
+        augmented=train_transform(record.preprocessing, Augment(**asdict(config.augment))),
         plain=eval_transform(record.preprocessing),
         progress=Progress(),
     )
@@ -314,15 +314,6 @@ def check_batch(config: TrainConfig, num_images: int, world_size: int) -> None:
             f"{config.accum_steps}, expected a multiple of {chunks} with two for each; "
             f"take {max(batch_size // chunks, 2) * chunks}, which changes the learning rate too."
         )
-
-
-def _augment(config: AugmentConfig) -> Augment:
-    """The data room's form, in which no policy is None rather than "off"."""
-    values: dict[str, Any] = asdict(config)
-    del values["repeats"]  # the loader's business
-    if config.auto_augment == "off":
-        values["auto_augment"] = None
-    return Augment(**values)
 
 
 # --- What a run would be told, as text, without starting it.
