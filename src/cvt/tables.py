@@ -1,9 +1,48 @@
-"""Values as Markdown that shows them as they are, whatever characters they hold."""
+"""Tables: one content for the terminal, for Markdown and for CSV, whatever characters it holds.
 
+A `Table` is what people read: text in cells. Rows that a program reads back are dataclasses, in a
+CSV file with a column for each field.
+"""
+
+import csv
+import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cvt.errors import shown
+from cvt.errors import UserError, shown
+from cvt.files import atomic_write, read_small
+from cvt.plain import MOST_TEXT, from_plain
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with its title and notes, all of it plain text.
+
+    Args:
+        notes: Sentences under it.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+    notes: tuple[str, ...] = ()
+
+    def to_markdown(self, level: int = 2) -> str:
+        """Returns the title as a heading of this level, the table, and a list of the notes."""
+        lines = [f"{'#' * level} {text(self.title)}", ""] if self.title else []
+        lines += table(map(cell, self.columns), (map(cell, row) for row in self.rows))
+        if self.notes:
+            lines += ["", *(f"- {text(note)}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+
+# --- Text as Markdown that shows it as it is.
 
 # Within a word an underscore is only itself.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
@@ -12,7 +51,7 @@ _SPECIAL_AT_START = re.compile(r"^([-+#=]|\d+(?=[.)]))")
 
 def text(value: object) -> str:
     """Returns a value as running text, on one line."""
-    line = _SPECIAL.sub(r"\\\1", _one_line(value))
+    line = cell(value)
     start = _SPECIAL_AT_START.match(line)
     if start is None:
         return line
@@ -37,10 +76,13 @@ def code(value: object) -> str:
     return f"{fence}{pad}{line}{pad}{fence}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     """Returns the lines of a table whose cells are Markdown already; `|` in them is kept."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(_in_cell(cell) for cell in line) + " |" for line in lines]
+    names = list(header)
+    lines = [names, ["---"] * len(names), *rows]
+    # Bars that `cell` has not escaped, in code: tables read them before anything else.
+    cells = [[re.sub(r"(?<!\\)\|", r"\\|", each) for each in line] for line in lines]
+    return ["| " + " | ".join(line) + " |" for line in cells]
 
 
 def _one_line(value: object) -> str:
@@ -49,6 +91,76 @@ def _one_line(value: object) -> str:
     return shown(line, len(line))
 
 
-def _in_cell(cell: str) -> str:
-    """Escapes the bars that `text` has not escaped; tables read them before anything else."""
-    return re.sub(r"(?<!\\)\|", r"\\|", cell)
+# --- Rows of one dataclass as CSV.
+
+
+def write_csv(
+    path: Path,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    digits: int | None = None,
+) -> None:
+    """Writes a line a row; the file is whole at any moment.
+
+    Args:
+        digits: Significant digits of numbers that are not whole; None writes all of them.
+    """
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: _short(value, digits) for name, value in row.items()})
+
+
+def _short(value: Any, digits: int | None) -> Any:
+    return f"{value:.{digits}g}" if digits and isinstance(value, float) else value
+
+
+def read_csv(path: Path, kind: Callable[..., Row], what: str, remedy: str) -> list[Row]:
+    """Reads rows back, each value checked against its field; no file is a table without any.
+
+    Other columns are passed over, and those of fields with a default may be missing; what is
+    empty is None, but for text.
+
+    Args:
+        what: What a message calls the file, such as `a table of epochs`.
+        remedy: What a message says to do where it is none.
+    """
+    if not path.exists():
+        return []
+    hints = {name: _kinds(hint) for name, hint in get_type_hints(kind).items()}
+    content = read_small(path, MOST_TEXT)
+    try:
+        lines = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        return [
+            from_plain(
+                kind,
+                {name: _value(line[name], hints[name]) for name in hints if name in line},
+                f"line {number}",
+            )
+            for number, line in enumerate(lines, 2)
+        ]
+    except (ValueError, TypeError, OverflowError, csv.Error) as error:
+        why = str(error).rstrip(".")
+        raise UserError(f"{path} is not {what} ({why}); {remedy}.") from None
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The plain types that a field may have."""
+    if get_origin(hint) is Annotated:
+        return _kinds(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(kind for each in get_args(hint) for kind in _kinds(each))
+    return (hint,)
+
+
+def _value(text: str | None, kinds: tuple[Any, ...]) -> Any:
+    if text is None:
+        raise ValueError("a line is too short")
+    if str in kinds:
+        return text
+    if text == "":
+        return None
+    if bool in kinds:
+        return {"True": True, "False": False}.get(text, text)
+    return int(text) if int in kinds and float not in kinds else float(text)

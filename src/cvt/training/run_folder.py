@@ -1,8 +1,7 @@
 """The folder of a run: what it is called, and the small files in it."""
 
-import csv
 import errno
-import io
+import math
 import os
 import re
 from collections.abc import Generator
@@ -14,8 +13,9 @@ from shlex import quote
 from typing import Annotated, Any
 
 from cvt.errors import UserError
-from cvt.files import atomic_write, cannot_write, expanded, read_small
-from cvt.plain import MOST_TEXT, NOT_FINITE, Range, from_plain
+from cvt.files import cannot_write, expanded
+from cvt.plain import NOT_FINITE, Range, from_plain
+from cvt.tables import read_csv, write_csv
 from cvt.training.config import TrainConfig
 
 # --- How far a run has come: everything but the weights that going on exactly needs.
@@ -30,18 +30,19 @@ class EpochRow:
     """A line of `metrics.csv`: losses in nats, top-1 in percent, lr of the epoch's last update.
 
     `data_wait` is the share of the training time in which there was no batch to work on, 0 to 1;
-    `memory_mb` the most memory in use so far, on the GPU if that is where the model is.
+    `memory_mb` the most memory in use so far, on the GPU if that is where the model is. What an
+    earlier version did not write down is nan.
     """
 
     epoch: Annotated[int, Range(1, 2**53)]
-    train_loss: _Figure
+    train_loss: _Figure = math.nan
     val_loss: _Figure
     val_top1: _Figure
-    lr: _Figure
-    images_per_s: _Figure
-    seconds: _Figure
-    data_wait: _Figure
-    memory_mb: _Figure
+    lr: _Figure = math.nan
+    images_per_s: _Figure = math.nan
+    seconds: _Figure = math.nan
+    data_wait: _Figure = math.nan
+    memory_mb: _Figure = math.nan
 
     def is_better_than(self, other: "EpochRow | None") -> bool:
         """Whether this epoch's weights are to be kept: higher top-1, or as high with less loss."""
@@ -189,43 +190,21 @@ def make_run_folder(config: TrainConfig) -> Path:
 
 def write_metrics(run: Path, history: list[EpochRow]) -> None:
     """Writes `metrics.csv`, a line an epoch, whole each time: it never runs ahead of the state."""
-    with atomic_write(run / METRICS_FILE, "w") as file:
-        writer = csv.DictWriter(file, [each.name for each in fields(EpochRow)], lineterminator="\n")
-        writer.writeheader()
-        for row in history:
-            writer.writerow({name: _short(value) for name, value in asdict(row).items()})
+    columns = [each.name for each in fields(EpochRow)]
+    write_csv(run / METRICS_FILE, columns, map(asdict, history), digits=6)
 
 
 def read_metrics(run: Path) -> list[EpochRow]:
-    """Reads `metrics.csv` back; a run that has not finished an epoch yet has no lines.
-
-    Columns that an earlier version did not write come as nan.
-
-    Raises:
-        UserError: The file cannot be read, or it is not a table of epochs.
-    """
-    path = run / METRICS_FILE
-    if not path.exists():
-        return []
-    names = [each.name for each in fields(EpochRow)]
-    text = read_small(path, MOST_TEXT)
-    try:
-        lines = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
-        rows = [{name: float(line.get(name, "nan")) for name in names} for line in lines]
-        return [_row(row, str(path)) for row in rows]
-    except (ValueError, TypeError, OverflowError, csv.Error) as error:
-        raise UserError(
-            f"{path} is not a table of epochs ({error}); resume the run to have it written anew."
-        ) from None
-
-
-def _row(figures: dict[str, Any], what: str) -> EpochRow:
-    """A run's line, its figures within what clocks and losses can say."""
-    row = from_plain(EpochRow, {**figures, "epoch": int(figures["epoch"])}, what)
-    for name in ("seconds", "images_per_s", "memory_mb", "data_wait"):
-        if abs(getattr(row, name)) > _MOST:  # of what is not known, nan, that is false
-            raise ValueError(f"{name} of epoch {row.epoch} is {getattr(row, name):g}")
-    return row
+    """Reads `metrics.csv` back; a run that has not finished an epoch yet has no lines."""
+    path, what = run / METRICS_FILE, "a table of epochs"
+    remedy = "resume the run to have it written anew"
+    rows = read_csv(path, EpochRow, what, remedy)
+    for row in rows:
+        for name in ("seconds", "images_per_s", "memory_mb", "data_wait"):
+            if abs(getattr(row, name)) > _MOST:  # of what is not known, nan, that is false
+                why = f"{name} of epoch {row.epoch} is {getattr(row, name):g}"
+                raise UserError(f"{path} is not {what} ({why}); {remedy}.")
+    return rows
 
 
 def is_run(run: Path) -> bool:
@@ -299,7 +278,3 @@ def _next_free(config: TrainConfig) -> Path:
             ) from error
         return run
     raise AssertionError("count() does not end")
-
-
-def _short(value: float) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
