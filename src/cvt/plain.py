@@ -184,6 +184,32 @@ def from_others(cls: Callable[..., T], plain: Any, what: str) -> T:
     return from_plain(cls, plain, what)
 
 
+def to_plain(value: Any, *, leave_out: Collection[str] = (), none: bool = True) -> Any:
+    """Returns a dataclass, and what is in it, as plain data that `from_plain` reads back.
+
+    Parts that have a `to_dict` of their own are written by it.
+
+    Args:
+        leave_out: Names of its fields that are not stored.
+        none: Whether fields that are None are written.
+    """
+    if isinstance(value, list | tuple):
+        return [_part(item, none) for item in value]
+    if is_dataclass(value):
+        value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    if not isinstance(value, Mapping):
+        return str(value) if isinstance(value, Path) else value
+    return {
+        name: _part(item, none)
+        for name, item in value.items()
+        if name not in leave_out and (none or item is not None)
+    }
+
+
+def _part(item: Any, none: bool) -> Any:
+    return item.to_dict() if hasattr(item, "to_dict") else to_plain(item, none=none)
+
+
 def check_values(instance: Any, what: str) -> None:
     """Checks each value of a dataclass against its annotation, as `from_plain` does.
 

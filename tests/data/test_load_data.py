@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from cvt.data.load import RunData, load_data, load_split, select
+from cvt.data.load import load_data, load_split, select
 from cvt.data.sets import ArraySet, check_labels
 from cvt.errors import UserError
+from cvt.weights.record import RunData
 
 
 def test_digits():

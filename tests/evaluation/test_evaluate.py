@@ -10,10 +10,9 @@ from PIL import Image
 from cvt.errors import UserError
 from cvt.evaluation import evaluate
 from cvt.evaluation.answers import class_names_of
-from cvt.training.config import TrainConfig, save_config
 from cvt.weights.checkpoint import save_checkpoint
-from cvt.weights.record import Preprocessing, Record
-from cvt.zoo.create import create_model
+from cvt.weights.record import Preprocessing, Record, RunData
+from cvt.zoo.create import create_model, load
 
 CLASSES = ("blue", "green", "red")
 
@@ -44,9 +43,9 @@ def checkpoint(tmp_path):
         class_names=CLASSES,
     )
 
-    def save(class_names=CLASSES):
+    def save(class_names=CLASSES, **more):
         path = tmp_path / "run" / "best.safetensors"
-        kept = dataclasses.replace(record, class_names=class_names)
+        kept = dataclasses.replace(record, class_names=class_names, **more)
         save_checkpoint(path, model.state_dict(), kept)
         return path
 
@@ -116,23 +115,46 @@ def test_broken_pictures_are_left_out_and_named(checkpoint, colours):
     assert "red/0.png is empty" in evaluation.bad[0]
 
 
-def test_of_its_runs_data_the_validation_split_is_measured(checkpoint, colours):
+def assert_held_out(result):
+    assert (result.num_images, result.split, result.num_found, result.split_was_cut) == (
+        (12, "val", 24, True)
+    )
+
+
+def test_of_its_runs_data_the_validation_split_is_measured(checkpoint, colours, tmp_path):
     path = checkpoint()
     assert evaluate(path, str(colours)).num_images == 24
-    config = TrainConfig(data=str(colours), seed=3, val_fraction=0.5)
-    save_config(path.parent / "config.yaml", config)
+    own = RunData(name=str(colours), seed=3, val_fraction=0.5)
+    path = checkpoint(trained_on=own)
+    moved = shutil.copy(path, tmp_path / "elsewhere.safetensors")
+    for model in (path, path.parent, moved, load(path)):
+        found = evaluate(model, str(colours))
+        assert_held_out(found)
+    other = evaluate(checkpoint(trained_on=dataclasses.replace(own, seed=4)), str(colours))
+    assert other.loss != found.loss
+    copied = shutil.copytree(colours, colours.with_name("copied"))
+    assert evaluate(path, str(copied)).num_images == 24
+    path = checkpoint(trained_on=dataclasses.replace(own, digests={"training": (12, "other")}))
+    (note,) = evaluate(path, str(colours)).notes
+    assert "no longer what the run learned from" in note
+
+
+def test_weights_that_do_not_say_what_they_learned_from_are_asked_by_their_run(checkpoint, colours):
+    """Before their records did, the run's folder alone knew."""
+    path = checkpoint()
+    config = path.parent / "config.yaml"
+    config.write_text(f"data: {colours}\nval_fraction: 0.5\nseed: 3\nepochs: 9\n")
     for each in (path, path.parent):
-        own = evaluate(each, str(colours))
-        assert (own.num_images, own.split, own.num_found, own.split_was_cut) == (
-            12,
-            "val",
-            24,
-            True,
-        )
-    save_config(path.parent / "config.yaml", dataclasses.replace(config, seed=4))
-    assert evaluate(path, str(colours)).loss != own.loss
-    elsewhere = shutil.copytree(colours, colours.with_name("elsewhere"))
-    assert evaluate(path, str(elsewhere)).num_images == 24
+        assert_held_out(evaluate(each, str(colours)))
+    state = path.parent / "checkpoints" / "000001" / "state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text('{"facts": {"identity": {"data": {"training": [12, "other"]}}}}')
+    (note,) = evaluate(path, str(colours)).notes
+    assert "no longer what the run learned from" in note
+    state.write_text("half of i")
+    assert_held_out(evaluate(path, str(colours)))
+    config.write_text("model:\n  name: of somebody else's program\n")
+    assert evaluate(path, str(colours)).num_images == 24
 
 
 def test_a_model_may_be_given_as_it_is(colours):

@@ -1,5 +1,6 @@
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -17,6 +18,7 @@ from cvt.plain import (
     from_plain,
     read_json,
     read_yaml,
+    to_plain,
     write_yaml,
 )
 
@@ -202,3 +204,24 @@ def test_a_dataclass_built_by_hand_is_checked_alike():
     ):
         with pytest.raises(UserError, match=says):
             Named(**wrong)
+
+
+def test_a_dataclass_comes_back_from_the_plain_data_that_it_was_written_as():
+    @dataclass(frozen=True)
+    class Part:
+        size: tuple[int, int]
+        name: str | None = None
+
+    @dataclass(frozen=True)
+    class Whole:
+        parts: dict[str, Part]
+        place: Path | None = None
+        drawn: object = None
+
+    whole = Whole({"a": Part((1, 2)), "b": Part((3, 4), "b")}, place=Path("x/y"))
+    assert to_plain(whole, leave_out={"drawn"}, none=False) == {
+        "parts": {"a": {"size": [1, 2]}, "b": {"size": [3, 4], "name": "b"}},
+        "place": "x/y",
+    }
+    parts = to_plain(whole)["parts"]
+    assert {name: from_plain(Part, part, "it") for name, part in parts.items()} == whole.parts

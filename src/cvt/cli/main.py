@@ -20,15 +20,15 @@ from cvt.errors import Remark, UserError, shown
 from cvt.files import OutputLost, needed, quiet
 
 VERBS = {
-    "models": ("models:models", "List the models and the published weights."),
+    "models": ("show:models", "List the models and the published weights."),
     "show": ("show:show", "Show a model's stages: grids, tokens, parameters, MACs."),
     "train": ("train:train", "Train a classifier; without arguments, on handwritten digits."),
-    "compare": ("compare:compare", "Train models side by side, or print what they count."),
-    "ablate": ("ablate:ablate", "Make the paper's tables again: by counting, or by training."),
+    "compare": ("contest:compare", "Train models side by side, or print what they count."),
+    "ablate": ("contest:ablate", "Make the paper's tables again: by counting, or by training."),
     "bench": ("bench:bench", "Measure speed and memory of models side by side."),
     "runs": ("runs:runs", "List the runs in a folder and compare them."),
     "eval": ("evaluate:evaluate", "Measure a checkpoint on labelled images."),
-    "probe": ("probe:probe", "Measure a checkpoint's frozen features: k-NN and linear."),
+    "probe": ("evaluate:probe", "Measure a checkpoint's frozen features: k-NN and linear."),
     "predict": ("predict:predict", "Say what images show."),
     "convert": ("convert:convert", "Write a checkpoint in another library's layout."),
     "export": ("export:export", "Write a network for ONNX, OpenVINO and other runtimes."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cvt.data.augment import Augment
     from cvt.data.image import BadImage, open_image
-    from cvt.data.load import RunData, Selection, load_data, load_split, select
+    from cvt.data.load import Selection, load_data, load_split, select
     from cvt.data.loader import (
         Batch,
         batch_names,
@@ -26,7 +26,6 @@ _HOMES = {
     "Batch": "loader",
     "DataSplits": "sets",
     "ImageSet": "sets",
-    "RunData": "load",
     "Selection": "load",
     "batch_names": "loader",
     "dead_workers_explained": "loader",
@@ -46,7 +45,6 @@ __all__ = [
     "Batch",
     "DataSplits",
     "ImageSet",
-    "RunData",
     "Selection",
     "batch_names",
     "dead_workers_explained",

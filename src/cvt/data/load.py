@@ -1,8 +1,7 @@
 """From what the user typed after `cvt train` or `cvt eval` to sets of pictures."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +25,7 @@ from cvt.data.sources import TORCHVISION_SETS, digit_splits, folder_splits, torc
 from cvt.data.streams import StreamSet
 from cvt.errors import UserError, did_you_mean
 from cvt.files import expanded, url_in
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunData:
-    """The data that a run learned from, and how it cut its validation split out of that.
-
-    Args:
-        name: What `load_data` was told, as are `data_dir`, `val_fraction` and `seed`.
-        digests: For each split (training, validation, test) its number of pictures and its
-            fingerprint, as far as they are known.
-    """
-
-    name: str
-    data_dir: str | None = None
-    val_fraction: float = 0.1
-    seed: int = 0
-    digests: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+from cvt.weights.record import RunData
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A model's answers for a set of pictures, shared out among the processes that measure."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvt.data import Batch, ImageSet, RunData, eval_transform, make_eval_loader
+from cvt.data import Batch, ImageSet, eval_transform, make_eval_loader
 from cvt.errors import UserError
 from cvt.files import expanded
 from cvt.parts.model import VisionModel
+from cvt.plain import from_plain, read_json_file, read_yaml_file, to_plain
 from cvt.runtime import ALONE, World, autocast, choose_device, choose_precision
-from cvt.training.checkpoints import newest, read_run_facts
-from cvt.training.config import load_config
-from cvt.training.run_folder import CONFIG_FILE
-from cvt.weights.record import Preprocessing, Record
+from cvt.weights.record import Preprocessing, Record, RunData
 from cvt.zoo.create import load
 
 # --- A model to measure, and what it or its checkpoint says about how to measure it.
@@ -67,30 +65,31 @@ def preprocessing_of(network: VisionModel) -> Preprocessing:
     )
 
 
-def run_data(model: str | Path | VisionModel) -> RunData | None:
-    """Returns what the run that made a checkpoint learned from; None if no run lies beside it."""
-    if not isinstance(model, str | Path):
+def run_data(model: str | Path | VisionModel, network: VisionModel) -> RunData | None:
+    """What the run that made the weights learned from: by their record, or the run's folder."""
+    record = _record_of(network)
+    if record is not None and record.trained_on is not None:
+        return record.trained_on
+    if not isinstance(model, str | Path) or not os.path.exists(path := expanded(model)):
         return None
-    checkpoint = expanded(model)
-    folder = checkpoint if os.path.isdir(checkpoint) else checkpoint.parent
-    if not os.path.isfile(folder / CONFIG_FILE):
-        return None
-    config = load_config(folder / CONFIG_FILE)
-    return RunData(
-        name=config.data,
-        data_dir=config.data_dir,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        digests=_digests(folder),
-    )
+    return _older_run(path if path.is_dir() else path.parent)
 
 
-def _digests(run: Path) -> dict[str, tuple[int, str]]:
-    """Returns what a run's last checkpoint says about its data, if there is one."""
-    try:
-        return read_run_facts(newest(run)).identity.data
-    except UserError:
-        return {}
+def _older_run(folder: Path) -> RunData | None:
+    """What a run's folder says of its data: weights written before records did say nothing."""
+    file = folder / "config.yaml"
+    config = read_yaml_file(file) if file.is_file() else None
+    if not isinstance(config, Mapping) or "data" not in config:
+        return None
+    cut = {key: config[key] for key in ("data_dir", "val_fraction", "seed") if key in config}
+    run = from_plain(RunData, {**cut, "name": config["data"]}, str(file))
+    for state in sorted(folder.glob("checkpoints/" + 6 * "[0-9]" + "/state.json"), reverse=True):
+        try:
+            digests = read_json_file(state)["facts"]["identity"]["data"]
+            return from_plain(RunData, {**to_plain(run), "digests": digests}, str(state))
+        except (UserError, LookupError, TypeError):  # damaged: those before say the same
+            continue
+    return run
 
 
 def _record_of(network: VisionModel) -> Record | None:

@@ -149,7 +149,7 @@ def evaluate(
     with join_world(device) as world:
         network = open_model(model, world)
         if isinstance(data, str):
-            run = run_data(model)
+            run = run_data(model, network)
             read = partial(select, data, split, data_dir=data_dir, download=download, run=run)
             chosen = world.in_turn(read)
         else:

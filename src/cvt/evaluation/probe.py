@@ -246,7 +246,7 @@ def probe(
     with join_world(device) as world:
         network = open_model(model, world)
         if isinstance(data, str):
-            run = run_data(model)
+            run = run_data(model, network)
             cut = {"seed": run.seed, "val_fraction": run.val_fraction} if run else {}
             data = world.in_turn(
                 partial(load_data, data, data_dir=data_dir, download=download, **cut)

@@ -40,7 +40,7 @@ from cvt.training.network import make_network
 from cvt.training.run_folder import CONFIG_FILE, Progress, is_run, make_run_folder
 from cvt.training.step import StepOptions, make_mixer, make_optimizer
 from cvt.training.teacher import Teacher, check_teacher, find_teacher
-from cvt.weights.record import Record
+from cvt.weights.record import Record, RunData
 from cvt.weights.source import open_weights
 from cvt.zoo.create import create_model, load
 from cvt.zoo.timm_models import build
@@ -265,19 +265,27 @@ def _assemble(
         cast("Backbone", model).set_distilled_training()
     network = make_network(model, config, device, world)
     optimizer = make_optimizer(network.model, config.optim)
+    identity = Identity.of(
+        splits,
+        world.size * config.accum_steps,
+        (teacher.name, teacher.digest) if teacher else (),
+    )
+    trained_on = RunData(
+        name=config.data,
+        data_dir=config.data_dir,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        digests=identity.data,
+    )
     return Job(
         config=config,
         run=run,
         world=world,
         splits=splits,
-        identity=Identity.of(
-            splits,
-            world.size * config.accum_steps,
-            (teacher.name, teacher.digest) if teacher else (),
-        ),
+        identity=identity,
         device=device,
         network=network,
-        record=record,
+        record=replace(record, trained_on=trained_on),
         optimizer=optimizer,
         loss_fn=make_loss(config.mix, config.distill if teacher else None),
         step=StepOptions(

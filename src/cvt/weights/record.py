@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from cvt.errors import UserError
 from cvt.parts.spec import Spec
-from cvt.plain import Channels, Length, Range, Side, check_values, from_plain
+from cvt.plain import Channels, Length, Range, Side, check_values, from_plain, to_plain
 from cvt.systems.catalog import ROWS, spec_from_dict, system_of
 from cvt.systems.system import IMAGENET_MEAN, IMAGENET_STD
 
@@ -122,6 +122,23 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The data that a run learned from, and how it cut its validation split out of that.
+
+    Args:
+        name: What `cvt.data.load_data` was told, as are `data_dir`, `val_fraction` and `seed`.
+        digests: For each split (training, validation, test) its number of images and its
+            fingerprint, as far as they are known.
+    """
+
+    name: Text
+    data_dir: Text | None = None
+    val_fraction: Annotated[float, Range(above=0, most=1)] = 0.1
+    seed: Annotated[int, Range(0, 2**64)] = 0
+    digests: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """Everything beside the tensors that a checkpoint needs to be used: the file alone suffices.
 
@@ -134,6 +151,7 @@ class Record:
         metrics: Figures measured with these weights, such as `{"top1": 98.2}` (percent).
         licence: Under what terms the weights may be used.
         source: Where the weights come from: a path, hub id or published name.
+        trained_on: What the run that made the weights learned from; None: that is not known.
 
     Raises:
         UserError: There are more or fewer class names than outputs.
@@ -147,6 +165,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     licence: Text | None = None
     source: Text | None = None
+    trained_on: RunData | None = None
 
     def __post_init__(self) -> None:
         check_values(self, "the record")
@@ -158,7 +177,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that goes to JSON and comes back through `from_dict`."""
-        return {
+        plain = {
             "model": self.model,
             "spec": self.spec.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
@@ -168,6 +187,9 @@ class Record:
             "licence": self.licence,
             "source": self.source,
         }
+        if self.trained_on is not None:
+            plain["trained_on"] = to_plain(self.trained_on)
+        return plain
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
