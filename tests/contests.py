@@ -15,7 +15,7 @@ from cvt.training.report import TrainResult, save_result
 from cvt.training.run_folder import CONFIG_FILE, EpochRow, write_metrics
 
 # By this name contests know what `FakeWork` stands in for, where a test goes by the command line.
-WORK = "cvt.bench.contest.work"
+WORK = f"{run_contest.__module__}.work"
 SMALL = TrainConfig(data="digits", device="cpu", image_size=8, batch_size=32)
 
 

@@ -10,7 +10,7 @@ from cvt.bench.speed.bench import run_bench
 from cvt.bench.speed.plan import BenchConfig
 
 # By this name benches know what `FakeSpeed` stands in for, where a test goes by the command line.
-WORK = "cvt.bench.speed_bench.work"
+WORK = f"{run_bench.__module__}.work"
 MACS = 1_000_000_000
 
 

@@ -319,10 +319,6 @@ def test_front_door(expect):
     expect("front_door.txt", "\n".join(lines) + "\n")
 
 
-def test_deploy_takes_what_it_took(expect):
-    expect("deploy.txt", "\n".join(_signature(cvt.deploy)) + "\n")
-
-
 def _signature(function: Any) -> list[str]:
     made, star = [], False
     signature = inspect.signature(function)
