@@ -11,13 +11,11 @@ from torch import Tensor
 
 import cvt
 from cvt.parts.model import VisionModel
-from cvt.parts.spec import BackboneSpec
-from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS
 from randomise import randomise
 
 # Every row that is built here; the baselines are timm's and held to timm's contract there.
-ROW_NAMES = tuple(name for name, row in ROWS.items() if not isinstance(row, BaselineSpec))
+ROW_NAMES = tuple(name for name, row in ROWS.items() if not row.is_timms)
 CVT_NAMES = tuple(cvt.list_models("cvt_*"))
 
 # Whole rows for what even a network without weights takes long for: one of each form, not width.
@@ -47,7 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "tnt_nano_32": {"embed_dim": 48, "num_heads": 3, "inner_dim": 12, "depth": 2},
 }
 NAMES = tuple(SMALL)
-STAGED = tuple(name for name in NAMES if isinstance(ROWS[name], BackboneSpec))
+STAGED = tuple(name for name in NAMES if ROWS[name].staged)
 DISTILLED = ("deit_nano_32",)
 
 

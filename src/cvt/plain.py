@@ -229,7 +229,8 @@ def check_values(instance: Any, what: str) -> None:
 
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
+    hints = get_type_hints(cls, include_extras=True)
+    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
 
 
 def _fitted(value: Any, hint: Any, what: str) -> Any:

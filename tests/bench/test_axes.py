@@ -2,8 +2,9 @@
 
 import pytest
 
-from cvt.bench.paper.sheets import Axes, axes_of, table_1
+from cvt.bench.paper.sheets import table_1
 from cvt.bench.paper.tables import TABLE_1
+from cvt.parts.spec import Axes
 from cvt.systems.catalog import ROWS, SYSTEMS
 
 # The paper's printed words, once more and by hand.
@@ -19,7 +20,7 @@ PRINTED = {
 
 
 def axes(name):
-    found = axes_of(ROWS[name])
+    found = ROWS[name].axes
     return found.position, found.embedding, found.projection, found.hierarchical
 
 
@@ -62,23 +63,23 @@ def test_twins_is_hierarchical_with_a_generator():
 
 def test_axes_follow_the_fields_and_not_the_name():
     row = ROWS["cvt_nano_32"]
-    assert axes_of(row.change(pos_embed=("none", "none", "table"))).position == "yes"
-    assert axes_of(row.change(pos_embed="conditional")).position == "no (with PE generator)"
+    assert row.change(pos_embed=("none", "none", "table")).axes.position == "yes"
+    assert row.change(pos_embed="conditional").axes.position == "no (with PE generator)"
     patches = row.change(embed_kernel=2, embed_padding=0)
-    assert axes_of(patches).embedding == "non-overlapping"
-    assert axes_of(row.change(projection="linear")).projection == "linear"
+    assert patches.axes.embedding == "non-overlapping"
+    assert row.change(projection="linear").axes.projection == "linear"
     mixed = row.change(projection=("conv", "avg", "linear"))
-    assert axes_of(mixed).projection == "convolution and average pooling"
-    assert axes_of(row.change(stages=row.stages[:1])).hierarchical == "no"
-    assert axes_of(row.change(depth=(0, 0, 2))).hierarchical == "partial (tokenisation)"
+    assert mixed.axes.projection == "convolution and average pooling"
+    assert row.change(stages=row.stages[:1]).axes.hierarchical == "no"
+    assert row.change(depth=(0, 0, 2)).axes.hierarchical == "partial (tokenisation)"
 
 
 def test_a_cnn_has_no_line():
-    assert axes_of(ROWS["resnet18"]) is None
+    assert ROWS["resnet18"].axes is None
 
 
 def test_rows_of_the_users_own_get_a_line():
     block, plain = table_1(["cvt_nano_32+pos_embed=table"])
     assert plain[-1]["derived"]["position"] == "yes"
-    assert Axes(**plain[-1]["derived"]) == axes_of(ROWS["cvt_nano_32"].change(pos_embed="table"))
+    assert Axes(**plain[-1]["derived"]) == ROWS["cvt_nano_32"].change(pos_embed="table").axes
     assert block.rows[-1][0] == "cvt_nano_32+pos_embed=table"

@@ -6,12 +6,11 @@ import torch
 
 import cvt
 from cvt.parts.model import VisionModel
-from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, SYSTEMS, timm_name
 from networks import FORMS, ROW_NAMES, changes_of, image
 from randomise import randomise
 
-BASELINES = tuple(name for name, row in ROWS.items() if isinstance(row, BaselineSpec))
+BASELINES = tuple(name for name, row in ROWS.items() if row.is_timms)
 
 
 def is_timms(name: str) -> bool:

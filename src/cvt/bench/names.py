@@ -161,13 +161,13 @@ def read_base(text: str) -> Base:
             changes cannot be made in it.
     """
     contender, spec = read_row(text)
-    if not isinstance(spec, BackboneSpec):
+    if spec.staged is None:
         raise UserError(
             f"Got {contender.model} as the base, which is not made of stages that Tables 5 to 8 "
             "could change; take a row of ViT, DeiT, CPVT, PVT or CvT."
         )
     args = {name: contender.model_args[name] for name in sorted(contender.model_args)}
-    return Base(model=contender.model, changes=args, spec=spec)
+    return Base(model=contender.model, changes=args, spec=spec.staged)
 
 
 def read_row(text: str) -> "tuple[Contender, Spec]":

@@ -101,7 +101,8 @@ def _changes(record: "Record") -> str:
     from cvt.systems.catalog import ROWS
     from cvt.weights.timm_folder import model_args
 
-    if len(getattr(record.spec, "stages", ())) != len(getattr(ROWS[record.model], "stages", ())):
+    own, row = record.spec.staged, ROWS[record.model].staged
+    if own and row and len(own.stages) != len(row.stages):
         return "with another number of stages"
     names = ", ".join(model_args(record.model, record.spec))
     return f"changed in {names}" if names else "unchanged"

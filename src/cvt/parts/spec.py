@@ -1,9 +1,12 @@
-"""A network as plain data: one frozen row per stage, JSON there and back, strict about names."""
+"""A network as plain data: frozen rows of choices, JSON there and back, strict about names.
+
+`Spec` is what every kind of network says of itself; other rooms ask it instead of what kind it is.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, Literal, Protocol, Self, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
 
 from cvt.errors import UserError
 from cvt.plain import (
@@ -27,41 +30,134 @@ from cvt.plain import (
     per_stage,
 )
 
-# --- What the plain data of every vision network has in common.
+Embed = Literal["conv", "t2t", "t2t_performer"]
+Projection = Literal["conv", "avg", "linear", "reduction"]
+Position = Literal["none", "table", "sinusoid", "conditional"]
+Activation = Literal["quick_gelu", "gelu", "silu", "relu"]
+Scale = Literal["dim", "head_dim"]
+Pool = Literal["token", "avg", ""]
+Interpolation = Literal["bicubic", "bicubic_no_antialias", "bilinear"]
+Schedule = Literal["stage", "network"]
+
+Grid = tuple[int, int]
+"""Height and width, in pixels or tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """A line of the paper's Table 1, in its words."""
+
+    position: str
+    embedding: str
+    projection: str
+    hierarchical: str
 
 
 @runtime_checkable
 class Spec(Protocol):
-    """A network as plain data; every kind of network has a frozen dataclass that is one."""
+    """A network as plain data: what each kind's frozen dataclass, a subclass, says of itself.
+
+    What most networks have in common stands here; the rest is for each kind to say.
+    """
+
+    kind: ClassVar[str]
+    """What `to_dict` calls it; empty for a network of stages."""
+
+    network: ClassVar[str]
+    """`module:callable` that builds the network from the spec; that module imports torch."""
+
+    is_timms: ClassVar[bool] = False
+    """Whether the network is timm's own, which builds it and has its weights."""
 
     @property
     def num_classes(self) -> int: ...
     @property
     def in_chans(self) -> int: ...
     @property
-    def img_size(self) -> tuple[int, int]: ...
+    def img_size(self) -> Grid: ...
     @property
-    def global_pool(self) -> str: ...
-    @property
-    def min_size(self) -> int: ...
-    @property
-    def level_strides(self) -> tuple[int, ...]: ...
-    @property
-    def extra_level_index(self) -> int | None: ...
-    @property
-    def out_indices(self) -> int | tuple[int, ...]: ...
+    def global_pool(self) -> Pool: ...
 
-    def __hash__(self) -> int: ...
-    def to_dict(self) -> dict[str, Any]: ...
-    def change(self, **changes: Any) -> Self: ...
-    def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]: ...
+    @property
+    def distilled(self) -> bool:
+        """Whether there is a distillation token, with a classifier of its own."""
+        return False
+
+    @property
+    def pos_interpolation(self) -> Interpolation:
+        """How position tables are resized."""
+        return "bicubic"
+
+    @property
+    def staged(self) -> "BackboneSpec | None":
+        """Itself, where the network is made of stages."""
+        return None
+
+    @property
+    def axes(self) -> Axes | None:
+        """Its line of the paper's Table 1; None for a network without tokens (a CNN)."""
+        return None
+
+    @property
+    def first_conv(self) -> str | None:
+        """The name of the convolution that reads the image; None where no convolution does."""
+        ...
+
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """The names of the classifiers, two with distillation."""
+        return ("head", "head_dist") if self.distilled else ("head",)
+
+    def tables(self, size: Grid) -> dict[str, tuple[Grid, int]]:
+        """Returns grid and number of prefix tokens of each position table at an image size."""
+        return {}
+
+    @property
+    def min_size(self) -> int:
+        """The smallest side of an image, in pixels."""
+        ...
+
+    def grids(self, size: Grid) -> list[Grid]:
+        """Returns the (H, W) of each stage for an image of this size, which may be too small."""
+        ...
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Pixels between neighbours of each level of the feature pyramid."""
+        ...
+
+    @property
+    def out_indices(self) -> int | tuple[int, ...]:
+        """Levels that `features_only` gives by default, or how many of the last ones."""
+        ...
+
+    @property
+    def extra_level_index(self) -> int | None:
+        """The index of the level that `extra_level=True` would add; None: there is none to add."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data that `json.dumps` takes and `from_dict` reads."""
+        own = asdict(cast("Any", self)).items()
+        kind = {"kind": self.kind} if self.kind else {}
+        return kind | {key: list(each) if isinstance(each, tuple) else each for key, each in own}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Rebuilds a spec from `to_dict`'s data."""
+        own = dict(plain)
+        kind = own.pop("kind", cls.kind)
+        if kind != cls.kind:
+            raise UserError(f"Got a spec of kind {kind!r}, expected {cls.kind!r} for this network.")
+        return from_plain(cls, own, "the spec")
+
+    def change(self, **changes: Any) -> Self:
+        """Returns a copy with fields replaced."""
+        check_fields(changes, {each.name for each in fields(cast("Any", self))})
+        return replace(cast("Any", self), **changes)
 
 
-# --- One stage as plain data: a row of the paper's Table 1, field by field.
-
-Embed = Literal["conv", "t2t", "t2t_performer"]
-Projection = Literal["conv", "avg", "linear", "reduction"]
-Position = Literal["none", "table", "sinusoid", "conditional"]
+# --- Networks of stages: a row of the paper's Table 1, field by field.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,18 +213,18 @@ class StageSpec:
                 f"q_stride={self.q_stride} needs projection='conv', got {self.projection!r}."
             )
 
-    def grid_after_embed(self, size: tuple[int, int]) -> tuple[int, int]:
+    def grid_after_embed(self, size: Grid) -> Grid:
         """Returns the (H, W) that the embedding makes of a map of this size."""
         return _conv_grid(size, self.embed_kernel, self.embed_stride, self.embed_padding)
 
-    def grid_after(self, size: tuple[int, int]) -> tuple[int, int]:
+    def grid_after(self, size: Grid) -> Grid:
         """Returns the (H, W) that leaves the stage for a map of this size."""
         grid = self.grid_after_embed(size)
         if self.q_stride == 1:
             return grid
         return _conv_grid(grid, self.conv_kernel, self.q_stride, self.conv_kernel // 2)
 
-    def kv_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+    def kv_grid(self, grid: Grid) -> Grid:
         """Returns the (H, W) of keys and values read from a grid of this size."""
         if self.projection == "linear":
             return grid
@@ -151,9 +247,7 @@ class StageSpec:
         return max(window - 2 * self.embed_padding, 1)
 
 
-def _conv_grid(
-    size: tuple[int, int], kernel: int, stride: int, padding: int, ceil: bool = False
-) -> tuple[int, int]:
+def _conv_grid(size: Grid, kernel: int, stride: int, padding: int, ceil: bool = False) -> Grid:
     """Output size of a convolution or pooling, as torch computes it; 0 or less: none."""
 
     def side(n: int) -> int:
@@ -166,15 +260,8 @@ def _conv_grid(
     return side(size[0]), side(size[1])
 
 
-Activation = Literal["quick_gelu", "gelu", "silu", "relu"]
-Scale = Literal["dim", "head_dim"]
-Pool = Literal["token", "avg", ""]
-Interpolation = Literal["bicubic", "bicubic_no_antialias", "bilinear"]
-Schedule = Literal["stage", "network"]
-
-
 @dataclass(frozen=True, kw_only=True)
-class BackboneSpec:
+class BackboneSpec(Spec):
     """A whole network: its stages, and the choices that hold for all of them.
 
     `attn_scale` is what the logits are multiplied by: `dim` is CvT's `embed_dim ** -0.5`,
@@ -186,6 +273,9 @@ class BackboneSpec:
     token behind the last stage's class token, with a classifier of its own (arXiv 2012.12877,
     section 4). `extra_level` adds a map of half the last stage's resolution to the pyramid.
     """
+
+    kind: ClassVar[str] = ""
+    network: ClassVar[str] = "cvt.parts.backbone:Backbone"
 
     stages: Annotated[tuple[StageSpec, ...], Length(1, MOST_STAGES)]
     num_classes: Classes = 1000
@@ -216,32 +306,13 @@ class BackboneSpec:
                 "the distillation token stands beside it."
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data that `json.dumps` takes and `from_dict` reads."""
-        plain = asdict(self)
-        plain["stages"] = list(plain["stages"])
-        plain["img_size"] = list(plain["img_size"])
-        return plain
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "BackboneSpec":
-        """Rebuilds a spec from `to_dict`'s data.
-
-        Raises:
-            UserError: An unknown key (the nearest is named), a missing one, or a wrong value.
-        """
-        return from_plain(cls, plain, "the spec")
-
-    def change(self, **changes: Any) -> "BackboneSpec":
+    def change(self, **changes: Any) -> Self:
         """Returns a copy with fields replaced; a stage's field may be named directly.
 
         A stage's field given one value is set in every stage, given a list or tuple in each:
         `spec.change(kv_stride=1, projection=("linear", "conv", "conv"))`. Taking the class token
         away also turns token pooling into mean pooling, the only one left; asking for a
         distillation token puts a class token beside it, in the last stage, and pools from them.
-
-        Raises:
-            UserError: An unknown field (the nearest is named), or a list of another length.
         """
         of_stage = {field.name for field in fields(StageSpec)}
         of_whole = {field.name for field in fields(BackboneSpec)}
@@ -269,12 +340,42 @@ class BackboneSpec:
             whole.setdefault("global_pool", "avg")
         return replace(self, **whole)
 
-    def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Returns each stage's (H, W) for an image of this size.
+    @property
+    def staged(self) -> "BackboneSpec":
+        """Itself."""
+        return self
 
-        Raises:
-            UserError: The image is too small for a stage's embedding or reduction.
-        """
+    @property
+    def axes(self) -> Axes:
+        """Its line of the paper's Table 1, read off the stages."""
+        return Axes(
+            position=_position(self.stages),
+            embedding=_embedding(self.stages),
+            projection=_projection(self.stages),
+            hierarchical=_hierarchical(self.stages),
+        )
+
+    @property
+    def first_conv(self) -> str | None:
+        """The first stage's embedding; None for T2T's soft split."""
+        return "stages.0.embed.proj" if self.stages[0].embed == "conv" else None
+
+    def tables(self, size: Grid) -> dict[str, tuple[Grid, int]]:
+        """Returns grid and number of prefix tokens of each stage's table at an image size."""
+        return {
+            f"stages.{index}.pos_embed.table": (row.grid_after_embed(incoming), num_prefix)
+            for index, (row, incoming, num_prefix) in enumerate(
+                zip(self.stages, self.incoming(size), self.num_prefix, strict=True)
+            )
+            if row.pos_embed in ("table", "sinusoid")
+        }
+
+    def incoming(self, size: Grid) -> list[Grid]:
+        """Returns the (H, W) of the map that each stage gets of an image of this size."""
+        return [size, *self.grids(size)[:-1]]
+
+    def grids(self, size: Grid) -> list[Grid]:
+        """Returns each stage's (H, W) for an image of this size."""
         grids = []
         for number, stage in enumerate(self.stages, start=1):
             incoming = grids[-1] if grids else size
@@ -357,13 +458,55 @@ class BackboneSpec:
         return tuple(rates)
 
 
-# --- TNT as plain data: one row for its two streams of tokens, JSON there and back.
+# --- The words of Table 1 for what the stages say.
 
-KIND = "tnt"
+_PROJECTIONS = {
+    "linear": "linear",
+    "conv": "convolution",
+    "avg": "average pooling",
+    "reduction": "spatial reduction",
+}
+
+
+def _position(stages: tuple[StageSpec, ...]) -> str:
+    kinds = {stage.pos_embed for stage in stages}
+    if kinds & {"table", "sinusoid"}:
+        return "yes"
+    return "no (with PE generator)" if "conditional" in kinds else "no"
+
+
+def _embedding(stages: tuple[StageSpec, ...]) -> str:
+    if any(stage.embed != "conv" for stage in stages):
+        return "overlapping (concatenate)"
+    if any(stage.embed_kernel > stage.embed_stride for stage in stages):
+        return "overlapping (convolution)"
+    return "non-overlapping"
+
+
+def _projection(stages: tuple[StageSpec, ...]) -> str:
+    """Names what is not linear; PVT's last stage, whose reduction is by 1, does not count."""
+    kinds = {
+        stage.projection: None
+        for stage in stages
+        if stage.depth and (stage.projection != "reduction" or stage.kv_stride > 1)
+    }
+    special = [kind for kind in kinds if kind != "linear"]
+    return " and ".join(_PROJECTIONS[kind] for kind in special or ["linear"])
+
+
+def _hierarchical(stages: tuple[StageSpec, ...]) -> str:
+    """Blocks on several grids are a hierarchy; embeddings alone are one of tokenisation."""
+    with_blocks = sum(stage.depth > 0 for stage in stages)
+    if with_blocks > 1:
+        return "yes"
+    return "partial (tokenisation)" if len(stages) > 1 else "no"
+
+
+# --- TNT: one row for its two streams of tokens.
 
 
 @dataclass(frozen=True, kw_only=True)
-class TNTSpec:
+class TNTSpec(Spec):
     """Transformer in Transformer (arXiv 2103.00112): patches as tokens, and words within each.
 
     `embed_dim`, `depth`, `num_heads` and `patch_size` (pixels) are those of the outer, ViT-like
@@ -373,6 +516,9 @@ class TNTSpec:
     `act_layer` and `norm_eps` hold for both. `img_size` (H, W) is read by the position table of
     the patches only. `drop_path_rate` is reached at the last block, linearly from 0 at the first.
     """
+
+    kind: ClassVar[str] = "tnt"
+    network: ClassVar[str] = "cvt.parts.tnt:TNT"
 
     embed_dim: Width
     depth: Depth
@@ -406,40 +552,32 @@ class TNTSpec:
         if self.inner_kernel % 2 == 0:
             raise UserError(f"inner_kernel={self.inner_kernel} must be odd to keep the grid.")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data that `json.dumps` takes and `from_dict` reads."""
-        return {"kind": KIND, **asdict(self), "img_size": list(self.img_size)}
+    @property
+    def axes(self) -> Axes:
+        """Its line of the paper's Table 1.
 
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "TNTSpec":
-        """Rebuilds a spec from `to_dict`'s data.
-
-        Raises:
-            UserError: Another kind of network, an unknown key (the nearest is named), a missing
-                one, or a wrong value.
+        Patches are cut out first: the kernel of the words inside one ends at its border.
         """
-        own = dict(plain)
-        kind = own.pop("kind", KIND)
-        if kind != KIND:
-            raise UserError(f"Got a spec of kind {kind!r}, expected {KIND!r} for this network.")
-        return from_plain(cls, own, "the spec")
+        return Axes(
+            position="yes",
+            embedding="non-overlapping (patch + pixel)",
+            projection="linear",
+            hierarchical="no",
+        )
 
-    def change(self, **changes: Any) -> "TNTSpec":
-        """Returns a copy with fields replaced.
+    @property
+    def first_conv(self) -> str:
+        """What makes words of patches."""
+        return "word_embed.proj"
 
-        Raises:
-            UserError: An unknown field (the nearest is named), or a wrong value.
-        """
-        check_fields(changes, {field.name for field in fields(TNTSpec)})
-        return replace(self, **changes)
+    def tables(self, size: Grid) -> dict[str, tuple[Grid, int]]:
+        """Returns grid and number of prefix tokens of the patches' table at an image size."""
+        return {"pos_embed.table": (self.grids(size)[0], 1)}
 
-    def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+    def grids(self, size: Grid) -> list[Grid]:
         """Returns the (H, W) of the patches of an image of this size, as the only level.
 
         What is left over at the right and below, less than a patch, is not read.
-
-        Raises:
-            UserError: The image is smaller than a patch.
         """
         grid = size[0] // self.patch_size, size[1] // self.patch_size
         if min(grid) < 1:
@@ -460,17 +598,12 @@ class TNTSpec:
         return (self.patch_size,) * self.depth
 
     @property
-    def extra_level_index(self) -> None:
-        """It has no extra level to give."""
-        return None
-
-    @property
     def out_indices(self) -> int:
         """Levels that `features_only` gives by default: the last three blocks."""
         return min(3, self.depth)
 
     @property
-    def word_grid(self) -> tuple[int, int]:
+    def word_grid(self) -> Grid:
         """The (H, W) of the words of a patch."""
         side = (self.patch_size - 1) // self.inner_stride + 1
         return side, side

@@ -1,30 +1,23 @@
 """ResNet (arXiv 1512.03385) and EfficientNet (arXiv 1905.11946), unchanged, out of timm."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from cvt.errors import UserError
-from cvt.parts.spec import Pool
-from cvt.plain import (
-    Channels,
-    Classes,
-    Rate,
-    Side,
-    check_fields,
-    check_values,
-    from_plain,
-    image_size,
-)
+from cvt.parts.spec import Grid, Pool, Spec
+from cvt.plain import Channels, Classes, Rate, Side, check_values, image_size
 from cvt.systems.system import Facts, System
 
-KIND = "baseline"
 _REDUCTIONS = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineSpec:
+class BaselineSpec(Spec):
     """A network of timm's, by its name there; `img_size` (H, W) is what it is made for."""
+
+    kind: ClassVar[str] = "baseline"
+    network: ClassVar[str] = "cvt.systems.baselines:make_baseline"
+    is_timms: ClassVar[bool] = True
 
     architecture: str
     num_classes: Classes = 1000
@@ -44,30 +37,17 @@ class BaselineSpec:
         if self.global_pool == "token":
             raise UserError("Got global_pool 'token' for a network without class token; take avg.")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data that `json.dumps` takes and `from_dict` reads."""
-        return {"kind": KIND, **asdict(self), "img_size": list(self.img_size)}
+    @property
+    def first_conv(self) -> str:
+        """The name that timm gives it."""
+        return "conv1" if self.architecture.startswith("resnet") else "conv_stem"
 
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "BaselineSpec":
-        """Rebuilds a spec from `to_dict`'s data.
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """The one name that timm gives it."""
+        return ("fc",) if self.architecture.startswith("resnet") else ("classifier",)
 
-        Raises:
-            UserError: An unknown key (the nearest is named), a missing one, or a wrong value.
-        """
-        own = {name: value for name, value in plain.items() if name != "kind"}
-        return from_plain(cls, own, "the spec")
-
-    def change(self, **changes: Any) -> "BaselineSpec":
-        """Returns a copy with fields replaced.
-
-        Raises:
-            UserError: An unknown field (the nearest is named), or a wrong value.
-        """
-        check_fields(changes, {field.name for field in fields(BaselineSpec)})
-        return replace(self, **changes)
-
-    def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+    def grids(self, size: Grid) -> list[Grid]:
         """Returns the (H, W) of the five maps of an image of this size."""
         return [(-(-size[0] // each), -(-size[1] // each)) for each in _REDUCTIONS]
 
@@ -82,14 +62,32 @@ class BaselineSpec:
         return _REDUCTIONS
 
     @property
-    def extra_level_index(self) -> None:
-        """It has no extra level to give."""
-        return None
-
-    @property
     def out_indices(self) -> tuple[int, ...]:
         """Levels that `features_only` gives by default."""
         return tuple(range(len(_REDUCTIONS)))
+
+
+def make_baseline(spec: BaselineSpec, **options: Any) -> Any:
+    """Builds timm's network; it gets what ours have besides: its spec, and no prefix tokens.
+
+    Args:
+        options: timm's own, such as `pretrained`. With `features_only` its pyramid comes as it is.
+    """
+    import timm
+
+    network: Any = timm.create_model(
+        spec.architecture,
+        num_classes=spec.num_classes,
+        in_chans=spec.in_chans,
+        global_pool=spec.global_pool,
+        drop_rate=spec.drop_rate,
+        drop_path_rate=spec.drop_path_rate,
+        **options,
+    )
+    if not options.get("features_only"):
+        network.spec, network.num_prefix_tokens = spec, 0
+        network.in_chans = spec.in_chans
+    return network
 
 
 def _resnet(num_params: int, gmacs: float, top1: float) -> Facts:

@@ -1,12 +1,12 @@
 """All systems in one list: rows by name, networks from specs, specs from plain data."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from cvt.errors import UserError, did_you_mean
-from cvt.parts.spec import BackboneSpec, Spec, TNTSpec
-from cvt.systems import baselines
-from cvt.systems.baselines import EFFICIENTNET, RESNET, BaselineSpec
+from cvt.parts.spec import Spec
+from cvt.systems.baselines import EFFICIENTNET, RESNET
 from cvt.systems.cpvt import CPVT
 from cvt.systems.cvt import CVT
 from cvt.systems.deit import DEIT
@@ -37,11 +37,7 @@ ROWS: dict[str, Spec] = {name: row for system in SYSTEMS for name, row in system
 
 
 def system_of(name: str) -> System:
-    """Returns the system that a row belongs to.
-
-    Raises:
-        UserError: There is no such row (the nearest is named).
-    """
+    """Returns the system that a row belongs to."""
     for system in SYSTEMS:
         if name in system.rows:
             return system
@@ -49,11 +45,7 @@ def system_of(name: str) -> System:
 
 
 def row_of(name: str) -> Spec:
-    """Returns the row of this name.
-
-    Raises:
-        UserError: There is no such row (the nearest is named).
-    """
+    """Returns the row of this name."""
     if name not in ROWS:
         raise _unknown(name)
     return ROWS[name]
@@ -65,31 +57,18 @@ def timm_name(name: str) -> str:
     return f"cvt_{name}" if system_of(name).is_in_timm and not is_ours else name
 
 
-def make_network(spec: Spec) -> "VisionModel":
-    """Builds the network of a spec, in training mode, with fresh weights."""
-    if isinstance(spec, BackboneSpec):
-        from cvt.parts.backbone import Backbone
+def make_network(spec: Spec, **options: Any) -> "VisionModel":
+    """Builds the network of a spec, in training mode, with fresh weights.
 
-        return Backbone(spec)
-    if isinstance(spec, TNTSpec):
-        from cvt.parts.tnt import TNT as TNTNetwork
-
-        return TNTNetwork(spec)
-    assert isinstance(spec, BaselineSpec)
-    return _make_baseline(spec)
+    Args:
+        options: Of timm's networks alone: what `timm.create_model` takes besides.
+    """
+    return resolve_name(spec.network)(spec, **options)
 
 
 def spec_from_dict(plain: Any) -> Spec:
-    """Rebuilds a spec of any kind from its `to_dict`'s data.
-
-    Raises:
-        UserError: A kind that there is not, an unknown key, a missing one, or a wrong value.
-    """
-    kinds: dict[str, Any] = {
-        "": BackboneSpec,
-        "tnt": TNTSpec,
-        baselines.KIND: BaselineSpec,
-    }
+    """Rebuilds a spec of any kind from its `to_dict`'s data."""
+    kinds = {row.kind: type(row) for row in ROWS.values()}
     if not isinstance(plain, Mapping):
         raise UserError(f"Got {type(plain).__name__} for a spec, expected an object with keys.")
     kind = plain.get("kind", "")
@@ -97,27 +76,6 @@ def spec_from_dict(plain: Any) -> Spec:
         known = [each for each in kinds if each]
         raise UserError(f"Got a spec of kind {kind!r}, expected {', '.join(known)} or none.")
     return kinds[kind].from_dict(plain)
-
-
-def _make_baseline(spec: BaselineSpec) -> "VisionModel":
-    import timm
-
-    network = timm.create_model(
-        spec.architecture,
-        num_classes=spec.num_classes,
-        in_chans=spec.in_chans,
-        global_pool=spec.global_pool,
-        drop_rate=spec.drop_rate,
-        drop_path_rate=spec.drop_path_rate,
-    )
-    return as_vision_model(network, spec)
-
-
-def as_vision_model(network: Any, spec: BaselineSpec) -> "VisionModel":
-    """Gives a network of timm's what ours have besides: its spec, and no prefix tokens."""
-    network.spec, network.num_prefix_tokens = spec, 0
-    network.in_chans = spec.in_chans
-    return cast("VisionModel", network)
 
 
 def _unknown(name: str) -> UserError:

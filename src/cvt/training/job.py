@@ -173,7 +173,7 @@ class Job:
         teacher, kind = self.step.teacher, self.config.distill.kind
         if teacher is None:
             return ""
-        own = getattr(self.record.spec, "distilled", False)
+        own = self.record.spec.distilled
         where = "a classifier of its own" if own else "the only classifier"
         return (
             f"Taught by {teacher.name} ({teacher.num_params:,} parameters): {kind} distillation "

@@ -261,7 +261,7 @@ def _assemble(
 ) -> Job:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
-    if teacher is not None and getattr(model.spec, "distilled", False):
+    if teacher is not None and model.spec.distilled:
         cast("Backbone", model).set_distilled_training()
     network = make_network(model, config, device, world)
     optimizer = make_optimizer(network.model, config.optim)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from cvt.errors import UserError, did_you_mean
 from cvt.parts.model import num_params
-from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS
 from cvt.weights.record import Preprocessing
 from cvt.weights.source import names_weights
@@ -120,7 +119,7 @@ def _from_here(name: str, changes: Mapping[str, Any]) -> Any:
     try:
         return (create_model(name, True, **changes) if is_row else load(name, **changes)).eval()
     except UserError as error:
-        is_timms_already = isinstance(ROWS.get(name), BaselineSpec)
+        is_timms_already = name in ROWS and ROWS[name].is_timms
         is_there = is_model_pretrained(name) and not is_timms_already
         hint = f" Or take {_TIMM}{name}, which timm has." if is_there else ""
         raise UserError(f"Cannot get the teacher: {error}{hint}") from error

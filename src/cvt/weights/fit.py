@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from cvt.errors import UserError
 from cvt.parts.model import VisionModel
 from cvt.parts.position import resize_table
-from cvt.parts.spec import BackboneSpec, Spec, TNTSpec
-from cvt.systems.baselines import BaselineSpec
+from cvt.parts.spec import Spec
 from cvt.systems.catalog import ROWS, SYSTEMS, make_network, row_of
 from cvt.systems.system import System
 from cvt.weights.layouts import StateDict
@@ -24,56 +23,19 @@ from cvt.weights.record import Record
 Grid = tuple[int, int]
 
 
-def first_conv(spec: Spec) -> str | None:
-    """Returns the name of the convolution that reads the image; None for T2T's soft split."""
-    if isinstance(spec, TNTSpec):
-        return "word_embed.proj"
-    if isinstance(spec, BaselineSpec):
-        return "conv1" if spec.architecture.startswith("resnet") else "conv_stem"
-    assert isinstance(spec, BackboneSpec)
-    return "stages.0.embed.proj" if spec.stages[0].embed == "conv" else None
-
-
-def classifiers(spec: Spec) -> tuple[str, ...]:
-    """Returns the names of the classifiers, two with distillation."""
-    if isinstance(spec, BaselineSpec):
-        return ("fc",) if spec.architecture.startswith("resnet") else ("classifier",)
-    is_distilled = isinstance(spec, BackboneSpec) and spec.distilled
-    return ("head", "head_dist") if is_distilled else ("head",)
-
-
-def tables(spec: Spec, img_size: Grid) -> dict[str, tuple[Grid, int]]:
-    """Returns grid and number of prefix tokens of each position table at an image size (H, W).
-
-    Raises:
-        UserError: The image is too small.
-    """
-    if isinstance(spec, TNTSpec):
-        return {"pos_embed.table": (spec.grids(img_size)[0], 1)}
-    if not isinstance(spec, BackboneSpec):
-        return {}
-    incoming = [img_size, *spec.grids(img_size)[:-1]]
-    return {
-        f"stages.{index}.pos_embed.table": (row.grid_after_embed(size), spec.num_prefix[index])
-        for index, (row, size) in enumerate(zip(spec.stages, incoming, strict=True))
-        if row.pos_embed in ("table", "sinusoid")
-    }
-
-
 def num_classes(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
     """Returns how many classes the (first) classifier tells apart; 0 without one."""
-    weight = state_dict.get(f"{classifiers(spec)[0]}.weight")
+    weight = state_dict.get(f"{spec.classifiers[0]}.weight")
     return 0 if weight is None or not weight.ndim else weight.shape[0]
 
 
 def in_chans(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
     """Returns how many channels an image has; the spec's where no tensor tells it."""
-    name = first_conv(spec)
-    if name is not None:
-        weight = state_dict.get(f"{name}.weight")
+    if spec.first_conv is not None:
+        weight = state_dict.get(f"{spec.first_conv}.weight")
         return spec.in_chans if weight is None or weight.ndim != 4 else weight.shape[1]
     norm = state_dict.get("stages.0.embed.norm1.weight")
-    window = spec.stages[0].embed_kernel ** 2 if isinstance(spec, BackboneSpec) else 1
+    window = spec.staged.stages[0].embed_kernel ** 2 if spec.staged else 1
     return spec.in_chans if norm is None or not norm.ndim else max(norm.shape[0] // window, 1)
 
 
@@ -223,7 +185,7 @@ def check_record(record: Record, source: str) -> None:
     Args:
         source: Where it comes from or goes to, for the message.
     """
-    if type(row_of(record.model)) is not type(record.spec):
+    if row_of(record.model).kind != record.spec.kind:
         raise UserError(
             f"Got a {type(record.spec).__name__} for {record.model} in {source}, expected a "
             f"{type(row_of(record.model)).__name__}; take the record that the model was saved with."
@@ -265,7 +227,7 @@ def adapt(
     """
     adapted, own = dict(state_dict), model.state_dict()
     if num_classes(adapted, model.spec) != num_classes(own, model.spec):
-        heads = classifiers(model.spec)
+        heads = model.spec.classifiers
         adapted = {name: t for name, t in adapted.items() if _module(name) not in heads}
         adapted |= {name: t for name, t in own.items() if _module(name) in heads}
     _adapt_channels(adapted, model)
@@ -276,16 +238,18 @@ def adapt(
 
 def adapt_tables(state_dict: StateDict, model: VisionModel, img_size: tuple[int, int]) -> None:
     """Interpolates, in place, each position table that is as large as `img_size` asks for."""
-    before, after = tables(model.spec, img_size), tables(model.spec, model.spec.img_size)
-    mode = getattr(model.spec, "pos_interpolation", "bicubic")
+    spec: Spec = model.spec
+    before, after = spec.tables(img_size), spec.tables(spec.img_size)
     for name, (grid, num_prefix) in before.items():
         table = state_dict.get(name)
         if table is not None and table.shape[1] == num_prefix + grid[0] * grid[1]:
-            state_dict[name] = resize_table(table, grid, after[name][0], num_prefix, mode)
+            state_dict[name] = resize_table(
+                table, grid, after[name][0], num_prefix, spec.pos_interpolation
+            )
 
 
 def _adapt_channels(state_dict: StateDict, model: VisionModel) -> None:
-    had, conv = in_chans(state_dict, model.spec), first_conv(model.spec)
+    had, conv = in_chans(state_dict, model.spec), model.spec.first_conv
     if had == model.in_chans:
         return
     if conv is None:
@@ -390,12 +354,11 @@ def _candidates(
     """The rows that a glance leaves, before networks are built to compare every shape."""
     facts = facts_of_tensors(state_dict)
     for name, row in ((name, row) for system in systems for name, row in system.rows.items()):
-        if isinstance(row, BackboneSpec):
-            own = [(stage.embed_dim, stage.depth) for stage in row.stages]
+        if row.staged is not None:
+            own = [(stage.embed_dim, stage.depth) for stage in row.staged.stages]
             fits = own == list(zip(facts.dims, facts.depths, strict=True))
         else:
-            stem = f"{first_conv(row)}.weight"
-            fits = stem in state_dict and (isinstance(row, BaselineSpec) or not facts.dims)
+            fits = f"{row.first_conv}.weight" in state_dict and (row.is_timms or not facts.dims)
         if fits:
             yield name, row
 
@@ -412,7 +375,7 @@ def _rank(name: str, spec: Spec, file_name: str) -> tuple[int, bool, int]:
 
 
 def _img_size(state_dict: Mapping[str, Tensor], spec: Spec) -> tuple[int, int]:
-    own = tables(spec, spec.img_size)
+    own = spec.tables(spec.img_size)
     if _agree(state_dict, own):
         return spec.img_size
     name, (grid, num_prefix) = list(own.items())[-1]
@@ -421,7 +384,7 @@ def _img_size(state_dict: Mapping[str, Tensor], spec: Spec) -> tuple[int, int]:
     side = math.isqrt(max(state_dict[name].shape[1] - num_prefix, 0))
     pixels = side * spec.img_size[0] // grid[0]
     try:
-        square = tables(spec, (pixels, pixels))
+        square = spec.tables((pixels, pixels))
     except UserError:  # a network of this kind sees no image that small
         return spec.img_size
     return (pixels, pixels) if _agree(state_dict, square) else spec.img_size

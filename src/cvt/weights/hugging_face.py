@@ -188,8 +188,8 @@ def _nearest_row_of_hugging_face_pvt(spec: Spec) -> str:
 
 
 def _shape(spec: Spec) -> list[tuple[int, int]]:
-    assert isinstance(spec, BackboneSpec)
-    return [(stage.embed_dim, stage.depth) for stage in spec.stages]
+    assert spec.staged is not None
+    return [(stage.embed_dim, stage.depth) for stage in spec.staged.stages]
 
 
 # --- transformers' `preprocessor_config.json` and our `Preprocessing`; CvT's there and back.
@@ -365,13 +365,13 @@ def check_expressible(spec: Spec, layout: Literal["microsoft", "hugging_face"]) 
         UserError: The message names the first field that stands in the way.
     """
     whose = "microsoft/CvT" if layout == "microsoft" else "Hugging Face's CvT"
-    if not isinstance(spec, BackboneSpec):
+    if (staged := spec.staged) is None:
         raise UserError(
             f"{whose} cannot express this model: it is not made of CvT's stages; keep it as "
             ".safetensors or a timm folder."
         )
-    both = [*_whole(spec), *_stages(spec)]
-    theirs = _microsoft(spec) if layout == "microsoft" else _hugging_face(spec)
+    both = [*_whole(staged), *_stages(staged)]
+    theirs = _microsoft(staged) if layout == "microsoft" else _hugging_face(staged)
     for field, got, expected, holds in [*both, *theirs]:
         if not holds:
             raise UserError(
@@ -540,8 +540,8 @@ def write_hugging_face(
             cannot be written.
     """
     check_expressible(record.spec, "hugging_face")
-    assert isinstance(record.spec, BackboneSpec)
-    folder, notes = Path(folder), gelu_note(record.spec)
+    assert record.spec.staged is not None
+    folder, notes = Path(folder), gelu_note(record.spec.staged)
     processor = write(record.preprocessing)
     write_safetensors(folder / "model.safetensors", to_hugging_face(state_dict), {"format": "pt"})
     write_json(folder / "config.json", config_of_record(record))
@@ -602,8 +602,8 @@ def spec_of_config(config: Mapping[str, Any]) -> BackboneSpec:
 
 def config_of_record(record: Record) -> dict[str, Any]:
     """Returns the `config.json` of a model as transformers' `CvtConfig` wants it."""
-    assert isinstance(record.spec, BackboneSpec)
-    stages = record.spec.stages
+    assert record.spec.staged is not None
+    stages = record.spec.staged.stages
     labels = record.class_names or [f"LABEL_{i}" for i in range(record.spec.num_classes)]
     unique = len(set(labels)) == len(labels)
     return {

@@ -16,10 +16,9 @@ from cvt.errors import UserError, did_you_mean
 from cvt.parts.model import VisionModel
 from cvt.parts.spec import Spec
 from cvt.plain import Classes, from_others
-from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, make_network, timm_name
 from cvt.weights.checkpoint import METADATA_KEY, read_safetensors, record_of, save_checkpoint
-from cvt.weights.fit import check_record, classifiers, first_conv, spec_of_tensors
+from cvt.weights.fit import check_record, spec_of_tensors
 from cvt.weights.hugging_face import read_json, read_weights, write_json
 from cvt.weights.layouts import StateDict, to_ours
 from cvt.weights.record import ClassNames, Preprocessing, Record
@@ -172,9 +171,9 @@ def config_of_record(record: Record) -> dict[str, Any]:
     spec = record.spec
     arguments = model_args(record.model, spec)
     num_classes = arguments.pop("num_classes", spec.num_classes)
-    if isinstance(spec, BaselineSpec):
+    if spec.is_timms:
         arguments.pop("img_size", None)  # timm's builder of these has no such argument
-    ends = classifiers(spec)
+    ends = spec.classifiers
     labels = {"label_names": list(record.class_names)} if record.class_names else {}
     return {
         "architecture": timm_name(record.model),
@@ -186,7 +185,7 @@ def config_of_record(record: Record) -> dict[str, Any]:
         "pretrained_cfg": {
             **record.preprocessing.to_timm(),
             "num_classes": num_classes,
-            "first_conv": first_conv(spec),
+            "first_conv": spec.first_conv,
             "classifier": ends[0] if len(ends) == 1 else list(ends),
             "fixed_input_size": False,
             "license": record.licence,

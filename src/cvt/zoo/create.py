@@ -11,7 +11,6 @@ from torch import nn
 
 from cvt.errors import UserError, did_you_mean
 from cvt.parts.model import VisionModel
-from cvt.systems.baselines import BaselineSpec
 from cvt.systems.catalog import ROWS, system_of
 from cvt.weights.fit import adapt, load_strict
 from cvt.weights.published import PUBLISHED
@@ -77,12 +76,12 @@ def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Modu
         raise UserError(
             f"Unknown model {name!r}.{did_you_mean(name, known)} `cvt models` lists them all."
         )
-    of_timm = isinstance(ROWS[architecture], BaselineSpec)  # timm has their weights
-    if pretrained and not of_timm and not changes.get("features_only"):
+    is_timms = ROWS[architecture].is_timms
+    if pretrained and not is_timms and not changes.get("features_only"):
         place = {key: changes.pop(key, None) for key in ("device", "dtype")}
         return load(_published_name(name), **changes).train().to(**place)
     build_row = partial(ENTRYPOINTS[architecture], pretrained_cfg=tag or None)
-    if pretrained and of_timm:
+    if pretrained and is_timms:
         return build_trained(architecture, build_row, changes)
     return build_row(pretrained, **changes)
 

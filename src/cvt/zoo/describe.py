@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvt.parts.backbone import Backbone
 from cvt.parts.model import VisionModel, num_params
-from cvt.parts.spec import Spec
-from cvt.systems.baselines import BaselineSpec
+from cvt.parts.spec import BackboneSpec, Spec
 from cvt.systems.catalog import ROWS, make_network, row_of
 from cvt.weights.published import find_published, imagenet_class_names
 from cvt.weights.record import Record
@@ -89,15 +87,15 @@ def describe(
     with torch.device("meta"):
         model = make_network(spec).eval()
         macs = _count_macs(model, torch.empty(1, spec.in_chans, *size))
-    is_baseline, norm = isinstance(spec, BaselineSpec), getattr(model, "norm", None)
-    by_part = Counter({part: 0 for part in (PARTS_OF_BASELINES if is_baseline else PARTS)})
+    norm = getattr(model, "norm", None)
+    by_part = Counter({part: 0 for part in (PARTS_OF_BASELINES if spec.is_timms else PARTS)})
     for (_, part), count in macs.items():
-        by_part["convolution" if is_baseline and part != "head" else part] += count
+        by_part["convolution" if spec.is_timms and part != "head" else part] += count
     return Description(
         name=name,
         from_paper=not name.endswith("_32"),
         size=size,
-        stages=tuple(_describe_stages(model, size, macs)) if isinstance(model, Backbone) else (),
+        stages=tuple(_describe_stages(model, size, macs)),
         grids=tuple(grids),
         num_params=num_params(model),
         num_params_norm=num_params(norm) if isinstance(norm, torch.nn.Module) else 0,
@@ -127,11 +125,14 @@ def _record(name: str) -> Record | None:
 
 
 def _describe_stages(
-    model: Backbone, size: tuple[int, int], macs: Counter[tuple[str, str]]
+    model: VisionModel, size: tuple[int, int], macs: Counter[tuple[str, str]]
 ) -> list[StageDescription]:
+    spec: BackboneSpec | None = model.spec.staged
+    if spec is None:
+        return []
     rows, incoming = [], size
-    for index, (row, stage) in enumerate(zip(model.spec.stages, model.stages, strict=True)):
-        inner, prefix = row.grid_after_embed(incoming), model.spec.num_prefix[index]
+    for index, row in enumerate(spec.stages):
+        inner, prefix = row.grid_after_embed(incoming), spec.num_prefix[index]
         grid = row.grid_after(incoming)
         # The keys of the first block are read from the grid before its queries shrink it.
         kv_grid = row.kv_grid(inner if row.depth == 1 else grid)
@@ -144,7 +145,7 @@ def _describe_stages(
                 embed_dim=row.embed_dim,
                 num_heads=row.num_heads,
                 depth=row.depth,
-                num_params=num_params(stage),
+                num_params=num_params(model.get_submodule(f"stages.{index}")),
                 macs=sum(n for (owner, _), n in macs.items() if owner == f"stages.{index}"),
             )
         )

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from timm.models import (
     build_model_with_cfg,
-    create_model,
     generate_default_cfgs,
     is_model,
     model_entrypoint,
@@ -23,9 +22,8 @@ from timm.models import (
 )
 
 from cvt.errors import UserError
-from cvt.parts.spec import BackboneSpec, Spec, TNTSpec
-from cvt.systems.baselines import BaselineSpec
-from cvt.systems.catalog import ROWS, as_vision_model, make_network, timm_name
+from cvt.parts.spec import Spec
+from cvt.systems.catalog import ROWS, make_network, timm_name
 from cvt.weights.published import PUBLISHED
 from cvt.weights.record import Preprocessing, preprocessing_of_row
 
@@ -33,10 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cvt.parts.model import VisionModel
-
-# What timm's networks take, of a baseline's fields.
-_OF_TIMM = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate")
-
 
 # What may stand beside the fields: timm's builder takes these.
 _OF_BUILDER = (
@@ -62,12 +56,14 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
         UserError: A keyword is neither timm's nor a field of the row, or the network has no such
             level or stride.
     """
-    if isinstance(row, BaselineSpec):
-        return _build_baseline(row, pretrained, kwargs)
+    changes = {key: value for key, value in kwargs.items() if key not in _OF_BUILDER}
+    if row.is_timms:  # whose weights and features are timm's business
+        options = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
+        return make_network(row.change(**changes), pretrained=pretrained, **options)
     kwargs["pretrained_cfg"] = _own_cfg(name, kwargs.get("pretrained_cfg"))
     place = {key: kwargs.pop(key, None) for key in ("device", "dtype")}
     output_stride = kwargs.pop("output_stride", None)
-    spec = row.change(**{key: value for key, value in kwargs.items() if key not in _OF_BUILDER})
+    spec = row.change(**changes)
     wanted = kwargs.get("out_indices") if kwargs.get("features_only") else None
     if "extra_level" not in kwargs and _last(wanted) == spec.extra_level_index:
         kwargs["extra_level"] = True
@@ -81,15 +77,6 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
         feature_cfg={"out_indices": spec.out_indices, "feature_cls": "getter"},
         **kwargs,
     )
-
-
-def _build_baseline(row: BaselineSpec, pretrained: bool, kwargs: dict[str, Any]) -> Any:
-    """timm's own network, whose weights and features are timm's business."""
-    spec = row.change(**{key: value for key, value in kwargs.items() if key not in _OF_BUILDER})
-    plain = {key: value for key, value in spec.to_dict().items() if key in _OF_TIMM}
-    rest = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
-    network = create_model(spec.architecture, pretrained=pretrained, **plain, **rest)
-    return network if kwargs.get("features_only") else as_vision_model(network, spec)
 
 
 def _last(wanted: int | Sequence[int] | None) -> int:
@@ -174,18 +161,13 @@ def _entrypoint(name: str, row: Spec) -> Callable[..., "nn.Module"]:
 
 
 def _pretrained_cfg(row: Spec, preprocessing: Preprocessing) -> dict[str, Any]:
-    first_conv, classifier = "stages.0.embed.proj", "head"
-    if isinstance(row, TNTSpec):
-        first_conv = "word_embed.proj"
-    elif isinstance(row, BackboneSpec):
-        classifier = ("head", "head_dist") if row.distilled else "head"
-        first_conv = first_conv if row.stages[0].embed == "conv" else ()
+    classifiers = row.classifiers
     return {
         **preprocessing.to_timm(),
         "num_classes": row.num_classes,
         "pool_size": None,  # tokens come out of `forward_features`, no map
-        "first_conv": first_conv,
-        "classifier": classifier,
+        "first_conv": row.first_conv or (),
+        "classifier": classifiers[0] if len(classifiers) == 1 else classifiers,
         "fixed_input_size": False,
         "min_input_size": (3, row.min_size, row.min_size),
     }
@@ -202,7 +184,7 @@ def _default_cfgs() -> dict[str, Any]:
         }
     for name, row in ROWS.items():
         has_weights = any(published.model == name for published in PUBLISHED.values())
-        if not has_weights and not isinstance(row, BaselineSpec):
+        if not has_weights and not row.is_timms:
             cfgs[f"{timm_name(name)}.untrained"] = _pretrained_cfg(row, preprocessing_of_row(name))
     return cfgs
 
@@ -226,5 +208,5 @@ ENTRYPOINTS: dict[str, Callable[..., Any]] = {
 }
 
 for _name, _build in ENTRYPOINTS.items():
-    if not isinstance(ROWS[_name], BaselineSpec):
+    if not ROWS[_name].is_timms:
         _register(timm_name(_name), _build)

@@ -31,8 +31,8 @@ class Variant:
     ) -> "Variant":
         """Changes a base; its spec is made from the row, as a training run makes it."""
         contender = base.contender(changes)
-        spec = ROWS[base.model].change(**contender.model_args)
-        assert isinstance(spec, BackboneSpec)
+        spec = ROWS[base.model].change(**contender.model_args).staged
+        assert spec is not None
         return cls(words=words, contender=contender, spec=spec, printed=printed)
 
 

@@ -1,7 +1,7 @@
 """The paper's Tables 1, 2 and 3 made again from the rows, beside what is printed there."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from cvt.bench.paper.tables import PAPER, TABLE_1, TABLE_2, TABLE_3, Network, Re
 from cvt.bench.tables import Block, is_rounding, say_gmacs, say_number
 from cvt.errors import UserError
 from cvt.parts.model import fixed_tables
-from cvt.parts.spec import BackboneSpec, StageSpec, TNTSpec
+from cvt.parts.spec import Axes, StageSpec
 from cvt.systems.catalog import ROWS, SYSTEMS, make_network, row_of, system_of
 from cvt.zoo.describe import Description, StageDescription, describe
 
@@ -19,79 +19,7 @@ if TYPE_CHECKING:
     from cvt.systems.system import Facts
 
 
-# --- The paper's Table 1, read off the rows: what a spec says on each of the four axes.
-
-_PROJECTIONS = {
-    "linear": "linear",
-    "conv": "convolution",
-    "avg": "average pooling",
-    "reduction": "spatial reduction",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axes:
-    """A line of Table 1, in the paper's words."""
-
-    position: str
-    embedding: str
-    projection: str
-    hierarchical: str
-
-
-def axes_of(spec: object) -> Axes | None:
-    """Derives the axes from a spec; None for a network without tokens (a CNN)."""
-    if isinstance(spec, TNTSpec):
-        # Patches are cut out first: the kernel of the words inside one ends at its border.
-        return Axes(
-            position="yes",
-            embedding="non-overlapping (patch + pixel)",
-            projection="linear",
-            hierarchical="no",
-        )
-    if not isinstance(spec, BackboneSpec):
-        return None
-    return Axes(
-        position=_position(spec.stages),
-        embedding=_embedding(spec.stages),
-        projection=_projection(spec.stages),
-        hierarchical=_hierarchical(spec.stages),
-    )
-
-
-def _position(stages: tuple[StageSpec, ...]) -> str:
-    kinds = {stage.pos_embed for stage in stages}
-    if kinds & {"table", "sinusoid"}:
-        return "yes"
-    return "no (with PE generator)" if "conditional" in kinds else "no"
-
-
-def _embedding(stages: tuple[StageSpec, ...]) -> str:
-    if any(stage.embed != "conv" for stage in stages):
-        return "overlapping (concatenate)"
-    if any(stage.embed_kernel > stage.embed_stride for stage in stages):
-        return "overlapping (convolution)"
-    return "non-overlapping"
-
-
-def _projection(stages: tuple[StageSpec, ...]) -> str:
-    """Names what is not linear; PVT's last stage, whose reduction is by 1, does not count."""
-    kinds = {
-        stage.projection: None
-        for stage in stages
-        if stage.depth and (stage.projection != "reduction" or stage.kv_stride > 1)
-    }
-    special = [kind for kind in kinds if kind != "linear"]
-    return " and ".join(_PROJECTIONS[kind] for kind in special or ["linear"])
-
-
-def _hierarchical(stages: tuple[StageSpec, ...]) -> str:
-    """Blocks on several grids are a hierarchy; embeddings alone are one of tokenisation."""
-    with_blocks = sum(stage.depth > 0 for stage in stages)
-    if with_blocks > 1:
-        return "yes"
-    return "partial (tokenisation)" if len(stages) > 1 else "no"
-
+# --- The paper's Table 1, read off the rows.
 
 _AXES = ("position", "embedding", "projection", "hierarchical")
 
@@ -122,7 +50,7 @@ def table_1(extra: Sequence[str] = ()) -> tuple[Block, list[dict[str, Any]]]:
             if axes != printed:
                 notes.append(f"{line.label}: {', '.join(names)} differ from the printed line.")
     for name in extra:
-        axes = axes_of(read_row(name)[1])
+        axes = read_row(name)[1].axes
         if axes is not None:
             plain.append({"method": name, "rows": [name], "derived": asdict(axes)})
             cells.append((name, "derived", *asdict(axes).values()))
@@ -143,7 +71,7 @@ def _axes_of_system(line: System) -> dict[Axes, list[str]]:
     for system in SYSTEMS:
         if system.name.lower() in line.systems:
             for name, spec in system.rows.items():
-                axes = axes_of(spec)
+                axes = spec.axes
                 assert axes is not None
                 found.setdefault(axes, []).append(name)
     return found
@@ -170,8 +98,8 @@ def table_2() -> tuple[list[Block], list[dict[str, Any]]]:
 
 
 def _network_block(network: Network, counted: Description) -> Block:
-    spec = ROWS[network.row]
-    assert isinstance(spec, BackboneSpec)
+    spec = ROWS[network.row].staged
+    assert spec is not None
     rows = [
         _stage_cells(number, stage, found, side)
         for number, (stage, found, side) in enumerate(
