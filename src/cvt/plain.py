@@ -27,15 +27,6 @@ from typing import (
 from cvt.errors import UserError, did_you_mean, is_unsafe
 from cvt.files import read_small
 
-MOST_TEXT = 64 * 2**20
-"""Bytes of JSON that are read; ImageNet-22k's class names take half a megabyte."""
-
-MOST_YAML = 2**20
-"""Bytes of YAML that are read, which takes ten seconds; a config has two thousand."""
-
-MOST_NESTED = 50
-"""Lists and mappings that may lie inside one another."""
-
 T = TypeVar("T")
 
 
@@ -47,17 +38,21 @@ class Range:
         least: The smallest value.
         most: The largest one.
         above: What it must be greater than, where the smallest value itself is not allowed.
+        below: What it must be less than, where the largest value itself is not allowed.
     """
 
     least: float = -math.inf
     most: float = math.inf
     above: float = -math.inf
+    below: float = math.inf
 
     def __contains__(self, value: float) -> bool:
-        return self.least <= value <= self.most and value > self.above
+        return self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
         lower = f"above {self.above:.9g}" if self.above > -math.inf else f"from {self.least:.9g}"
+        if self.below < math.inf:
+            return f"{lower} to less than {self.below:.9g}"
         return f"{lower} to {self.most:.9g}" if self.most < math.inf else f"{lower} on"
 
 
@@ -81,107 +76,36 @@ NOT_FINITE = "not finite"
 """Stands in a field's annotation, `Annotated[float, NOT_FINITE]`, where nan and inf may come."""
 
 
-def read_json(text: str | bytes, what: str) -> Any:
-    """Reads JSON into plain data.
-
-    Args:
-        what: What a message calls the text, such as `the record in m.safetensors`.
-
-    Raises:
-        UserError: It is no JSON, over `MOST_TEXT`, nested deeper than `MOST_NESTED`, or holds a
-            whole number of more than 4,300 digits, where Python stops.
-    """
-    _check_size(text, MOST_TEXT, what)
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise _too_deep(what) from None
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, too many digits
-        raise UserError(f"Got no JSON in {what} ({error}); copy or write it again.") from None
-    _check_depth(content, what)
-    return content
-
-
-def read_json_file(path: str | Path) -> Any:
-    """Reads a file of JSON into plain data.
-
-    Raises:
-        UserError: It cannot be read, is no file, or `read_json` refuses it.
-    """
-    return read_json(read_small(path, MOST_TEXT), str(path))
-
-
-def read_yaml_file(path: str | Path, what: str = "") -> Any:
-    """Reads a file of YAML into plain data.
-
-    Args:
-        what: What a message calls it, other than by its path.
-
-    Raises:
-        UserError: It cannot be read, is no file, or `read_yaml` refuses it.
-    """
-    what = what or str(path)
-    try:
-        text = read_small(path, MOST_YAML).decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what} is not YAML: {error}.") from None
-    return read_yaml(text, what)
-
-
-def json_text(content: Any, indent: int | None = None) -> str:
-    """Writes plain data as JSON: letters as they are, what could act on a terminal escaped."""
-    text = json.dumps(content, ensure_ascii=False, indent=indent)
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        f"\\u{ord(each):04x}" if is_unsafe(each) and each != "\n" else each for each in text
-    )
-
-
 def from_plain(cls: Callable[..., T], plain: Any, what: str) -> T:
     """Builds a dataclass from plain data, each value checked against its field's annotation first.
 
     Understood are `Annotated` with a `Range` or a `Length`, `Literal`, unions, nested dataclasses,
     `tuple`, `list` and `dict` of such, and plain types. Lists become tuples where those are asked
     for, and whole numbers pass as floats; floats have to be finite, but for those with
-    `NOT_FINITE`.
+    `NOT_FINITE`. An unknown key is refused with the name of the nearest field.
 
     Args:
         what: What a message calls the data, such as `the record in m.safetensors`.
-
-    Raises:
-        UserError: A key is unknown (the nearest is named) or missing, or a value is of another
-            kind than its field or out of its range.
     """
-    if not isinstance(plain, Mapping):
-        raise UserError(f"Got {_quoted(plain)} for {what}, expected keys with values.")
-    assert is_dataclass(cls)
-    known = {each.name: each for each in dataclasses.fields(cls)}
-    for key in plain:
-        if key not in known:
-            raise UserError(
-                f"Got the unknown key {key!r} in {what}.{did_you_mean(str(key), known)}"
-            )
-    for each in known.values():
-        has_default = each.default is not each.default_factory  # both MISSING where there is none
-        if each.init and not has_default and each.name not in plain:
-            raise UserError(f"There is no {each.name!r} in {what}, expected it.")
-    hints = _hints(cls)
-    values = {key: _fitted(value, hints[key], f"{key} in {what}") for key, value in plain.items()}
-    return cls(**values)
+    return _built(cls, plain, _Place(what))
 
 
 def from_others(cls: Callable[..., T], plain: Any, what: str) -> T:
-    """As `from_plain`, for a file of somebody else's: keys that are no fields are passed over.
-
-    Raises:
-        UserError: As `from_plain`, but for unknown keys.
-    """
+    """As `from_plain`, for a file of somebody else's: keys that are no fields are passed over."""
     assert is_dataclass(cls)
     known = {each.name for each in dataclasses.fields(cls)}
     if isinstance(plain, Mapping):
         plain = {key: value for key, value in plain.items() if key in known}
     return from_plain(cls, plain, what)
+
+
+def layer_from_plain(cls: Any, plain: Any, what: str) -> dict[str, Any]:
+    """Checks some of a dataclass's fields, as `from_plain` does, and returns those that are said.
+
+    A value of None says nothing, nor does a nested dataclass of which no field is said; the others
+    come as nested dicts.
+    """
+    return _said(cls, plain, _Place(what))
 
 
 def to_plain(value: Any, *, leave_out: Collection[str] = (), none: bool = True) -> Any:
@@ -218,13 +142,65 @@ def check_values(instance: Any, what: str) -> None:
 
     Args:
         what: What a message calls the instance.
-
-    Raises:
-        UserError: A value is of another kind than its field or out of its range.
     """
     for name, hint in _hints(type(instance)).items():
-        value = _fitted(getattr(instance, name), hint, f"{name} in {what}")
+        value = _fitted(getattr(instance, name), hint, _Place(what, name))
         object.__setattr__(instance, name, value)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a value stands, for a message: `optim.lr in the config`."""
+
+    what: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path} in {self.what}" if self.path else self.what
+
+    def at(self, key: object) -> "_Place":
+        """The place of a value inside."""
+        return _Place(self.what, f"{self.path}.{key}" if self.path else str(key))
+
+
+def _built(cls: Callable[..., T], plain: Any, place: _Place) -> T:
+    hints = _hints_of_keys(cls, plain, place)
+    for each in dataclasses.fields(cast("Any", cls)):
+        has_default = each.default is not each.default_factory  # both MISSING where there is none
+        if each.init and not has_default and each.name not in plain:
+            raise UserError(
+                f"There is no {place.at(each.name).path!r} in {place.what}, expected it."
+            )
+    return cls(**{key: _fitted(plain[key], hints[key], place.at(key)) for key in plain})
+
+
+def _said(cls: Any, plain: Any, place: _Place) -> dict[str, Any]:
+    hints, said = _hints_of_keys(cls, plain, place), {}
+    for key, value in plain.items():
+        group = next(filter(_is_group, (hints[key], *get_args(hints[key]))), None)
+        if value is not None and group is None:
+            said[key] = _fitted(value, hints[key], place.at(key))
+        elif value is not None and (inside := _said(group, value, place.at(key))):
+            said[key] = inside
+    return said
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
+def _hints_of_keys(cls: Any, plain: Any, place: _Place) -> dict[str, Any]:
+    """The annotations of a dataclass, whose fields all keys have to be."""
+    if not isinstance(plain, Mapping):
+        raise UserError(f"Got {_quoted(plain)} for {place}, expected keys with values.")
+    known = [each.name for each in dataclasses.fields(cls)]
+    for key in plain:
+        if key not in known:
+            name = place.at(key).path if isinstance(key, str) else key
+            raise UserError(
+                f"Got the unknown key {name!r} in {place.what}.{did_you_mean(str(key), known)}"
+            )
+    return _hints(cls)
 
 
 @cache
@@ -233,42 +209,43 @@ def _hints(cls: Any) -> dict[str, Any]:
     return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
 
 
-def _fitted(value: Any, hint: Any, what: str) -> Any:
+def _fitted(value: Any, hint: Any, place: _Place) -> Any:
     """Returns a value as its annotation wants it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if origin is Annotated:
-        _check_length(value, arguments[1:], what)
+        _check_length(value, arguments[1:], place)
         if NOT_FINITE in arguments[1:] and isinstance(value, float):
             return value
-        return _in_range(_fitted(value, arguments[0], what), arguments[1:], what)
+        return _in_range(_fitted(value, arguments[0], place), arguments[1:], place)
     if origin in (Union, UnionType):
-        return _one_of(value, arguments, what)
+        return _one_of(value, arguments, place)
     if is_dataclass(hint):
-        return value if isinstance(value, cast("type", hint)) else from_plain(hint, value, what)
+        return value if isinstance(value, cast("type", hint)) else _built(hint, value, place)
     if origin in (tuple, list) and isinstance(value, list | tuple):
-        return _items(value, origin, arguments, what)
+        return _items(value, origin, arguments, place)
     if origin is dict and isinstance(value, Mapping):
+        inside = _Place(f"a key of {place}")
         return {
-            _fitted(key, arguments[0], f"a key of {what}"): _fitted(item, arguments[1], what)
+            _fitted(key, arguments[0], inside): _fitted(item, arguments[1], place)
             for key, item in value.items()
         }
     if not _is_a(value, hint):
         near = (
             did_you_mean(value, arguments) if origin is Literal and isinstance(value, str) else ""
         )
-        raise UserError(f"Got {_quoted(value)} for {what}, expected {_words(hint)}.{near}")
+        raise UserError(f"Got {_quoted(value)} for {place}, expected {_words(hint)}.{near}")
     return value
 
 
-def _one_of(value: Any, options: tuple[Any, ...], what: str) -> Any:
+def _one_of(value: Any, options: tuple[Any, ...], place: _Place) -> Any:
     if value is None and NoneType in options:
         return None
     mistakes = []
     for option in options:
         try:
-            return _fitted(value, option, what)
+            return _fitted(value, option, place)
         except UserError as error:
             mistakes.append(error)
     if len(mistakes) == 1 + (NoneType in options):
@@ -276,33 +253,33 @@ def _one_of(value: Any, options: tuple[Any, ...], what: str) -> Any:
             error for error, option in zip(mistakes, options, strict=True) if option is not NoneType
         )
     words = " or ".join(_words(option) for option in options if option is not NoneType)
-    raise UserError(f"Got {_quoted(value)} for {what}, expected {words}.")
+    raise UserError(f"Got {_quoted(value)} for {place}, expected {words}.")
 
 
-def _items(value: Any, origin: Any, arguments: tuple[Any, ...], what: str) -> Any:
+def _items(value: Any, origin: Any, arguments: tuple[Any, ...], place: _Place) -> Any:
     if origin is list or arguments[-1] is Ellipsis:
-        return origin(_fitted(item, arguments[0], what) for item in value)
+        return origin(_fitted(item, arguments[0], place) for item in value)
     if len(value) != len(arguments):
         raise UserError(
-            f"Got {len(value)} values for {what}, expected {_words(origin[arguments])}."
+            f"Got {len(value)} values for {place}, expected {_words(origin[arguments])}."
         )
-    return tuple(_fitted(item, each, what) for item, each in zip(value, arguments, strict=True))
+    return tuple(_fitted(item, each, place) for item, each in zip(value, arguments, strict=True))
 
 
-def _check_length(value: Any, marks: tuple[Any, ...], what: str) -> None:
+def _check_length(value: Any, marks: tuple[Any, ...], place: _Place) -> None:
     """Before each item is looked at, since there may be millions."""
     for mark in marks:
         if isinstance(mark, Length) and value not in mark:
             unit = "letters" if isinstance(value, str) else "items"
             raise UserError(
-                f"Got {len(value):,} {unit} for {what}, expected {mark.least:,} to {mark.most:,}."
+                f"Got {len(value):,} {unit} for {place}, expected {mark.least:,} to {mark.most:,}."
             )
 
 
-def _in_range(value: Any, marks: tuple[Any, ...], what: str) -> Any:
+def _in_range(value: Any, marks: tuple[Any, ...], place: _Place) -> Any:
     for mark in marks:
         if isinstance(mark, Range) and value not in mark:
-            raise UserError(f"Got {_quoted(value)} for {what}, expected a number {mark}.")
+            raise UserError(f"Got {_quoted(value)} for {place}, expected a number {mark}.")
     return value
 
 
@@ -360,6 +337,95 @@ def _quoted(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
+# --- Text of any origin, read within bounds.
+
+MOST_TEXT = 64 * 2**20
+"""Bytes of JSON that are read; ImageNet-22k's class names take half a megabyte."""
+
+MOST_YAML = 2**20
+"""Bytes of YAML that are read, which takes ten seconds; a config has two thousand."""
+
+MOST_NESTED = 50
+"""Lists and mappings that may lie inside one another."""
+
+
+def read_json(text: str | bytes, what: str) -> Any:
+    """Reads JSON into plain data.
+
+    Args:
+        what: What a message calls the text, such as `the record in m.safetensors`.
+    """
+    _check_size(text, MOST_TEXT, what)
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise _too_deep(what) from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, too many digits
+        raise UserError(f"Got no JSON in {what} ({error}); copy or write it again.") from None
+    _check_depth(content, what)
+    return content
+
+
+def read_json_file(path: str | Path) -> Any:
+    """Reads a file of JSON into plain data."""
+    return read_json(read_small(path, MOST_TEXT), str(path))
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """Writes plain data as JSON: letters as they are, what could act on a terminal escaped."""
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"\\u{ord(each):04x}" if is_unsafe(each) and each != "\n" else each for each in text
+    )
+
+
+def read_yaml(text: str, what: str = "the text") -> Any:
+    """Reads YAML into plain data.
+
+    Args:
+        what: What a message calls the text.
+    """
+    import yaml
+
+    _check_size(text, MOST_YAML, what)
+    try:
+        content = yaml.load(text, Loader=_loader())
+    except RecursionError:
+        raise _too_deep(what) from None
+    except ValueError as error:  # a number of too many digits
+        raise UserError(f"{what} is not YAML: {error}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{what} is not YAML: {' '.join(str(error).split())}.") from None
+    _check_depth(content, what)
+    return content
+
+
+def read_yaml_file(path: str | Path, what: str = "") -> Any:
+    """Reads a file of YAML into plain data.
+
+    Args:
+        what: What a message calls it, other than by its path.
+    """
+    what = what or str(path)
+    try:
+        text = read_small(path, MOST_YAML).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not YAML: {error}.") from None
+    return read_yaml(text, what)
+
+
+def write_yaml(plain: Any) -> str:
+    """Writes plain data, mappings in their own order, so that `read_yaml` returns the same.
+
+    Text that either version of YAML would take for something else is quoted.
+    """
+    import yaml
+
+    return yaml.dump(plain, Dumper=_dumper(), sort_keys=False)
+
+
 def _check_size(text: str | bytes, most: int, what: str) -> None:
     if len(text) > most:
         raise UserError(
@@ -402,41 +468,6 @@ _KINDS = {
     ),
     "null": (r"~|null|Null|NULL|", ("~", "n", "N", "")),
 }
-
-
-def read_yaml(text: str, what: str = "the text") -> Any:
-    """Reads YAML into plain data.
-
-    Args:
-        what: What a message calls the text.
-
-    Raises:
-        UserError: It is no YAML, a key stands twice in one mapping, a value stands for another
-            one (`*name`), or it is larger or nested deeper than JSON may be.
-    """
-    import yaml
-
-    _check_size(text, MOST_YAML, what)
-    try:
-        content = yaml.load(text, Loader=_loader())
-    except RecursionError:
-        raise _too_deep(what) from None
-    except ValueError as error:  # a number of too many digits
-        raise UserError(f"{what} is not YAML: {error}.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{what} is not YAML: {' '.join(str(error).split())}.") from None
-    _check_depth(content, what)
-    return content
-
-
-def write_yaml(plain: Any) -> str:
-    """Writes plain data, mappings in their own order, so that `read_yaml` returns the same.
-
-    Text that either version of YAML would take for something else is quoted.
-    """
-    import yaml
-
-    return yaml.dump(plain, Dumper=_dumper(), sort_keys=False)
 
 
 @cache

@@ -1,4 +1,6 @@
-"""Where a model runs, and in which arithmetic."""
+"""What training, evaluation, inference and bench stand on: devices, number formats, processes,
+interruptions, the machine's name, and seeds.
+"""
 
 import hashlib
 import os
@@ -9,7 +11,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +26,47 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 import cvt
-from cvt.errors import UserError
+from cvt.errors import UserError, did_you_mean
+
+# --- Number formats, by one name each wherever one is asked for.
+
+NUMBER_FORMATS = {
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float64": torch.float64,
+    "int8": torch.int8,
+}
+_OTHER_NAMES = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "fp32": "float32",
+    "float": "float32",
+    "fp64": "float64",
+    "double": "float64",
+}
+
+
+def number_format(
+    name: str | torch.dtype, among: Collection[str] = tuple(NUMBER_FORMATS), what: str = "dtype"
+) -> str:
+    """Returns the one name of a number format: `float32`, `bf16`, `fp16`, `float64` or `int8`.
+
+    Args:
+        name: That name, a longer one (`bfloat16`, `fp32`, `torch.float16`), or torch's dtype.
+        among: The names that may come; others than formats, such as `auto`, stay as they are.
+        what: What a message calls the format.
+    """
+    given = str(name).removeprefix("torch.")
+    short = _OTHER_NAMES.get(given, given)
+    if short in among:
+        return short
+    hint = did_you_mean(given, among)
+    raise UserError(f"Got {what} {given!r}, expected one of {', '.join(among)}.{hint}")
+
+
+# --- Where a model runs, and in which arithmetic.
 
 _LEAST_PARAMS = 5_000_000
 _WORTH = 1.2

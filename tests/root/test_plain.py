@@ -16,6 +16,7 @@ from cvt.plain import (
     Range,
     check_values,
     from_plain,
+    layer_from_plain,
     read_json,
     read_yaml,
     to_plain,
@@ -103,6 +104,7 @@ class Outer:
     model: str
     depth: Annotated[int, Range(1, 64)] = 1
     rate: Annotated[float, Range(above=0)] = 0.5
+    share: Annotated[float, Range(0, below=1)] = 0.0
     kind: Literal["a", "b"] = "a"
     inner: Inner = field(default_factory=Inner)
     figures: dict[str, float] = field(default_factory=dict)
@@ -126,9 +128,16 @@ def test_plain_data_becomes_a_dataclass():
         ({"rate": 10**400}, "a whole number of more than 20 digits"),
         ({"kind": "c"}, "expected one of 'a', 'b'"),
         ({"inner": []}, "for inner in the record, expected keys with values"),
-        ({"inner": {"size": [1, 2]}}, "Got 2 values for size in inner in the record"),
-        ({"inner": {"names": [1]}}, "Got 1 for names in inner in the record, expected text"),
-        ({"inner": {"nmaes": []}}, "Did you mean 'names'?"),
+        ({"inner": {"size": [1, 2]}}, "Got 2 values for inner.size in the record"),
+        ({"inner": {"names": [1]}}, "Got 1 for inner.names in the record, expected text"),
+        (
+            {"inner": {"nmaes": []}},
+            "unknown key 'inner.nmaes' in the record. Did you mean 'names'?",
+        ),
+        (
+            {"share": 1.0},
+            "Got 1.0 for share in the record, expected a number from 0 to less than 1",
+        ),
         ({"figures": {"top1": "x" * 10**6}}, r"x\.\.\. \(1,000,002 characters\)"),
         ({"more": [[]]}, "expected a whole number or text"),
         ({"depht": 1}, "unknown key 'depht' in the record. Did you mean 'depth'?"),
@@ -138,6 +147,25 @@ def test_what_does_not_fit_a_field_is_named(change, message):
     with pytest.raises(UserError, match=message) as caught:
         from_plain(Outer, {"model": "m", **change}, "the record")
     assert len(str(caught.value)) < 500
+
+
+def test_a_dataclass_becomes_plain_data():
+    built = Outer("m", inner=Inner(names=("x",)))
+    assert to_plain(built)["inner"] == {"size": [3, 8, 8], "names": ["x"]}
+    assert from_plain(Outer, to_plain(built), "it") == built
+
+
+def test_a_layer_has_what_was_said():
+    plain = {"depth": 3, "rate": None, "inner": {"size": [1, 2, 3], "names": None}, "more": []}
+    layer = {"depth": 3, "inner": {"size": (1, 2, 3)}, "more": []}
+    assert layer_from_plain(Outer, plain, "it") == layer
+    assert layer_from_plain(Outer, {"inner": {"names": None}}, "it") == {}
+    with pytest.raises(UserError, match=r"Got 1 for inner.names in it, expected text"):
+        layer_from_plain(Outer, {"inner": {"names": [1]}}, "it")
+    with pytest.raises(UserError, match=r"unknown key 'inner\.nmaes' in it"):
+        layer_from_plain(Outer, {"inner": {"nmaes": [1]}}, "it")
+    with pytest.raises(UserError, match="Got 3 for inner in it, expected keys with values"):
+        layer_from_plain(Outer, {"inner": 3}, "it")
 
 
 def test_a_missing_field_and_no_mapping_at_all_are_named():
