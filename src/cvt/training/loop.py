@@ -34,11 +34,10 @@ from cvt.training.job import (
 )
 from cvt.training.network import set_train_mode
 from cvt.training.report import TrainResult, report
-from cvt.training.run_folder import CONFIG_FILE, held
+from cvt.training.run_folder import CONFIG_FILE, Events, held
 from cvt.training.screen import Screen
 from cvt.training.setup import prepare
 from cvt.training.step import Chunk, NonFinite, StepResult, train_step
-from cvt.training.tensorboard import Events
 
 
 def train(config: TrainConfig, progress: bool = True) -> TrainResult:
@@ -118,13 +117,14 @@ def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
         job = prepare(
             config, world, lambda run: world.on_main(lambda: stack.enter_context(held(run)))
         )
-        done, epochs_done = job.done_updates, job.progress.epoch
+        done, progress = job.done_updates, job.progress
+        # An epoch's figures stand at its last update: one that is yet to be measured gets new ones.
+        is_unmeasured = progress.batch == job.updates_of_epoch > 0
         # From here on the run can be resumed, if only from its beginning.
         world.on_main(lambda: save_config(job.run / CONFIG_FILE, job.config))
         screen = stack.enter_context(Screen(job.total_updates, done, shown))
-        events = stack.enter_context(
-            Events(job.run, done, epochs_done, screen.say, enabled=world.is_main)
-        )
+        first = done + (not is_unmeasured)
+        events = stack.enter_context(Events(job.run, first, screen.say, enabled=world.is_main))
         stop = stack.enter_context(stop_requests())
         session = _Session(job=job, screen=screen, events=events, stop=stop)
         answers = _work(session)
@@ -151,7 +151,8 @@ def _work(session: _Session) -> Logits | None:
         row = job.progress.finish_epoch(
             answers.loss(), answers.top_k(1), job.lr, peak_memory_mb(job.device)
         )
-        session.events.epoch(row)  # first: what the state does not have behind it is cut out
+        # First: what the state does not have behind it is taken back.
+        session.events.epoch(job.done_updates, row)
         keep_epoch(job, row)
         screen.epoch(row, job.epochs, is_best=job.progress.best is row)
     load_best(job)

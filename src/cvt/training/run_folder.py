@@ -4,8 +4,10 @@ import errno
 import math
 import os
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count
 from pathlib import Path
@@ -278,3 +280,124 @@ def _next_free(config: TrainConfig) -> Path:
             ) from error
         return run
     raise AssertionError("count() does not end")
+
+
+# --- TensorBoard's events, in `RUN/tensorboard`.
+
+_LEAST_GAP_S = 1.0
+_GROWS_AFTER_S = 1000.0  # gaps grow with the time since: ten days make about 8,000 events, 2 MB
+
+
+class Events:
+    """Writes a session's figures for TensorBoard.
+
+    An interrupted session may have gone further than the state that this one starts from;
+    TensorBoard shows what that one wrote only up to there.
+
+    Should the events not be writable, for want of space say, they end there and the run goes on.
+
+    Args:
+        first_step: What was written earlier for this update, counted from 1, and those after it
+            is taken back.
+        say: Takes a sentence for people.
+        enabled: False writes nothing, on all processes but the first.
+        least_gap_s: Updates that follow each other faster become one event, of their means.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        first_step: int,
+        say: Callable[[str], None],
+        enabled: bool = True,
+        least_gap_s: float = _LEAST_GAP_S,
+    ) -> None:
+        self.folder = run / EVENTS_FOLDER
+        self._step = 0
+        self._say = say
+        self._least_gap_s = least_gap_s
+        self._writer: Any = None
+        self._latest: dict[str, float] = {}
+        self._means: dict[str, list[float]] = {}
+        self._start = self._next = time.monotonic()
+        self._hook = threading.excepthook
+        if enabled:
+            threading.excepthook = self._thread_failed
+            with self._guarded():
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self.folder), purge_step=first_step)
+
+    def __enter__(self) -> "Events":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(
+        self, step: int, loss: float, lr: float, grad_norm: float | None, images_per_s: float
+    ) -> None:
+        """Notes an update; what is written, at most once a second, are means since the last time.
+
+        Args:
+            step: Its number, from 1.
+            lr: Written as it is, like `images_per_s`.
+            grad_norm: None where it was not measured.
+        """
+        self._step = step
+        if self._writer is None:
+            return
+        self._latest = {"train/lr": lr, "train/images_per_s": images_per_s}
+        self._means.setdefault("train/loss", []).append(loss)
+        if grad_norm is not None:
+            self._means.setdefault("train/grad_norm", []).append(grad_norm)
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._least_gap_s * max(1.0, (now - self._start) / _GROWS_AFTER_S)
+            self._write({})
+
+    def epoch(self, step: int, row: EpochRow) -> None:
+        """Writes the figures of an epoch, at the number of its last update."""
+        self._step = step
+        figures = {f"epoch/{name}": value for name, value in asdict(row).items()}
+        self._write({"epoch/number": figures.pop("epoch/epoch"), **figures})
+
+    def close(self) -> None:
+        """Writes what is left and ends the file."""
+        self._write({})
+        with self._guarded():
+            self._end()
+        if threading.excepthook == self._thread_failed:
+            threading.excepthook = self._hook
+
+    def _write(self, figures: dict[str, float]) -> None:
+        """Writes these figures with those of the updates since the last time, and waits for it."""
+        means = {tag: sum(values) / len(values) for tag, values in self._means.items()}
+        figures = {**self._latest, **means, **figures}
+        self._latest, self._means = {}, {}
+        if self._writer is None or not figures:
+            return
+        with self._guarded():
+            for tag, value in figures.items():
+                self._writer.add_scalar(tag, value, self._step)
+            self._writer.flush()
+
+    @contextmanager
+    def _guarded(self) -> Generator[None]:
+        try:
+            yield
+        except Exception as error:  # TensorFlow, where it is installed, has errors of its own
+            reason = getattr(error, "strerror", None) or error
+            self._say(f"No more TensorBoard events from here on, the run goes on: {reason}")
+            with suppress(Exception):
+                self._end()
+
+    def _end(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _thread_failed(self, failure: Any) -> None:
+        """TensorBoard writes in a thread of its own, whose errors are raised here as well."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._hook(failure)
