@@ -8,8 +8,10 @@ from typing import Any
 
 from cvt.bench.contest.contest import ContestConfig, run_contest
 from cvt.bench.contest.recipe import Budget
+from cvt.bench.contest.runs import PACE, TRAIN
 from cvt.bench.names import Contender, read_contender
 from cvt.bench.processes import Failed, Stopped
+from cvt.bench.speed.measure import TAKE_TURNS
 from cvt.training.config import TrainConfig, save_config
 from cvt.training.report import TrainResult, save_result
 from cvt.training.run_folder import CONFIG_FILE, EpochRow, write_metrics
@@ -41,13 +43,13 @@ class FakeWork:
             raise Stopped
         if len(self.asked) == self.kill_at:
             raise SystemExit
-        if task == "speed":
+        if task == TAKE_TURNS:
             return {label: 1000.0 + i for i, label in enumerate(plain["models"])}
         config = TrainConfig.from_dict(plain)
         if config.model in self.broken:
             save_config(Path(config.out) / CONFIG_FILE, config)
             raise Failed(self.broken[config.model])
-        if task == "pace":
+        if task == PACE:
             return {"seconds_per_update": 0.5 if config.model_args.get("kv_stride") == 1 else 1.0}
         trained(config)
         return {}
@@ -55,7 +57,7 @@ class FakeWork:
     @property
     def configs(self) -> list[TrainConfig]:
         """What was asked to be trained."""
-        return [TrainConfig.from_dict(plain) for task, plain in self.asked if task == "train"]
+        return [TrainConfig.from_dict(plain) for task, plain in self.asked if task == TRAIN]
 
 
 def accuracy(config: TrainConfig) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt.bench.processes import Failed, Stopped
-from cvt.bench.speed.bench import run_bench
+from cvt.bench.speed.bench import FACTS, run_bench
 from cvt.bench.speed.plan import BenchConfig
 
 # By this name benches know what `FakeSpeed` stands in for, where a test goes by the command line.
@@ -43,7 +43,7 @@ class FakeSpeed:
 
     def __call__(self, task, plain, must_stop):
         assert must_stop() is False
-        if task == "bench_facts":
+        if task == FACTS:
             self.questions = plain
             return {
                 "devices": list(plain["devices"]) if self.lacking else ["cpu"],

@@ -9,8 +9,11 @@ import pytest
 from contests import SMALL, FakeWork, accuracy, contest, lines, trained
 from cvt.bench.contest.contest import ContestStopped
 from cvt.bench.contest.recipe import Budget
-from cvt.bench.folder import read_outcomes
+from cvt.bench.contest.results import Outcome
+from cvt.bench.contest.runs import PACE, TRAIN
+from cvt.bench.folder import read_rows
 from cvt.bench.names import Contender
+from cvt.bench.speed.measure import TAKE_TURNS
 from cvt.errors import UserError
 from cvt.training.config import OptimConfig
 from cvt.zoo.describe import describe
@@ -69,7 +72,7 @@ def test_what_was_measured_is_in_the_results_and_in_the_table_of_runs(tmp_path):
         (label, str(seed)) for label in NAMES for seed in (0, 1)
     ]
     assert {row["inference_images_per_s"] for row in rows[2:4]} == {"1001.0"}
-    assert read_outcomes(tmp_path / "out" / "results.csv")[3] == one.runs[1]
+    assert read_rows(tmp_path / "out" / "results.csv", Outcome)[3] == one.runs[1]
 
 
 def test_the_best_stands_first_in_the_table_and_a_picture_is_drawn(tmp_path, drawn):
@@ -192,10 +195,10 @@ def test_minutes_become_updates_by_a_pace_that_is_measured_once(tmp_path):
     do = FakeWork(stop_at=5)
     with pytest.raises(ContestStopped):
         contest(tmp_path / "out", NAMES[::2], do, budget=budget)
-    assert [task for task, _ in do.asked] == ["pace", "train", "pace", "train", "train"]
+    assert [task for task, _ in do.asked] == [PACE, TRAIN, PACE, TRAIN, TRAIN]
     again = FakeWork()
     results = contest(tmp_path / "out", NAMES[::2], again, budget=budget)
-    assert [task for task, _ in again.asked] == ["train", "train", "speed"]
+    assert [task for task, _ in again.asked] == [TRAIN, TRAIN, TAKE_TURNS]
     assert [each.updates for each in again.configs] == [120, 240]
     assert [run.updates for run in results.of(NAMES[2]).runs] == [240, 240]
     assert "cvt_nano_32 120, cvt_nano_32+kv_stride=1 240" in " ".join(results.notes)

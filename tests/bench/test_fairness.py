@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from cvt.bench.contest import recipe as pace
 from cvt.bench.contest.recipe import seconds_per_update, share
 from cvt.bench.names import read_contender
-from cvt.bench.speed import clock as speed
-from cvt.bench.speed.clock import images_per_s
+from cvt.bench.speed.measure import take_turns
 from cvt.runtime import ALONE
 from cvt.training.config import TrainConfig
 from cvt.training.setup import prepare
@@ -68,35 +66,22 @@ def test_the_pace_is_the_time_of_the_counted_updates(tmp_path, monkeypatch):
     assert set(made) == {2}
 
 
-def test_inference_is_timed_in_turns_and_what_has_no_room_left_out(monkeypatch):
+def test_inference_is_timed_in_turns_and_what_has_no_room_left_out():
     turns = []
 
-    def timed(network, images, precision):
-        assert not network.training
-        turns.append(network.spec.num_classes)
-        if network.spec.num_classes == 3:
+    def clock(call, device, seconds):
+        (images,) = call.args
+        turns.append(call().shape[1])
+        if turns[-1] == 3:
             raise torch.OutOfMemoryError
-        return {2: [10.0, 30.0, 20.0], 4: [1.0, 1.0, 1.0]}[network.spec.num_classes][
-            turns.count(network.spec.num_classes) - 1
-        ]
+        assert images.shape == (8, 3, 16, 16)
+        return ({2: [0.8, 0.2, 0.4], 4: [8.0]}[turns[-1]] * 7)[turns.count(turns[-1]) - 1], 1
 
-    monkeypatch.setattr(speed, "ROUNDS", 3)
-    monkeypatch.setattr(speed, "_timed", timed)
     models = {
         label: {"model": "cvt_nano_32", "model_args": {"num_classes": classes, "depth": 1}}
         for label, classes in (("a", 2), ("big", 3), ("b", 4))
     }
-    assert images_per_s(models, 16, 8, "cpu", "float32") == {"a": 20.0, "b": 1.0}
-    assert turns == [2, 3, 4, 2, 4, 2, 4]
-
-
-def test_a_speed_is_images_by_time(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(speed.time, "monotonic", lambda: clock[0])
-
-    class Slow(torch.nn.Module):
-        def forward(self, images):
-            clock[0] += 0.05
-            return images
-
-    assert speed._timed(Slow(), torch.zeros(8, 3, 4, 4), "float32") == pytest.approx(160)
+    asked = {"models": models, "image_size": 16, "batch_size": 8, "device": "cpu",
+             "precision": "float32"}  # fmt: skip
+    assert take_turns(asked, clock) == {"a": 20.0, "b": 1.0}
+    assert turns == [2, 3, 4] + [2, 4] * 6

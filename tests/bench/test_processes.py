@@ -11,8 +11,7 @@ import pytest
 from cvt.bench.processes import Failed, Stopped, work
 
 WORKER = """
-import os, signal, sys, time
-from cvt.bench import worker
+import os, sys, time
 from cvt.errors import UserError
 
 def path_of_a_child():
@@ -36,19 +35,20 @@ def sleep(plain):
         open(plain["mark"] + ".saved", "w").close()
         raise
 
-worker.TASKS.clear()
-worker.TASKS.update(
-    echo=lambda plain: {"said": plain, "process": os.getpid()},
-    mistake=mistake,
-    crash=crash,
-    exit=lambda plain: sys.exit(plain["code"]),
-    kill=lambda plain: os.kill(os.getpid(), plain["signal"]),
-    sleep=sleep,
-    long=lambda plain: sys.exit("x" * 5000),
-    path=lambda plain: {"path": sys.path, "of_a_child": path_of_a_child()},
-)
-if __name__ == "__main__":
-    sys.exit(worker.main(sys.argv[1:]))
+def echo(plain):
+    return {"said": plain, "process": os.getpid()}
+
+def leave(plain):
+    sys.exit(plain["code"])
+
+def kill(plain):
+    os.kill(os.getpid(), plain["signal"])
+
+def long(plain):
+    sys.exit("x" * 5000)
+
+def path(plain):
+    return {"path": sys.path, "of_a_child": path_of_a_child()}
 """
 
 
@@ -56,10 +56,10 @@ if __name__ == "__main__":
 def do(tmp_path, monkeypatch):
     """`do("task", {...})`: the work of a process."""
     (tmp_path / "tiny_worker.py").write_text(WORKER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     def call(task, plain, must_stop=lambda: False):
-        return work(task, plain, must_stop, "tiny_worker")
+        return work(f"tiny_worker:{task}", plain, must_stop)
 
     return call
 
@@ -76,8 +76,8 @@ def test_the_answer_comes_from_another_process(do):
     [
         ("mistake", {}, "^Got this, expected that.$"),
         ("crash", {"what": "thing"}, "^RuntimeError: broken thing$"),
-        ("exit", {"code": 7}, "ended with code 7 and said nothing"),
-        ("exit", {"code": 130}, "interrupted from outside"),
+        ("leave", {"code": 7}, "ended with code 7 and said nothing"),
+        ("leave", {"code": 130}, "interrupted from outside"),
         ("kill", {"signal": 9}, r"signal 9 \(SIGKILL\), as systems do when memory runs out"),
         ("kill", {"signal": 11}, r"signal 11 \(SIGSEGV\)\.$"),
         ("long", {}, "x…$"),
@@ -91,13 +91,13 @@ def test_what_goes_wrong_is_a_sentence(do, task, plain, words):
 
 
 def test_it_imports_nothing_from_the_current_folder(do, tmp_path, monkeypatch):
-    """Nor does what it starts in turn: a file beside pictures may be a stranger's."""
-    (tmp_path / "pictures").mkdir()
-    monkeypatch.chdir(tmp_path / "pictures")
+    """Nor does what it starts in turn: a file beside images may be a stranger's."""
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path / "images")
     for name in ("timm", "torch", "numpy", "yaml", "json", "cvt", "tiny_worker", "sitecustomize"):
-        (tmp_path / "pictures" / f"{name}.py").write_text("raise SystemExit('a stranger ran')")
+        (tmp_path / "images" / f"{name}.py").write_text("raise SystemExit('a stranger ran')")
     found = do("path", {})
-    here = str(tmp_path / "pictures")
+    here = str(tmp_path / "images")
     assert not {"", ".", here} & set(found["path"] + found["of_a_child"])
 
 
@@ -125,7 +125,7 @@ def test_it_ends_when_whoever_started_it_is_gone(do, tmp_path):
     code = (
         "import os, sys\nfrom cvt.bench.processes import work\nmark = sys.argv[1]\n"
         "die = lambda: os.path.exists(mark) and os.kill(os.getpid(), 9)\n"
-        "work('sleep', {'mark': mark}, die, 'tiny_worker')"
+        "work('tiny_worker:sleep', {'mark': mark}, die)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(mark)], check=False)
     assert done.returncode == -signal.SIGKILL

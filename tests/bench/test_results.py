@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from cvt.bench.contest.contest import read_outcome
 from cvt.bench.contest.results import Outcome, Results, Spread, Standing, notes_of
-from cvt.bench.folder import Ledger, open_folder, read_outcomes, row_of
+from cvt.bench.contest.runs import COMPARISON, Ledger
+from cvt.bench.folder import ResultsFolder, read_rows, results_folder
 from cvt.bench.names import Contender
 from cvt.errors import UserError
 from cvt.training.config import TrainConfig
@@ -37,8 +38,8 @@ outcomes = st.builds(
 @given(st.lists(outcomes, max_size=4))
 def test_the_table_of_runs_says_again_what_was_written(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("ledger")
-    Ledger(folder).write_outcomes([row_of(row, {"macs": 5}) for row in rows])
-    assert read_outcomes(folder / "results.csv") == rows
+    ResultsFolder(folder, COMPARISON).write(rows, lambda row: {"macs": 5})
+    assert read_rows(folder / "results.csv", Outcome) == rows
 
 
 @given(st.lists(numbers, min_size=2, max_size=6))
@@ -80,7 +81,7 @@ def test_a_standing_leaves_failed_runs_out():
 
 
 def test_every_field_of_a_run_has_a_column(tmp_path):
-    Ledger(tmp_path).write_outcomes([])
+    ResultsFolder(tmp_path, COMPARISON).write([])
     header = (tmp_path / "results.csv").read_text().strip().split(",")
     assert header == [each.name for each in fields(Outcome)]
 
@@ -89,14 +90,14 @@ def test_every_field_of_a_run_has_a_column(tmp_path):
 def test_a_damaged_table_is_a_sentence(tmp_path, text):
     (tmp_path / "results.csv").write_text(text)
     with pytest.raises(UserError, match="not a table of a comparison's runs"):
-        read_outcomes(tmp_path / "results.csv")
+        ResultsFolder(tmp_path, COMPARISON)
 
 
 def test_damaged_measurements_are_a_sentence(tmp_path):
     for text in ("{", "[]", "[" * 2000, "1" * 5000):
         (tmp_path / "measured.json").write_text(text)
         with pytest.raises(UserError, match=r"measured\.json"):
-            Ledger(tmp_path)
+            Ledger(ResultsFolder(tmp_path, COMPARISON))
 
 
 def test_a_damaged_comparison_is_a_sentence(tmp_path):
@@ -109,8 +110,11 @@ def test_a_damaged_comparison_is_a_sentence(tmp_path):
         "\x00",
     ):
         (tmp_path / "contest.yaml").write_text(text)
-        with pytest.raises(UserError, match=str(tmp_path)):
-            open_folder(tmp_path, contest)
+        with (
+            pytest.raises(UserError, match=str(tmp_path)),
+            results_folder(tmp_path, COMPARISON, contest),
+        ):
+            raise AssertionError
 
 
 @pytest.mark.parametrize("text", [None, "{}", "[]", "{", '{"best_top1": "high", "bad": []}'])

@@ -9,10 +9,9 @@ from torch import nn
 
 from cvt.bench.speed import measure as speed_measure
 from cvt.bench.speed import measure as speed_peak
-from cvt.bench.speed.clock import median_seconds, timed
 from cvt.bench.speed.facts import judge
 from cvt.bench.speed.forms import FORMS, Ready, Wish
-from cvt.bench.speed.measure import MemoryMeter, logits_of, measure
+from cvt.bench.speed.measure import MemoryMeter, logits_of, measure, median_seconds, timed
 from cvt.bench.speed.models import build
 from cvt.errors import UserError
 from cvt.inference.int8 import Calibration, calibration_images

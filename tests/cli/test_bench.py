@@ -100,7 +100,7 @@ def test_rows_that_cannot_run_say_so_and_the_rest_goes_on(run, tmp_path, monkeyp
 
 @pytest.fixture
 def in_process(monkeypatch):
-    from cvt.bench.processes import TASKS
+    from cvt.bench.processes import do_here
     from cvt.bench.speed import measure as speed_peak
 
     monkeypatch.setattr(speed_peak, "LEAST_S", 0.0)
@@ -110,7 +110,7 @@ def in_process(monkeypatch):
 
     def work(task, plain, stop):
         try:
-            return TASKS[task](plain)
+            return do_here(task, plain)
         except UserError as error:
             raise Failed(str(error)) from error
 

@@ -18,7 +18,7 @@ import yaml
 import contests
 import cvt
 import speed_benches
-from contests import FakeWork
+from contests import TRAIN, FakeWork
 from speed_benches import FakeSpeed
 
 BEFORE = Path(__file__).parent / "before"
@@ -135,7 +135,7 @@ def test_a_comparison_gets_another_seed(run, results, asked):
     before = rows(folder / "results.csv")
     code, _, err = run(*COMPARE, "--seeds", "3", "--out", folder)
     assert (code, err) == (0, "")
-    assert [(task, told["seed"]) for task, told in asked] == [("train", 2), ("train", 2)]
+    assert [(task, told["seed"]) for task, told in asked] == [(TRAIN, 2), (TRAIN, 2)]
     after = rows(folder / "results.csv")
     assert len(after) == 6
     assert [each for each in after if each["seed"] != "2"] == before

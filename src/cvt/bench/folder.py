@@ -1,46 +1,181 @@
-"""The results folder: what the contest is, and what has been measured so far."""
+"""A results folder: what was asked for, and rows of what was measured, written as they come.
+
+`cvt bench` and `cvt compare` both keep one. Whatever ended them, the same call goes on from the
+rows that are there; a call that asks for something else is refused.
+"""
 
 import csv
 import io
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Collection, Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args, get_type_hints
 
-from cvt.bench.contest.results import Outcome
-from cvt.bench.names import Contender
 from cvt.errors import UserError
-from cvt.files import atomic_write, read_small
-from cvt.plain import MOST_TEXT, json_text, read_json_file, read_yaml_file, write_yaml
-
-# --- Tables with a line a row of one dataclass, as the results folders keep them.
-
-Row = TypeVar("Row")
+from cvt.files import atomic_write, cannot_write, read_small
+from cvt.plain import MOST_TEXT, from_plain, read_yaml_file, write_yaml
+from cvt.training.run_folder import held, is_held
 
 
-def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Reads a table back into rows; no file is a table without any.
+class Row(Protocol):
+    """A dataclass of text and numbers."""
 
-    Columns that the rows don't have are passed over; what is empty is None, but for text.
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
-    Raises:
-        UserError: The file cannot be read.
-        ValueError: It is no table of such rows; the text says why.
+    @property
+    def key(self) -> Hashable:
+        """What it is of: of two rows with the same key, the later one holds."""
+        ...
+
+
+R = TypeVar("R", bound=Row)
+
+Difference = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents(Generic[R]):
+    """What a kind of results folder holds.
+
+    Args:
+        name: What messages call it.
+        plan_file: YAML that says what was asked for.
+        table_file: CSV with a line a row.
+        row: The rows' dataclass. Fields may be added to it, with a default.
+        rows: What messages call the rows.
+        mend: What messages say about a damaged table.
+        difference: Says how the plan in the folder (first) is another one than today's, or
+            nothing; raises ValueError for what is no plan at all.
+    """
+
+    name: str
+    plan_file: str
+    table_file: str
+    row: type[R]
+    rows: str
+    mend: str
+    difference: Difference
+
+
+class ResultsFolder(Generic[R]):
+    """The rows of a results folder; its table is whole at any moment.
+
+    Args:
+        path: The folder.
+        contents: What it holds.
+    """
+
+    def __init__(self, path: Path, contents: Contents[R]) -> None:
+        self.path, self.contents = path, contents
+        try:
+            self.rows = read_rows(path / contents.table_file, contents.row)
+        except ValueError as error:
+            raise UserError(
+                f"{path / contents.table_file} is not a table of {contents.rows} ({error}); mend "
+                f"it, or {contents.mend}."
+            ) from None
+
+    def add(self, row: R) -> None:
+        """Writes a row down, in place of one of the same key."""
+        self.write([*(each for each in self.rows if each.key != row.key), row])
+
+    def drop(self, gone: Collection[R]) -> None:
+        """Forgets rows that are about to be made again."""
+        if gone:
+            self.write([each for each in self.rows if each not in gone])
+
+    def write(
+        self, rows: Sequence[R], more: Callable[[R], Mapping[str, Any]] | None = None
+    ) -> None:
+        """Writes all rows anew.
+
+        Args:
+            more: What further columns, which are for people alone, say of a row.
+        """
+        self.rows = list(rows)
+        write_csv(
+            self.path / self.contents.table_file,
+            [{**asdict(row), **(more(row) if more else {})} for row in self.rows],
+            [each.name for each in fields(self.contents.row)],
+        )
+
+
+@contextmanager
+def results_folder(
+    path: Path, contents: Contents[R], plan: Mapping[str, Any]
+) -> Generator[ResultsFolder[R]]:
+    """Makes a results folder, or goes on with one, and keeps other processes out of it.
+
+    Args:
+        plan: Plain data that says what is asked for.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if is_held(path):
+        raise UserError(f"The folder {path} is in use by another process; wait for it, or stop it.")
+    with held(path):
+        _pin(path, contents, plan)
+        yield ResultsFolder(path, contents)
+
+
+def _pin(path: Path, contents: Contents[Any], plan: Mapping[str, Any]) -> None:
+    """Writes the plan down, or makes sure that the folder holds this one."""
+    file, stored = path / contents.plan_file, None
+    if file.exists():
+        stored = read_yaml_file(file)
+        try:
+            if not isinstance(stored, dict):
+                raise ValueError
+            difference = contents.difference(stored, plan)
+        except ValueError:
+            raise UserError(
+                f"{file} does not describe a {contents.name}; give another --out."
+            ) from None
+        if difference:
+            raise UserError(
+                f"The folder {path} holds another {contents.name}: {difference}; put that back, or "
+                "give another --out."
+            )
+    elif any(not each.name.startswith(".") for each in path.iterdir()):
+        raise UserError(
+            f"The folder {path} is not empty and holds no {contents.name}; give another --out."
+        )
+    if stored != plan:
+        with atomic_write(file, "w") as text:
+            text.write(write_yaml(dict(plan)))
+
+
+def write_csv(path: Path, lines: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> None:
+    """Writes a table: columns of these names, and then of whatever else the first line has."""
+    with atomic_write(path, "w") as file:
+        columns = dict.fromkeys([*names, *(lines[0] if lines else ())])
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def read_rows(path: Path, kind: type[R]) -> list[R]:
+    """Reads a table of a dataclass; no file is one without rows.
+
+    Other columns are passed over, and a field with a default may have none; what is empty is None,
+    but for text. Raises ValueError, with the reason, where it is no such table.
     """
     if not path.exists():
         return []
     hints = get_type_hints(kind)
-    text = read_small(path, MOST_TEXT).decode()
+    needed = [each.name for each in fields(kind) if each.default is MISSING]
+    lines = csv.DictReader(io.StringIO(read_small(path, MOST_TEXT).decode(), newline=""))
     try:
-        lines = csv.DictReader(io.StringIO(text, newline=""))
-        if missing := [name for name in hints if name not in (lines.fieldnames or ())]:
+        if missing := [name for name in needed if name not in (lines.fieldnames or ())]:
             raise ValueError(f"it has no column {missing[0]}")
         return [
-            kind(**{name: _value(line[name], hint) for name, hint in hints.items()})
+            from_plain(kind, {n: _value(v, hints[n]) for n, v in line.items() if n in hints}, "it")
             for line in lines
         ]
-    except (TypeError, OverflowError, csv.Error) as error:
+    except csv.Error as error:
         raise ValueError(str(error)) from error
 
 
@@ -51,144 +186,4 @@ def _value(text: str | None, hint: Any) -> Any:
         return text
     if text == "":
         return None
-    return int(text) if hint in (int, int | None) else float(text)
-
-
-CONTEST_FILE = "contest.yaml"
-RESULTS_FILE = "results.csv"
-MEASURED_FILE = "measured.json"
-TABLE_FILE = "table.md"
-PLOT_FILE = "accuracy.png"
-RUNS_FOLDER = "runs"
-
-
-class Ledger:
-    """Reads and writes the files of one contest; each is whole at any moment.
-
-    Args:
-        folder: The results folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.measured: dict[str, Any] = _read_measured(folder / MEASURED_FILE)
-        self.outcomes: dict[tuple[str, int], Outcome] = {
-            (each.label, each.seed): each for each in read_outcomes(folder / RESULTS_FILE)
-        }
-
-    def run_folder(self, contender: Contender, seed: int) -> Path:
-        """Where a run lies while it is needed."""
-        return self.folder / RUNS_FOLDER / f"{contender.folder}-seed{seed}"
-
-    def add(self, outcome: Outcome) -> None:
-        """Writes a run's figures down, in place of any that it had."""
-        self.outcomes[outcome.label, outcome.seed] = outcome
-
-    def write_outcomes(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the table of runs, a line each, for `read_outcomes` and for people."""
-        names = [each.name for each in fields(Outcome)]
-        names += [name for row in rows[:1] for name in row if name not in names]
-        with atomic_write(self.folder / RESULTS_FILE, "w") as file:
-            writer = csv.DictWriter(file, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def note(self, name: str, value: Any) -> None:
-        """Keeps something that was measured beside the runs."""
-        self.measured[name] = value
-        with atomic_write(self.folder / MEASURED_FILE, "w") as file:
-            file.write(json_text(self.measured, indent=2) + "\n")
-
-    def remove_run(self, run: Path) -> None:
-        """Deletes a run whose figures are written down, as far as that is allowed."""
-        shutil.rmtree(run, ignore_errors=True)
-
-
-def open_folder(folder: Path, contest: Mapping[str, Any]) -> None:
-    """Makes the results folder, or makes sure that it is one of this contest, and says what it is.
-
-    Raises:
-        UserError: It holds something else, or another contest; the message names the difference.
-    """
-    path = folder / CONTEST_FILE
-    if path.exists():
-        stored = _read_contest(path)
-        difference = _difference(stored, contest)
-        if difference:
-            raise UserError(
-                f"The folder {folder} holds another comparison: {difference}; put that back, or "
-                "give another --out."
-            )
-    elif folder.exists() and any(not each.name.startswith(".") for each in folder.iterdir()):
-        raise UserError(
-            f"The folder {folder} is not empty and holds no comparison; give another --out."
-        )
-    with atomic_write(path, "w") as file:
-        file.write(write_yaml(dict(contest)))
-
-
-def read_outcomes(path: Path) -> list[Outcome]:
-    """Reads a table of runs; none is there before the first run has ended.
-
-    Raises:
-        UserError: It is no such table.
-    """
-    try:
-        return read_rows(path, Outcome)
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not a table of a comparison's runs ({error}); mend it, or remove it to "
-            "have it made anew from the run folders."
-        ) from None
-
-
-def row_of(outcome: Outcome, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a line of the table: a run, and what is known of its contender."""
-    return {**asdict(outcome), **more}
-
-
-def _read_contest(path: Path) -> dict[str, Any]:
-    stored = read_yaml_file(path)
-    is_one = isinstance(stored, dict) and isinstance(stored.get("contenders"), dict)
-    if not is_one or not isinstance(stored.get("seeds", 0), int):
-        raise UserError(f"{path} does not describe a comparison; give another --out.")
-    return stored
-
-
-def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Says the first thing in which a contest is another one; more contenders or seeds are not."""
-    for label, contender in stored["contenders"].items():
-        if label not in now["contenders"]:
-            return f"{label} takes part there, and is not named now"
-        if contender != now["contenders"][label]:
-            return f"{label} is {contender} there, and {now['contenders'][label]} now"
-    if stored.get("seeds", 0) > now["seeds"]:
-        return f"it has {stored['seeds']} seeds, and now there are {now['seeds']}"
-    for group in ("budget", "recipe", "data", "software"):
-        theirs, ours = (_flat(group, each.get(group)) for each in (stored, now))
-        for name in {**theirs, **ours}:
-            if theirs.get(name) != ours.get(name):
-                return f"{name} is {theirs.get(name)} there, and {ours.get(name)} now"
-    return ""
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    """Names nested values as messages call them: `optim.lr`, `training data`."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    found: dict[str, Any] = {}
-    for key, each in value.items():
-        if isinstance(each, Mapping):
-            found |= {f"{key}.{inner}": item for inner, item in each.items()}
-        else:
-            found[f"{key} data" if name == "data" else key] = each
-    return found
-
-
-def _read_measured(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    measured = read_json_file(path)
-    if not isinstance(measured, dict):
-        raise UserError(f"{path} is not what was measured; remove it to have it measured again.")
-    return measured
+    return int(text) if int in (hint, *get_args(hint)) else float(text)

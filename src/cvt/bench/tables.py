@@ -1,9 +1,20 @@
 """A table with its title and notes: one content for the terminal and for Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from cvt import tables as markdown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Column(Generic[T]):
+    """A column: its heading, and how it says what a result has there."""
+
+    heading: str
+    say: Callable[[T], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +29,22 @@ class Block:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        columns: Sequence[Column[T]],
+        results: Iterable[T],
+        notes: Iterable[str] = (),
+    ) -> "Block":
+        """Returns a table with a row for each result."""
+        return cls(
+            title=title,
+            columns=tuple(column.heading for column in columns),
+            rows=tuple(tuple(column.say(each) for column in columns) for each in results),
+            notes=tuple(notes),
+        )
 
     def to_markdown(self, level: int = 2) -> str:
         """Returns a heading of this level, the table, and a list of the notes."""
@@ -39,6 +66,11 @@ def say_number(value: float | None, digits: int | None = None) -> str:
     if value is None:
         return "-"
     return str(value) if digits is None else f"{value:.{digits}f}"
+
+
+def say_rate(rate: float) -> str:
+    """Returns a rate with three digits at least: `9.13`, `56.1`, `1,234`."""
+    return f"{rate:.2f}" if rate < 10 else f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
 
 
 def say_gmacs(macs: int) -> str:

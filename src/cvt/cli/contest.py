@@ -165,7 +165,7 @@ def _print_sheet(names: tuple[str, ...], json: bool) -> None:
 def _train(names: tuple[str, ...], contest: "ContestConfig", json: bool) -> int:
     from cvt.bench.contest.contest import run_contest
     from cvt.bench.contest.results import results_block
-    from cvt.bench.folder import PLOT_FILE, RESULTS_FILE, TABLE_FILE
+    from cvt.bench.contest.runs import PLOT_FILE, RESULTS_FILE, TABLE_FILE
     from cvt.bench.names import read_contender
 
     results = run_contest([read_contender(name) for name in names], contest, progress=not json)

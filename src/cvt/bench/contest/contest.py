@@ -12,17 +12,28 @@ import torch
 from cvt.bench.contest.plot import save_plot
 from cvt.bench.contest.recipe import Budget, Counts, SharedRecipe, share
 from cvt.bench.contest.results import Outcome, Results, Standing, notes_of, results_block
-from cvt.bench.folder import PLOT_FILE, TABLE_FILE, Ledger, open_folder, row_of
+from cvt.bench.contest.runs import (
+    COMPARISON,
+    PACE,
+    PLOT_FILE,
+    TABLE_FILE,
+    TRAIN,
+    Ledger,
+    say_outcome,
+    say_progress,
+)
+from cvt.bench.folder import results_folder
 from cvt.bench.names import Contender, check_labels
-from cvt.bench.processes import Failed, Stopped, Watch, work
-from cvt.bench.screen import ContestScreen
+from cvt.bench.processes import Failed, Stopped, Work, work
+from cvt.bench.screen import Screen
+from cvt.bench.speed.measure import TAKE_TURNS
 from cvt.errors import UserError
 from cvt.figures import if_possible
-from cvt.files import atomic_write, cannot_write
+from cvt.files import atomic_write
 from cvt.runtime import StopRequest, hardware, stop_requests
 from cvt.training.config import TrainConfig, known
 from cvt.training.report import read_result
-from cvt.training.run_folder import RESULT_FILE, held, is_held, read_metrics
+from cvt.training.run_folder import RESULT_FILE, is_held, read_metrics
 
 # --- From a run's folder to its line in the results.
 
@@ -72,8 +83,6 @@ def wait_until_free(run: Path, must_stop: Callable[[], bool]) -> None:
     while is_held(run) and not must_stop() and time.monotonic() < until:
         time.sleep(_LOOK_EVERY_S)
 
-
-Work = Callable[[str, Mapping[str, Any], Watch], dict[str, Any]]
 
 _BATCH_ON_CPU, _BATCH = 64, 256
 
@@ -132,16 +141,12 @@ def run_contest(
     shared = share(config.recipe, contenders)
     counts = {each.label: shared.count(each) for each in contenders}
     shared.updates(config.budget)  # refuses before anything is written
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(config.out, error) from error
-    with held(config.out), stop_requests() as stop:
-        open_folder(config.out, _description(contenders, config, shared))
-        ledger = Ledger(config.out)
+    plan = _description(contenders, config, shared)
+    with results_folder(config.out, COMPARISON, plan) as folder, stop_requests() as stop:
+        ledger = Ledger(folder)
         todo = [(seed, each) for seed in range(config.seeds) for each in contenders]
         left = [each for each in todo if not _is_done(ledger, *each)]
-        with ContestScreen(len(todo), len(todo) - len(left), progress) as screen:
+        with Screen(len(todo), len(todo) - len(left), progress) as screen:
             contest = _Contest(
                 contenders,
                 config,
@@ -165,7 +170,7 @@ class _Contest:
     shared: SharedRecipe
     counts: Mapping[str, Counts]
     ledger: Ledger
-    screen: ContestScreen
+    screen: Screen
     stop: StopRequest
     do: Work
     hardware: str
@@ -181,7 +186,10 @@ class _Contest:
                 self._write()
                 if outcome.is_finished and not self.config.keep_runs:
                     self.ledger.remove_run(self.ledger.run_folder(contender, seed))
-                self.screen.ended(outcome, self.shared.split)
+                self.screen.ended(
+                    f"{outcome.label}, seed {outcome.seed}",
+                    say_outcome(outcome, self.shared.split),
+                )
             self._measure_speed()
         except Stopped:
             self._write()
@@ -205,7 +213,11 @@ class _Contest:
             if not is_finished(run):
                 self.screen.now(words)
                 told = self.shared.run_config(contender, seed, run, updates)
-                self._work("train", told.to_dict(), lambda: self.screen.look_at(words, run))
+                self._work(
+                    TRAIN,
+                    told.to_dict(),
+                    lambda: self.screen.look(lambda: say_progress(words, run)),
+                )
             return read_outcome(
                 run,
                 label=contender.label,
@@ -227,7 +239,7 @@ class _Contest:
         if contender.label not in paces:
             self.screen.now(f"{contender.label}: how long an update takes")
             told = self.shared.run_config(contender, 0, Path("unused"), None)
-            seconds = self._work("pace", told.to_dict())["seconds_per_update"]
+            seconds = self._work(PACE, told.to_dict())["seconds_per_update"]
             updates = self.config.budget.updates_at(seconds)
             paces = {
                 **paces,
@@ -258,7 +270,7 @@ class _Contest:
         self.screen.now("images per second in inference")
         facts = {"labels": labels, "batch_size": asked["batch_size"], "hardware": self.hardware}
         try:
-            facts["images_per_s"] = self._work("speed", asked)
+            facts["images_per_s"] = self._work(TAKE_TURNS, asked)
         except Failed as error:
             facts["error"] = str(error)
         self.ledger.note("inference", facts)
@@ -278,20 +290,14 @@ class _Contest:
     def _write(self) -> Results:
         """Writes the table of runs and the table of contenders, and returns the results."""
         results = self._results()
-        rows = [
-            row_of(
-                run,
-                {
-                    "model": each.contender.model,
-                    "num_params": each.num_params,
-                    "macs": each.macs,
-                    "inference_images_per_s": each.inference_images_per_s,
-                },
-            )
-            for each in results.standings
-            for run in each.runs
-        ]
-        self.ledger.write_outcomes(rows)
+        runs = [run for each in results.standings for run in each.runs]
+
+        def more(run: Outcome) -> dict[str, Any]:
+            of = results.of(run.label)
+            names = ("num_params", "macs", "inference_images_per_s")
+            return {"model": of.contender.model, **{name: getattr(of, name) for name in names}}
+
+        self.ledger.folder.write(runs, more)
         with atomic_write(self.config.out / TABLE_FILE, "w") as file:
             file.write(results_block(results).to_markdown(level=1))
         return results

@@ -44,6 +44,11 @@ class Outcome:
     error: str = ""
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Whose run it is."""
+        return self.label, self.seed
+
+    @property
     def is_finished(self) -> bool:
         """Whether it was trained to its end."""
         return self.top1 is not None

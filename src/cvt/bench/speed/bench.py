@@ -4,22 +4,15 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cvt.bench.processes import Failed, Stopped, Watch, work
-from cvt.bench.screen import SpeedScreen
-from cvt.bench.speed.folder import (
-    COMPILED_FOLDER,
-    CSV_FILE,
-    PLOT_FILE,
-    TABLE_FILE,
-    SpeedLedger,
-    open_bench,
-    write_rows,
-)
+from cvt.bench.folder import ResultsFolder, results_folder, write_csv
+from cvt.bench.processes import Failed, Stopped, Work, work
+from cvt.bench.screen import Screen
+from cvt.bench.speed.folder import BENCH, COMPILED_FOLDER, CSV_FILE, PLOT_FILE, TABLE_FILE
 from cvt.bench.speed.plan import (
     BenchConfig,
     Entrant,
@@ -31,13 +24,13 @@ from cvt.bench.speed.plan import (
     make_settings,
 )
 from cvt.bench.speed.report import SpeedResults, report_text, save_speed_plot, sum_up
-from cvt.errors import UserError
+from cvt.bench.tables import say_rate
 from cvt.figures import if_possible
-from cvt.files import atomic_write, cannot_write
+from cvt.files import atomic_write
 from cvt.runtime import StopRequest, stop_requests
-from cvt.training.run_folder import held, is_held
+from cvt.training.screen import say_memory
 
-Work = Callable[[str, Mapping[str, Any], Watch], dict[str, Any]]
+FACTS, MEASURE = "cvt.bench.speed.facts:facts_asked", "cvt.bench.speed.measure:measure_asked"
 
 
 class BenchStopped(KeyboardInterrupt):
@@ -69,27 +62,17 @@ def run_bench(
     with stop_requests() as stop:
         facts = _facts(plan, config, do or work, stop)
         settings = make_settings(config, facts)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        if is_held(folder):
-            raise UserError(f"Another process is measuring into {folder}; wait for it, or stop it.")
-        with held(folder):
-            open_bench(folder, _description(plan, config, facts))
-            ledger = SpeedLedger(folder)
+        with results_folder(folder, BENCH, _description(plan, config, facts)) as ledger:
             if config.retry:
-                ledger.drop([each for each in ledger.measured if not each.is_finished])
+                ledger.drop([each for each in ledger.rows if not each.is_finished])
             todo = [
                 (round_, setting, plan.entrants_of(setting.task))
                 for round_ in range(1, config.repeats + 1)
                 for setting in _shuffled(settings, round_)
             ]
-            left = [
-                each for each in todo if not is_whole(ledger.measured, each[1], each[2], each[0])
-            ]
+            left = [each for each in todo if not is_whole(ledger.rows, each[1], each[2], each[0])]
             count = [sum(len(entrants) for *_, entrants in each) for each in (todo, left)]
-            screen = SpeedScreen(count[0], count[0] - count[1], progress)
+            screen = Screen(count[0], count[0] - count[1], progress)
             with screen:
                 bench = _Bench(plan, config, settings, facts, ledger, screen, stop, do or work)
                 return bench.run(left)
@@ -103,15 +86,15 @@ class _Bench:
     config: BenchConfig
     settings: Sequence[Setting]
     facts: Mapping[str, Any]
-    ledger: SpeedLedger
-    screen: SpeedScreen
+    ledger: ResultsFolder[Measurement]
+    screen: Screen
     stop: StopRequest
     do: Work
 
     def run(self, left: Sequence[tuple[int, Setting, Sequence[Entrant]]]) -> SpeedResults:
         """Makes the measurements that are left, and writes tables and picture."""
         folder = self.config.folder
-        if self.ledger.measured and left:
+        if self.ledger.rows and left:
             self.screen.say(f"Going on with {folder}.")
         try:
             for round_, setting, entrants in left:
@@ -126,18 +109,18 @@ class _Bench:
         return self._write()
 
     def _round(self, round_: int, setting: Setting, entrants: Sequence[Entrant]) -> None:
-        measured = self.ledger.measured
+        measured = self.ledger.rows
         failed = {e.entrant for e in measured if e.setting == setting and not e.is_finished}
         self.ledger.drop(
             [e for e in measured if e.setting == setting and e.round == round_ and e.is_finished]
         )
         for entrant in _shuffled(entrants, f"{round_} {setting}"):
             if entrant in failed:
-                self.screen.left_out()
+                self.screen.skipped()
             else:
                 measurement = self._measure(round_, setting, entrant)
                 self.ledger.add(measurement)
-                self.screen.measured(measurement)
+                self.screen.ended(f"{entrant.label}, {setting.words}", _say(measurement))
 
     def _measure(self, round_: int, setting: Setting, entrant: Entrant) -> Measurement:
         if self.stop.is_set:
@@ -162,14 +145,14 @@ class _Bench:
             "cache": str((self.config.folder / COMPILED_FOLDER / compiled).absolute()),
         }
         try:
-            return Measurement(**known, **self.do("bench", told, lambda: self.stop.is_set))
+            return Measurement(**known, **self.do(MEASURE, told, lambda: self.stop.is_set))
         except Failed as error:
             return Measurement(**known, error=" ".join(str(error).split()))
 
     def _write(self) -> SpeedResults:
-        folder, measured = self.config.folder, self.ledger.measured
+        folder, measured = self.config.folder, self.ledger.rows
         results = sum_up(self.plan, self.settings, measured, self.facts)
-        write_rows(folder / CSV_FILE, [row.to_dict() for row in results.rows])
+        write_csv(folder / CSV_FILE, [row.to_dict() for row in results.rows])
         with atomic_write(folder / TABLE_FILE, "w") as file:
             file.write(report_text(results, measured))
         with if_possible():
@@ -177,10 +160,18 @@ class _Bench:
         return results
 
 
+def _say(measurement: Measurement) -> str:
+    if measurement.images_per_s is None:
+        return f"failed: {measurement.error}"
+    memory = measurement.memory_mb
+    more = "" if memory is None else f", {say_memory(memory)} above the model"
+    return f"{say_rate(measurement.images_per_s)} images/s{more}"
+
+
 def _facts(plan: Plan, config: BenchConfig, do: Work, stop: StopRequest) -> dict[str, Any]:
     """Asks a process of its own, so that this one stays small and whatever it imports is gone."""
     try:
-        found = do("bench_facts", plan.questions(config), lambda: stop.is_set)
+        found = do(FACTS, plan.questions(config), lambda: stop.is_set)
     except Stopped:
         raise BenchStopped("Stopped before the first measurement.") from None
     asked = {name: getattr(config, name) for name in ("command", "seconds", "calibration")}

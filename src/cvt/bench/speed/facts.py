@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -299,3 +299,8 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def facts_asked(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a process of its own."""
+    return find_facts(**plain)

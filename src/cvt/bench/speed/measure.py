@@ -4,23 +4,78 @@ import ctypes
 import gc
 import os
 import re
+import statistics
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cvt.bench.speed.clock import median_seconds, timed
 from cvt.bench.speed.facts import TORCH_DTYPES, channels_of, judge, read_pictures
-from cvt.bench.speed.forms import Wish, named_form
+from cvt.bench.speed.forms import FORMS, Wish, named_form
 from cvt.bench.speed.models import build
 from cvt.errors import UserError
 from cvt.parts.model import VisionModel
 from cvt.runtime import autocast
+from cvt.zoo.create import create_model
+
+# --- Timing calls: the first one, and then many.
+
+_FEWEST_CALLS = 3
+# On an accelerator calls are timed in blocks: waiting for each would be timed with it.
+_BLOCK_S = 0.05
+_WARM_UP_ON_DEVICE = 10
+
+
+def wait_for(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Returns the seconds of one call, to the end of its work on the device."""
+    wait_for(device)
+    since = time.perf_counter()
+    call()
+    wait_for(device)
+    return time.perf_counter() - since
+
+
+def median_seconds(
+    call: Callable[[], object], device: torch.device, seconds: float
+) -> tuple[float, int]:
+    """Returns the median seconds of a call, and how many calls were timed.
+
+    Calls are made for at least that many seconds, and three times at least, after one that is not
+    counted (ten on an accelerator). On an accelerator the median is over blocks of calls of about
+    50 ms.
+    """
+    length = 1
+    if device.type != "cpu":
+        for _ in range(_WARM_UP_ON_DEVICE):
+            call()
+        length = max(1, round(_BLOCK_S / max(timed(call, device), 1e-6)))
+    else:
+        call()
+
+    def block() -> None:
+        for _ in range(length):
+            call()
+
+    found: list[float] = []
+    begin = time.perf_counter()
+    while len(found) < _FEWEST_CALLS or time.perf_counter() - begin < seconds:
+        found.append(timed(block, device) / length)
+    return statistics.median(found), length * len(found)
+
 
 # --- How much memory is taken above what was there at a certain moment.
 
@@ -304,3 +359,53 @@ def _times(
         "first_call_s": first,
         "memory_mb": meter.peak_mb(),
     }
+
+
+# --- Networks that take turns in one process, as `cvt compare` times them.
+
+TAKE_TURNS = f"{__name__}:take_turns"
+_TURNS, _TURN_S = 7, 0.2
+
+Clock = Callable[[Callable[[], object], torch.device, float], tuple[float, int]]
+
+
+def take_turns(plain: Mapping[str, Any], clock: Clock = median_seconds) -> dict[str, float]:
+    """Times inference of several networks, and returns the median images/s of each by its label.
+
+    They take turns, seven times over, so that whatever else the machine does meanwhile meets all
+    of them alike. One that has no room in the GPU's memory is left out. Weights are fresh: speed
+    does not depend on them.
+
+    Args:
+        plain: `models` by label, each as `create_model` takes it (`model`, `model_args`);
+            `image_size`, `batch_size`, `device` and `precision`.
+        clock: Returns the median seconds of a call, and how many were timed.
+    """
+    device, side = torch.device(plain["device"]), plain["image_size"]
+    wish = Wish(dtype=TORCH_DTYPES[plain["precision"]], device=device)
+    networks = {
+        label: create_model(each["model"], **each["model_args"]).eval()
+        for label, each in plain["models"].items()
+    }
+    found: dict[str, list[float]] = {label: [] for label in networks}
+    for label in [*networks] * _TURNS:
+        if label not in networks:
+            continue
+        network = networks[label]
+        images = torch.randn(plain["batch_size"], channels_of(network), side, side)
+        try:
+            call = FORMS["autocast"].infer(network.to(device), wish).call
+            images = images.to(device)
+            with torch.inference_mode():
+                seconds, _ = clock(partial(call, images), device, _TURN_S)
+            found[label].append(len(images) / seconds)
+        except torch.OutOfMemoryError:
+            del networks[label], found[label]
+        network.to("cpu")
+    return {label: statistics.median(rates) for label, rates in found.items()}
+
+
+def measure_asked(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a process of its own."""
+    die_first()
+    return measure(**plain)

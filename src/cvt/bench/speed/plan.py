@@ -409,6 +409,11 @@ class Measurement:
         return Entrant(model=self.model, form=self.form, dtype=self.dtype)
 
     @property
+    def key(self) -> tuple[Setting, Entrant, int]:
+        """What it is of."""
+        return self.setting, self.entrant, self.round
+
+    @property
     def is_finished(self) -> bool:
         """Whether it went well."""
         return self.images_per_s is not None

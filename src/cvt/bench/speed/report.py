@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cvt import tables as markdown
-from cvt.bench.screen import say_rate
 from cvt.bench.speed.forms import named_form
 from cvt.bench.speed.plan import Entrant, Measurement, Plan, Setting, say_threads
-from cvt.bench.tables import Block, to_markdown
+from cvt.bench.tables import Block, say_rate, to_markdown
 from cvt.figures import picture, words
 from cvt.training.screen import say_memory
 
