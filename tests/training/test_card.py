@@ -19,9 +19,9 @@ CONFIG = TrainConfig(
     optim=OptimConfig(opt="adamw", lr=1e-3), mix=MixConfig(mixup=0.2),
 )  # fmt: skip
 FACTS = CardFacts(
-    num_params=1_234_567, num_train=45_000, num_val=5_000, num_test=10_000, val_was_cut=True,
-    hardware="2 x Fast|GPU", processes=2, software={"cvt": "0.1.0", "torch": "2.15"}, ece=0.0123,
-    notes=("The images are JPEG copies.",),
+    num_params=1_234_567, num_images={"training": 45_000, "validation": 5_000, "test": 10_000},
+    val_was_cut=True, hardware="2 x Fast|GPU", processes=2,
+    software={"cvt": "0.1.0", "torch": "2.15"},
 )  # fmt: skip
 HISTORY = [
     EpochRow(
@@ -137,11 +137,9 @@ def test_it_says_what_the_figures_do_not(make):
         "10% of the training images",
         "measured once",
         "seed 3",
-        "The images are JPEG copies.",
         "12 images could not be read",
         r"file_9\*.png is empty",
         "and 2 more",
-        "Expected calibration error on the test split (15 bins): 1.23 %",
     ):
         assert words in content
     assert "file_10" not in content
@@ -162,7 +160,7 @@ def test_strange_names_break_nothing(make, checkpoint):
     content = make(
         config={"data": "pets|`x`", "model_args": {"act_layer": "a|b"}},
         record={"class_names": classes},
-        facts={"notes": ("# no *title*",)},
+        result={"bad": ("# no *title*",)},
     )
     lines = dict(line for line in tables(content) if len(line) == 2)
     assert lines["data"] == "pets|`x`"

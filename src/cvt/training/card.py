@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from cvt.errors import shown
 from cvt.files import atomic_write
@@ -25,9 +26,183 @@ from cvt.training.screen import flat, say_memory, say_time, say_value
 from cvt.weights.published import PUBLISHED
 from cvt.weights.record import Record
 
-# --- The YAML on top of a card, in the words of the Hugging Face hub.
+_TEMPLATE = """\
+---
+{{ card_data }}
+---
 
-_PAPER = "2103.15808"
+# {{ text(name) }}
+
+An image classifier: {{ code(model) }} with {{ num_params }} parameters, for images of \
+{{ size }} pixels, trained {{ start }} on {{ code(data) }}{{ taught }}.
+{% if is_cvt %}The architecture is CvT's, [Introducing Convolutions to Vision \
+Transformers](https://arxiv.org/abs/2103.15808) (Wu et al., ICCV 2021).
+{% endif %}
+Licence: {{ text(licence) if licence else "none was stated" }}.
+
+{{ classes }}
+
+## How good it is
+
+{{ figures }}
+
+The weights are those after epoch {{ best_epoch }} of {{ epochs }}{{ averaged }}, the best on the \
+validation split.
+
+![Loss, validation accuracy and learning rate by epoch]({{ curves_file }})
+
+Every epoch in figures: [{{ metrics_file }}]({{ metrics_file }}). The training loss is the \
+recipe's, augmentation, mixing and smoothing included; the others are cross-entropy.
+
+## How to use it
+
+From the folder that this one lies in:
+
+```sh
+cvt predict {{ shown(quote(name)) }} photo.jpg
+```
+
+```python
+import cvt
+
+predictor = cvt.Predictor({{ json(name) }})  # preprocessing and labels come along
+print(predictor("photo.jpg")[0].labels)
+
+model = cvt.load({{ json(name) }})  # or the torch module, for {{ pixels }} pixels
+```
+
+`{{ weights_file }}` is enough by itself: the file says how to build and feed the model.
+
+## How it was trained
+
+{{ machine }}
+
+The whole recipe, derived values included, as in [{{ config_file }}]({{ config_file }}); \
+`cvt train -c {{ config_file }} --out ANOTHER_FOLDER` runs it again:
+
+{{ settings }}
+
+## What the figures do not say
+
+{% for sentence in limits %}- {{ sentence }}
+{% endfor %}"""
+_PAPER = "arxiv:2103.15808"
+_CLASSES_NAMED = 20
+_BAD_NAMED = 10
+_CALL = ("out", "resume", "force", "download")  # how the run was called, not what it did
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a card says beyond config, record, history and result.
+
+    Args:
+        num_params: Parameters of the model.
+        num_images: Images of each split: training, validation and, where there is one, test.
+        val_was_cut: Whether the validation split was cut from the training images.
+        hardware: What the run ran on.
+        processes: How many trained together.
+        software: Versions by name.
+    """
+
+    num_params: int
+    num_images: Mapping[str, int]
+    val_was_cut: bool
+    hardware: str
+    processes: int
+    software: Mapping[str, str]
+
+
+def write_card(
+    config: TrainConfig,
+    record: Record,
+    result: TrainResult,
+    history: Sequence[EpochRow],
+    facts: CardFacts,
+) -> Path:
+    """Writes `README.md` into the run's folder, laid out as a Hugging Face model card.
+
+    Args:
+        record: Of the model that was trained.
+        history: All epochs.
+    """
+    from huggingface_hub import ModelCard
+
+    height, width = record.preprocessing.size
+    taught = f", taught by {code(config.teacher)} ({config.distill.kind} distillation)"
+    card = ModelCard.from_template(
+        header(config, record, result),
+        template_str=_TEMPLATE,
+        curves_file=CURVES_FILE,
+        metrics_file=METRICS_FILE,
+        config_file=CONFIG_FILE,
+        weights_file=BEST_WEIGHTS,
+        text=text,
+        code=code,
+        shown=shown,
+        quote=quote,
+        json=json.dumps,
+        name=result.run.resolve().name,
+        model=record.model,
+        num_params=f"{facts.num_params:,}",
+        size=f"{height} x {width}",
+        pixels=f"{width}x{height}",
+        start=f"from the weights {code(config.weights)}" if config.weights else "from scratch",
+        data=config.data,
+        taught=taught if config.is_taught else "",
+        is_cvt=record.model.startswith("cvt_"),
+        licence=record.licence,
+        classes=_classes(record),
+        figures=_figures(result, facts),
+        best_epoch=result.best_epoch,
+        epochs=len(history),
+        averaged=f", averaged with decay {config.ema_decay:g}" if config.ema_decay else "",
+        machine=_machine(history, facts),
+        settings=_settings(config),
+        limits=_limits(config, result, history, facts),
+    )
+    path = result.run / CARD_FILE
+    with atomic_write(path, "w") as file:
+        file.write(str(card))
+    return path
+
+
+def header(config: TrainConfig, record: Record, result: TrainResult) -> Any:
+    """Returns the hub's form of what is known, the accuracies as shares of 1.
+
+    What is not known is left out: a licence, a data set or base model that the hub does not have.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    licence, dataset = _licence(record.licence), _dataset(config.data)
+    top1s = {"validation": result.best_top1, "test": result.test_top1}
+    return ModelCardData(
+        library_name="cvt",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "cvt", "pytorch"]
+        + [_PAPER] * record.model.startswith("cvt_"),
+        datasets=[dataset] if dataset else None,
+        base_model=_base_model(config.weights),
+        metrics=["accuracy"],
+        model_name=result.run.resolve().name,
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=dataset or config.data,
+                dataset_name=config.data,
+                dataset_split=split,
+                metric_type="accuracy",
+                metric_name=f"top-1, {split}",
+                metric_value=round(top1 / 100, 6),
+            )
+            for split, top1 in top1s.items()
+            if top1 is not None
+        ],
+        license=licence,
+        license_name=record.licence if licence == "other" else None,
+    )
+
+
 # Where torchvision's data sets are on the hub.
 _ON_HUB = {
     "torch/cifar10": "uoft-cs/cifar10",
@@ -36,43 +211,6 @@ _ON_HUB = {
 }
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0")
-
-
-def header(config: TrainConfig, record: Record, result: TrainResult) -> list[str]:
-    """Returns the lines between `---` and `---`, the accuracies as shares of 1 as the hub has them.
-
-    What is not known is left out: a licence, a data set or base model that the hub does not have.
-    """
-    from huggingface_hub import EvalResult, ModelCardData
-
-    figures = {"validation": result.best_top1, "test": result.test_top1}
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=_dataset(config.data) or config.data,
-            dataset_name=config.data,
-            dataset_split=split,
-            metric_type="accuracy",
-            metric_name=f"top-1, {split}",
-            metric_value=round(top1 / 100, 6),
-        )
-        for split, top1 in figures.items()
-        if top1 is not None
-    ]
-    licence, dataset = _licence(record.licence), _dataset(config.data)
-    data = ModelCardData(
-        library_name="cvt",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "cvt", "pytorch", *_paper_tag(record.model)],
-        datasets=[dataset] if dataset else None,
-        base_model=_base_model(config.weights),
-        metrics=["accuracy"],
-        model_name=result.run.resolve().name,
-        eval_results=results,
-        license=licence,
-        license_name=record.licence if licence == "other" else None,
-    )
-    return ["---", *data.to_yaml().rstrip().splitlines(), "---"]
 
 
 def _licence(licence: str | None) -> str | None:
@@ -95,83 +233,8 @@ def _base_model(weights: str | None) -> str | None:
     return ids.get(weights or "") or (weights if weights in ids.values() else None)
 
 
-def _paper_tag(model: str) -> list[str]:
-    return [f"arxiv:{_PAPER}"] if model.startswith("cvt_") else []
-
-
-_CLASSES_NAMED = 20
-_BAD_NAMED = 10
-_CALL = ("out", "resume", "force", "download")  # how the run was called, not what it did
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardFacts:
-    """What a card says beyond config, record, history and result.
-
-    Args:
-        num_params: Parameters of the model.
-        num_train: Pictures of the training split; likewise the other two, 0 for no test split.
-        val_was_cut: Whether the validation split was cut from the training pictures.
-        hardware: What the run ran on.
-        processes: How many trained together.
-        software: Versions by name.
-        ece: Expected calibration error on the last split measured, 0 to 1, where known.
-        notes: Sentences about the data or the run that the reader should know.
-    """
-
-    num_params: int
-    num_train: int
-    num_val: int
-    num_test: int
-    val_was_cut: bool
-    hardware: str
-    processes: int
-    software: Mapping[str, str]
-    ece: float | None = None
-    notes: Sequence[str] = ()
-
-
-def write_card(
-    config: TrainConfig,
-    record: Record,
-    result: TrainResult,
-    history: Sequence[EpochRow],
-    facts: CardFacts,
-) -> Path:
-    """Writes `README.md` into the run's folder, laid out as a Hugging Face model card.
-
-    Args:
-        config: As it was filled in.
-        record: Of the model that was trained.
-        history: All epochs.
-
-    Raises:
-        UserError: The disk is full or the folder not writable.
-    """
-    name = result.run.resolve().name
-    lines = [
-        *header(config, record, result),
-        "",
-        f"# {text(name)}",
-        "",
-        *_what(config, record, facts),
-        "",
-        *_how_good(config, result, history, facts),
-        "",
-        *_use(name, record),
-        "",
-        *_how(config, history, facts),
-        "",
-        *_limits(config, result, history, facts),
-    ]
-    path = result.run / CARD_FILE
-    with atomic_write(path, "w") as file:
-        file.write("\n".join(lines) + "\n")
-    return path
-
-
 def interval(top1: float, num_images: int) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval of a percentage that was measured on so many pictures.
+    """Returns Wilson's 95 % interval of a percentage that was measured on so many images.
 
     Wilson, J. Amer. Statist. Assoc. 22 (1927): unlike the usual one it stays within 0 and 100.
     """
@@ -182,88 +245,32 @@ def interval(top1: float, num_images: int) -> tuple[float, float]:
     return 100 * max(middle - half, 0), 100 * min(middle + half, 1)
 
 
-def _what(config: TrainConfig, record: Record, facts: CardFacts) -> list[str]:
-    start = f"from the weights {code(config.weights)}" if config.weights else "from scratch"
-    side = " x ".join(map(str, record.preprocessing.size))
-    taught = ""
-    if config.is_taught:
-        taught = f", taught by {code(config.teacher)} ({config.distill.kind} distillation)"
-    lines = [
-        f"An image classifier: {code(record.model)} with {facts.num_params:,} parameters, for "
-        f"images of {side} pixels, trained {start} on {code(config.data)}{taught}.",
-    ]
-    if record.model.startswith("cvt_"):
-        lines += [
-            "The architecture is CvT's, [Introducing Convolutions to Vision "
-            "Transformers](https://arxiv.org/abs/2103.15808) (Wu et al., ICCV 2021).",
-        ]
-    lines += ["", f"Licence: {text(record.licence) if record.licence else 'none was stated'}."]
+def _classes(record: Record) -> str:
     names = record.class_names or ()
     if 0 < len(names) <= _CLASSES_NAMED:
-        lines += ["", f"{len(names)} classes: {', '.join(text(each) for each in names)}."]
-    else:
-        known = ", whose names are in the checkpoint" if names else ""
-        lines += ["", f"{record.spec.num_classes:,} classes{known}."]
-    return lines
+        return f"{len(names)} classes: {', '.join(text(each) for each in names)}."
+    known = ", whose names are in the checkpoint" if names else ""
+    return f"{record.spec.num_classes:,} classes{known}."
 
 
-def _how_good(
-    config: TrainConfig, result: TrainResult, history: Sequence[EpochRow], facts: CardFacts
-) -> list[str]:
-    measured = [("validation", facts.num_val, result.best_top1, result.best_loss)]
+def _figures(result: TrainResult, facts: CardFacts) -> str:
+    measured = [("validation", result.best_top1, result.best_loss)]
     if result.test_top1 is not None and result.test_loss is not None:
-        measured += [("test", facts.num_test, result.test_top1, result.test_loss)]
+        measured += [("test", result.test_top1, result.test_loss)]
     rows = []
-    for split, count, top1, loss in measured:
+    for split, top1, loss in measured:
+        count = facts.num_images[split]
         low, high = interval(top1, count)
         rows += [(split, f"{count:,}", f"{top1:.2f}", f"{low:.2f} to {high:.2f}", f"{loss:.4f}")]
-    lines = ["## How good it is", ""]
-    lines += table(("split", "images", "top-1 %", "95 % interval", "loss (nats)"), rows)
-    kept = f"The weights are those after epoch {result.best_epoch} of {len(history)}"
-    averaged = f", averaged with decay {config.ema_decay:g}" if config.ema_decay else ""
-    lines += ["", f"{kept}{averaged}, the best on the validation split."]
-    if facts.ece is not None:
-        lines += [f"Expected calibration error on the {measured[-1][0]} split (15 bins): "
-                  f"{100 * facts.ece:.2f} %."]  # fmt: skip
-    lines += ["", f"![Loss, validation accuracy and learning rate by epoch]({CURVES_FILE})"]
-    return [
-        *lines,
-        "",
-        f"Every epoch in figures: [{METRICS_FILE}]({METRICS_FILE}). The training loss is the "
-        "recipe's, augmentation, mixing and smoothing included; the others are cross-entropy.",
-    ]
+    return "\n".join(table(("split", "images", "top-1 %", "95 % interval", "loss (nats)"), rows))
 
 
-def _use(name: str, record: Record) -> list[str]:
-    width, height = record.preprocessing.size[::-1]
-    return [
-        "## How to use it",
-        "",
-        "From the folder that this one lies in:",
-        "",
-        "```sh",
-        f"cvt predict {shown(quote(name))} photo.jpg",
-        "```",
-        "",
-        "```python",
-        "import cvt",
-        "",
-        f"predictor = cvt.Predictor({json.dumps(name)})  # preprocessing and labels come along",
-        'print(predictor("photo.jpg")[0].labels)',
-        "",
-        f"model = cvt.load({json.dumps(name)})  # or the torch module, for {width}x{height} pixels",
-        "```",
-        "",
-        f"{code(BEST_WEIGHTS)} is enough by itself: the file says how to build and feed the model.",
-    ]
-
-
-def _how(config: TrainConfig, history: Sequence[EpochRow], facts: CardFacts) -> list[str]:
+def _machine(history: Sequence[EpochRow], facts: CardFacts) -> str:
     seconds = sum(row.seconds for row in history)
     images = sum(row.images_per_s * row.seconds for row in history)
     waited = sum(row.data_wait * row.seconds for row in history)
     rows = [
-        ("training images", f"{facts.num_train:,}"),
+        ("training images", f"{facts.num_images['training']:,}"),
         ("machine", text(facts.hardware)),
         ("processes", str(facts.processes)),
         ("training time", f"{say_time(seconds)}, validation not counted"),
@@ -272,21 +279,16 @@ def _how(config: TrainConfig, history: Sequence[EpochRow], facts: CardFacts) -> 
         ("peak memory", say_memory(max((row.memory_mb for row in history), default=0.0))),
         ("software", ", ".join(text(f"{name} {found}") for name, found in facts.software.items())),
     ]
-    settings = [
+    return "\n".join(table(("", ""), rows))
+
+
+def _settings(config: TrainConfig) -> str:
+    rows = [
         (code(name), code(say_value(value)))
         for name, value in flat(config.to_dict()).items()
         if value is not None and value != {} and name not in _CALL
     ]
-    return [
-        "## How it was trained",
-        "",
-        *table(("", ""), rows),
-        "",
-        f"The whole recipe, derived values included, as in [{CONFIG_FILE}]({CONFIG_FILE}); "
-        f"`cvt train -c {CONFIG_FILE} --out ANOTHER_FOLDER` runs it again:",
-        "",
-        *table(("setting", "value"), settings),
-    ]
+    return "\n".join(table(("setting", "value"), rows))
 
 
 def _limits(
@@ -310,13 +312,12 @@ def _limits(
         f"It is one run with seed {config.seed}; another seed gives another figure. The intervals "
         "know only how many images were measured.",
         "Images from other sources, other cameras or other times were not measured.",
-        *(text(note) for note in facts.notes),
     ]
-    lines = ["## What the figures do not say", "", *(f"- {sentence}" for sentence in said)]
     if result.bad:
         count = len(result.bad)
-        lines += [f"- {count:,} image{'s' * (count > 1)} could not be read and "
-                  f"{'were' if count > 1 else 'was'} left out:", ""]  # fmt: skip
+        lines = [f"{count:,} image{'s' * (count > 1)} could not be read and "
+                 f"{'were' if count > 1 else 'was'} left out:", ""]  # fmt: skip
         lines += [f"  - {text(sentence)}" for sentence in result.bad[:_BAD_NAMED]]
         lines += [f"  - and {count - _BAD_NAMED:,} more"] * (count > _BAD_NAMED)
-    return lines
+        said += ["\n".join(lines)]
+    return said

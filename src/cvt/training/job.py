@@ -239,9 +239,7 @@ def keep_result(job: Job, result: TrainResult) -> None:
     splits, config = job.splits, job.config
     facts = CardFacts(
         num_params=num_params(job.network.model),
-        num_train=len(splits.train),
-        num_val=len(splits.val),
-        num_test=len(splits.test) if splits.test else 0,
+        num_images={name: count for name, (count, _) in job.identity.data.items()},
         val_was_cut=splits.val_was_cut,
         hardware=hardware(job.device, job.world.size),
         processes=job.world.size,
