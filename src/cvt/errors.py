@@ -76,6 +76,11 @@ def _escaped(character: str) -> str:
     return repr(character)[1:-1].encode("ascii", "backslashreplace").decode()
 
 
+def first_line(error: BaseException) -> str:
+    """Returns what another library's error says, for a sentence of ours; its name if nothing."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
 def did_you_mean(got: str, options: Iterable[str], cutoff: float = 0.5) -> str:
     """Returns `" Did you mean 'x'?"` for the option nearest to `got`, or an empty string.
 

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cvt.data import BadImage, eval_transform
-from cvt.data.image import find_images, is_pattern, opened
+from cvt.data.image import opened
+from cvt.data.walk import find_images, is_pattern
 from cvt.errors import UserError, remark
 from cvt.files import url_in
 from cvt.runtime import autocast, choose_device, choose_precision

@@ -1,22 +1,30 @@
-"""A loader's batches depend on (seed, epoch) alone, and a bad picture costs only itself."""
+"""Batches depend on (seed, epoch) alone; a bad image, or a dead process, costs only itself."""
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 
-from cvt.data.augment import Augment
-from cvt.data.image import BadImage
-from cvt.data.loader import Batch, make_loader
-from cvt.data.sets import ArraySet
-from cvt.data.sources import folder_splits
-from cvt.data.transforms import eval_transform, train_transform
+from cvt.data import (
+    ArraySet,
+    Augment,
+    BadImage,
+    Batch,
+    dead_workers_explained,
+    eval_transform,
+    folder_splits,
+    make_loader,
+    train_transform,
+)
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
 
@@ -24,9 +32,16 @@ PREPROCESSING = Preprocessing(input_size=(3, 16, 16))
 TRAIN = train_transform(PREPROCESSING, Augment())
 EVAL = eval_transform(PREPROCESSING)
 
-# Python 3.12 and newer warn about any fork of a process with threads, which torch has.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
+pytestmark = [
+    # Python 3.12 and newer warn about any fork of a process with threads, which torch has.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+    # torch's signal handler raises wherever the main process is, also while torch itself opens a
+    # temporary file, which nobody closes then, or while something of it is cleaned up.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <Finalize object:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 INTERRUPTED = """
 import signal
@@ -243,3 +258,70 @@ def test_an_interrupt_ends_the_workers_in_silence(tmp_path):
 @pytest.mark.gpu
 def test_batches_are_pinned_for_a_gpu():
     assert batches()[0].images.is_pinned()
+
+
+class Deadly(ArraySet):
+    """Grey pictures; who loads number 9 in a process of its own meets its end."""
+
+    def __init__(self, end):
+        super().__init__(np.zeros((16, 8, 8), dtype=np.uint8), [0] * 16, ["a"], "grey")
+        self.end = end
+
+    def image(self, index):
+        if index == 9 and get_worker_info() is not None:
+            self.end()
+        return super().image(index)
+
+
+def kill_me():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave():
+    os._exit(3)
+
+
+@pytest.mark.parametrize("end", [kill_me, leave])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_worker_that_dies(end, num_workers):
+    loader = make_loader(Deadly(end), EVAL, batch_size=4, shuffle=False, num_workers=num_workers)
+    said = r"^A loading process died \([^)\n]+\), most.* fewer --num"
+    with pytest.raises(UserError, match=said) as held:
+        list(loader)
+    assert not multiprocessing.active_children()
+    assert held.tb is not None  # what refers to the iterator, and would keep the others alive
+
+
+def test_a_worker_that_dies_while_the_main_process_computes():
+    """torch raises from a signal handler, here in the middle of a sleep."""
+    batches = iter(make_loader(Deadly(kill_me), EVAL, batch_size=4, shuffle=False, num_workers=1))
+    with pytest.raises(UserError, match="A loading process died"), dead_workers_explained():
+        compute_after_a_batch(batches)
+
+
+def compute_after_a_batch(batches):
+    next(batches)
+    time.sleep(20)
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="out of memory"), dead_workers_explained():
+        raise RuntimeError("CUDA out of memory")
+
+
+def test_a_set_that_needs_no_worker_has_none_to_lose():
+    batches = list(make_loader(Deadly(kill_me), EVAL, batch_size=4, shuffle=False))
+    assert len(batches) == 4
+
+
+def test_more_workers_than_cores_are_the_users_choice():
+    """Warnings are errors here, and torch has one for this."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system does not tie processes to cores")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        loader = make_loader(Deadly(int), EVAL, batch_size=4, shuffle=False, num_workers=2)
+        assert len(list(loader)) == 4
+    finally:
+        os.sched_setaffinity(0, cores)

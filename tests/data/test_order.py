@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvt.data.order import Share, chunks_of, epoch_order, set_batches, share_of_rank
+from cvt.data import Share, epoch_order
+from cvt.data.order import chunks_of, set_batches, share_of_rank
 from cvt.errors import UserError
 
 

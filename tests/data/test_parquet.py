@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cvt.data.image import BadImage
-from cvt.data.load import load_data, load_split, select
+from cvt.data import BadImage, load_data, load_split, select
 from cvt.errors import UserError
 
 pa = pytest.importorskip("pyarrow")

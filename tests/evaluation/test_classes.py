@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvt.data.sets import ArraySet
+from cvt.data import ArraySet
 from cvt.errors import UserError
 from cvt.evaluation.evaluate import matched_labels
 from cvt.evaluation.imagenet import imagenet_synsets

@@ -5,8 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import cvt
-from cvt.data import DataSplits, load_data
-from cvt.data.image import BadImage
+from cvt.data import BadImage, DataSplits, load_data
 from cvt.errors import UserError
 from cvt.evaluation import probe
 from cvt.evaluation.probe import STRENGTHS, Features, fit_linear, knn_votes, linear_shares

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import cvt
-from cvt.data.image import BadImage, open_image
+from cvt.data import BadImage, open_image
 from cvt.data.parquet import parquet_splits
 from cvt.data.shards import shard_splits
 from cvt.errors import UserError

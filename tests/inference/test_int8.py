@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 import cvt
-from cvt.data import eval_transform, load_split, make_eval_loader
-from cvt.data.loader import Batch
+from cvt.data import Batch, eval_transform, load_split, make_eval_loader
 from cvt.errors import UserError
 from cvt.inference.int8 import Calibration, calibration_images
 from randomise import randomise

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cvt.data.augment import Augment
+from cvt.data import Augment
 from cvt.errors import UserError
 from cvt.training import config as groups
 from cvt.training import config as module

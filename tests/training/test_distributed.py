@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cvt.data import load_data
-from cvt.data.order import epoch_order
+from cvt.data import epoch_order, load_data
 from cvt.training.config import MixConfig, OptimConfig, TrainConfig
 from cvt.weights.checkpoint import load_checkpoint
 from processes import in_processes

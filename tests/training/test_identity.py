@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cvt.data import DataSplits
-from cvt.data.sets import ArraySet
+from cvt.data import ArraySet, DataSplits
 from cvt.errors import UserError
 from cvt.plain import from_plain
 from cvt.training.checkpoints import Identity, resumed_config, same_chunks

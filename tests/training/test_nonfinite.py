@@ -9,8 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from cvt.data import load_data
-from cvt.data.order import epoch_order
+from cvt.data import epoch_order, load_data
 from cvt.errors import UserError
 from cvt.training import loop
 from cvt.training.config import OptimConfig, TrainConfig

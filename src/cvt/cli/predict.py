@@ -49,7 +49,7 @@ def predict(
     batch_size
         Images per forward pass.
     """
-    from cvt.data.image import find_images
+    from cvt.data.walk import find_images
     from cvt.prediction import Predictor
 
     checkpoint, images = _model_and_images(arguments) if arguments else (DEMO, ())
@@ -94,7 +94,7 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
             model, whose answers the demo's would be taken for.
     """
     from cvt.data.formats import SUFFIXES
-    from cvt.data.image import is_pattern
+    from cvt.data.walk import is_pattern
     from cvt.weights.source import names_weights
 
     first, rest = arguments[0], arguments[1:]

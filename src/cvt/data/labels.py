@@ -2,14 +2,12 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cvt.data.sets import ImageSet
-from cvt.data.sources import class_positions
 from cvt.errors import UserError
 
 MOST_CLASSES = 1_000_000
@@ -66,7 +64,7 @@ def as_label(value: Any) -> Label | BadLabel:
 def _as_name(text: str) -> str | BadLabel:
     if len(text) > MOST_CLASS_NAME:
         return BadLabel(f"has a label of {len(text):,} letters, expected at most {MOST_CLASS_NAME}")
-    name = unicodedata.normalize("NFC", text.strip())
+    name = composed(text.strip())
     if not name:
         return BadLabel("has no label", is_missing=True)
     try:
@@ -124,7 +122,7 @@ def numbered(
 ) -> tuple[np.ndarray, dict[int, BadLabel]]:
     """Returns the position of each label in `classes`, int64, and why some have none (-1).
 
-    Names are matched by name (`cvt.data.sources.class_positions`). Text that looks like a number is
+    Names are matched by name (`class_positions`). Text that looks like a number is
     a name as well, unless the classes are declared and not all of such texts are among them.
 
     Args:
@@ -162,33 +160,34 @@ def _foreign(label: Label, classes: Classes) -> BadLabel:
     return BadLabel(f"has the label {label!r}, none of the {len(classes.names)} classes")
 
 
-def labelled_splits(
-    splits: Mapping[str, ImageSet], bad: Mapping[str, Mapping[int, BadLabel]], source: str
-) -> dict[str, ImageSet]:
-    """Returns the splits that have labels; one for validation or test without any gets a note.
+def class_positions(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """Returns for each name its position in `known`, or None.
 
-    Args:
-        bad: For each split, why some of its images have no class.
-
-    Raises:
-        UserError: No training image has a label, or all labels of another split are of other
-            classes than those of the training images.
+    Names are the same whatever Unicode form they are in. One that is not there as it is may differ
+    in case, if that leaves no choice: no two known names and no two of `names` may be meant.
     """
-    first_split = "train" if "train" in splits else next(iter(splits))
-    kept: dict[str, ImageSet] = {}
-    notes: list[str] = []
-    for split, images in splits.items():
-        if (images.labels >= 0).any():
-            kept[split] = images
-        elif split != first_split and all(each.is_missing for each in bad[split].values()):
-            notes.append(f"The {split} split of {source} has no labels, and is not used.")
-        else:
-            row, first = next(iter(bad[split].items()), (0, None))
-            example = f": {images.name(row)} {first.why}" if first else ""
-            raise UserError(
-                f"Not one image of the {split} split of {source} has a label that can be "
-                f"used{example}; correct the labels."
-            )
-    for images in kept.values():
-        images.notes = (*images.notes, *notes)
-    return kept
+    exact, folded = _index(known, composed), _index(known, _folded)
+    found = [exact.get(composed(name)) for name in names]
+    taken = set(found)
+    for place, name in enumerate(names):
+        if found[place] is None and (near := folded.get(_folded(name))) not in taken:
+            found[place] = near
+            taken.add(near)
+    return found
+
+
+def _index(names: Sequence[str], form: Callable[[str], str]) -> dict[str, int | None]:
+    """Returns the positions of names by their form; None for one that several have."""
+    positions: dict[str, int | None] = {}
+    for position, name in enumerate(names):
+        positions[form(name)] = None if form(name) in positions else position
+    return positions
+
+
+def composed(name: str) -> str:
+    """Returns a name in Unicode's composed normal form (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", composed(name).casefold())

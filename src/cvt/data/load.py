@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvt.data.cache import remembered
-from cvt.data.hub import hub_splits, hub_stream_splits
+from cvt.data.hub import hub_splits
 from cvt.data.image import BadImage
 from cvt.data.parquet import parquet_splits
 from cvt.data.sets import (
@@ -17,12 +16,12 @@ from cvt.data.sets import (
     Joined,
     check_labels,
     notes_of,
+    remembered,
     stratified_split,
     unreadable_of,
 )
 from cvt.data.shards import shard_splits
 from cvt.data.sources import TORCHVISION_SETS, digit_splits, folder_splits, torchvision_splits
-from cvt.data.streams import StreamSet
 from cvt.errors import UserError, did_you_mean
 from cvt.files import expanded, url_in
 from cvt.weights.record import RunData
@@ -63,10 +62,10 @@ def load_data(
     pictures are for the final figure alone, and choosing a checkpoint by them would spoil it.
 
     Args:
-        name: `digits`; a name in timm's spelling: `torch/...`, `hfds/...`, `hfids/...` (a stream)
-            or `wds/` and a folder or pattern of webdataset shards; or the path of a folder of
-            class folders, of a parquet file, or of a folder of parquet files. Write `./digits` for
-            a folder that is called like a name.
+        name: `digits`; a name in timm's spelling: `torch/...`, `hfds/...`, or `wds/` and a folder
+            or pattern of webdataset shards; or the path of a folder of class folders, of a parquet
+            file, or of a folder of parquet files. Write `./digits` for a folder that is called
+            like a name.
         data_dir: Where `torch/` sets lie, where `hfds/` sets are cached, and what a relative path
             is relative to.
         val_fraction: Share of each class that a missing validation split takes, in (0, 1).
@@ -103,7 +102,7 @@ def load_data(
 
 def _first_without_class(images: ImageSet) -> str:
     """Returns why the first image without a class has none, for a message."""
-    odd = [] if isinstance(images, StreamSet) else np.flatnonzero(images.labels < 0)
+    odd = np.flatnonzero(images.labels < 0)
     if not len(odd):
         return ""
     try:
@@ -162,8 +161,8 @@ def select(
     sets = {**found, **cut}
     if split != "all" and split not in sets:
         raise UserError(f"{name} has no {split} split; leave the split out.")
-    if split == "all":  # a stream cannot be joined, not even to itself
-        sets["all"] = Joined(list(found.values())) if len(found) > 1 else next(iter(found.values()))
+    if split == "all":
+        sets["all"] = Joined(list(found.values()))
     return Selection(
         images=sets[split],
         split=split,
@@ -209,7 +208,7 @@ def _cut_of_run(
 
 def _place(name: str, data_dir: str | Path | None) -> str:
     """Returns what two names of the same data have in common: where it lies, or the name."""
-    if name == "digits" or name.startswith(("torch/", "hfds/", "hfids/")):
+    if name == "digits" or name.startswith(("torch/", "hfds/")):
         return name
     return os.path.realpath(expanded(data_dir or "") / expanded(name.removeprefix("wds/")))
 
@@ -217,15 +216,10 @@ def _place(name: str, data_dir: str | Path | None) -> str:
 def _read(
     name: str, data_dir: str | Path | None, download: bool, *, for_training: bool = True
 ) -> dict[str, ImageSet]:
-    """Returns the splits that the data comes with; for training, "train" is among them.
-
-    Raises:
-        UserError: There is no such data, or it is unusable.
-    """
+    """Returns the splits that the data comes with; for training, "train" is among them."""
     found = _open(name, data_dir, download, for_training)
     for images in found.values():
-        if not isinstance(images, StreamSet):
-            check_labels(images)
+        check_labels(images)
     return found
 
 
@@ -240,7 +234,11 @@ def _open(
     if name.startswith("hfds/"):
         return hub_splits(name.removeprefix("hfds/"), folder, for_training=for_training)
     if name.startswith("hfids/"):
-        return hub_stream_splits(name.removeprefix("hfids/"), folder, for_training=for_training)
+        whole = name.replace("hfids/", "hfds/", 1)
+        raise UserError(
+            f"Got {name}, and nothing is streamed from the hub; write {whole} to fetch it first, "
+            "or save it as webdataset shards and write wds/PATH."
+        )
     if name.startswith("wds/"):
         shards = (folder or Path()) / expanded(name.removeprefix("wds/"))
         return shard_splits(shards, for_training=for_training)
@@ -258,6 +256,6 @@ def _open(
         raise UserError(f"Got the URL {url} as data, which is not fetched; download it first.")
     names = ("digits", *TORCHVISION_SETS)
     raise UserError(
-        f"There is no data at {path}, expected a path that exists, {', '.join(names)}, hfds/NAME, "
-        f"hfids/NAME or wds/PATH.{did_you_mean(name, names)}"
+        f"There is no data at {path}, expected a path that exists, {', '.join(names)}, hfds/NAME "
+        f"or wds/PATH.{did_you_mean(name, names)}"
     )

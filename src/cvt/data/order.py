@@ -1,14 +1,11 @@
-"""Which picture goes where: the order of an epoch, and each process's part of every batch."""
+"""Which image goes where: the order of an epoch, and each process's part of every batch."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count as counting
-from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 
-from cvt.data.streams import Row, StreamSet
 from cvt.errors import UserError
 
 T = TypeVar("T")
@@ -17,18 +14,18 @@ T = TypeVar("T")
 def epoch_order(count: int, *, shuffle: bool, seed: int, epoch: int, repeats: int = 1) -> list[int]:
     """Returns the numbers that an epoch goes through, a function of its arguments alone.
 
-    With `repeats`, every picture of a random `1 / repeats` of them comes `repeats` times in
-    succession, so that an epoch keeps its length. Number `n` stands for picture `n % count`, in
+    With `repeats`, every image of a random `1 / repeats` of them comes `repeats` times in
+    succession, so that an epoch keeps its length. Number `n` stands for image `n % count`, in
     its variation `n // count`.
 
     Source: Hoffer et al., arXiv 1901.09335 (repeated augmentation), as DeiT uses it.
     """
     if not shuffle:
         return list(range(count))
-    pictures = np.random.default_rng((seed, epoch)).permutation(count)
+    images = np.random.default_rng((seed, epoch)).permutation(count)
     if repeats == 1:
-        return pictures.tolist()
-    copies = np.repeat(pictures, repeats) + np.tile(np.arange(repeats) * count, count)
+        return images.tolist()
+    copies = np.repeat(images, repeats) + np.tile(np.arange(repeats) * count, count)
     return copies[:count].tolist()
 
 
@@ -53,13 +50,11 @@ WHOLE = Share()
 def chunks_of(batch: Sequence[T], share: Share) -> list[list[T]]:
     """Returns the chunks of a batch that one process works through, in their order.
 
-    A batch of `world_size * accum_steps` chunks deals its pictures out like cards: chunk `c` takes
-    every so-manieth picture from the `c`-th on, so that copies of one picture meet in no chunk.
+    A batch of n = `world_size * accum_steps` chunks deals its images out like cards: chunk `c`
+    takes every n-th image from the `c`-th on, so that copies of one image meet in no chunk.
     Process `rank` has the chunks `rank`, `rank + world_size`, ...: which chunks a batch has
-    depends on their number alone, not on who computes them.
-
-    Raises:
-        UserError: The batch does not divide into that many chunks.
+    depends on their number alone, not on who computes them. A batch that does not divide into
+    that many is a mistake.
     """
     world_size, accum_steps = share.world_size, share.accum_steps
     chunks = world_size * accum_steps
@@ -86,10 +81,10 @@ def set_batches(
 
 
 def share_of_rank(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
-    """Returns the batches of `count` pictures in order that one of several processes measures.
+    """Returns the batches of `count` images in order that one of several processes measures.
 
-    Every picture belongs to one batch, whose pictures do not depend on the number of processes:
-    in other company a network's answers would round differently. All processes have the same
+    Every image belongs to one batch, whose images do not depend on the number of processes: in
+    other company a network's answers would round differently. All processes have the same
     number of batches, the last of which may be empty, because layers spread over processes work
     only in step.
     """
@@ -99,53 +94,3 @@ def share_of_rank(count: int, batch_size: int, rank: int, world_size: int) -> li
         list(range(start, min(start + batch_size, count))) for start in starts[rank::world_size]
     ]
     return mine + [[]] * (most - len(mine))
-
-
-# --- The batches of a stream, as much a function of (seed, epoch) as those of other sets.
-
-
-def epoch_rows(
-    images: StreamSet, *, shuffle: bool, seed: int, epoch: int, repeats: int = 1
-) -> Iterator[Row]:
-    """Yields the rows that an epoch goes through, as `cvt.data.order.epoch_order` does numbers.
-
-    A shuffled stream is mixed as far as its source allows: the order of its files, and the rows
-    within a buffer.
-    """
-    order = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]) if shuffle else None
-    count = len(images)
-    copies = (
-        row._replace(number=row.number + repeat * count)
-        for row in images.rows(order)
-        for repeat in range(repeats)
-    )
-    yield from islice(copies, count)
-
-
-def stream_batches(
-    rows: Iterator[Row],
-    *,
-    batch_size: int,
-    start_batch: int,
-    drop_last: bool,
-    share: Share,
-) -> Generator[list[Row]]:
-    """Yields one process's chunks of each batch; the batches before `start_batch` are read past."""
-    for number in counting():
-        batch = list(islice(rows, batch_size))
-        if not batch or (drop_last and len(batch) < batch_size):
-            return
-        if number >= start_batch:
-            yield from chunks_of(batch, share)
-
-
-def stream_share(
-    images: StreamSet, batch_size: int, rank: int, world_size: int
-) -> Generator[list[Row]]:
-    """Yields the batches that one process measures, as `share_of_rank` does of a set's numbers."""
-    rows = iter(images.rows())
-    batches = -(-len(images) // batch_size)
-    for number in range(-(-batches // world_size) * world_size):
-        batch = list(islice(rows, batch_size))
-        if number % world_size == rank:
-            yield batch

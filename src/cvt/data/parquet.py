@@ -1,32 +1,28 @@
-"""The splits of a parquet file or of a folder of parquet files."""
+"""The splits of a parquet file or of a folder of parquet files.
+
+Their columns are those of the image layout of the Hugging Face `datasets` library.
+"""
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from cvt.data.image import BadImage, open_image
-from cvt.data.labels import BadLabel, Classes, Label, as_label, declared_classes
-from cvt.data.sets import ImageSet
-from cvt.errors import UserError
+from cvt.data.image import BadImage, ImageSource
+from cvt.data.labels import BadLabel, Classes, Label, as_label, classes_of, declared_classes
+from cvt.data.sets import ImageSet, RowSet, labelled_splits, located
+from cvt.data.sources import SPLIT_OF_NAME
+from cvt.errors import UserError, first_line
 from cvt.files import file_inside
 from cvt.plain import read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
-import re
-from collections.abc import Sequence
-
-from cvt.data.labels import classes_of, labelled_splits, numbered
-from cvt.data.sets import Joined
-from cvt.data.sources import SPLIT_OF_NAME
-
-# --- One parquet file in the image layout of the Hugging Face `datasets` library.
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -55,38 +51,28 @@ class ParquetRows:
     class_names: tuple[str, ...] | None
 
 
-class ParquetSet(ImageSet):
-    """Images kept in memory in their compressed form, decoded one at a time.
+class ParquetSet(RowSet):
+    """Images of several files, kept in memory in their compressed form, decoded one at a time."""
 
-    Args:
-        labels: Position of each row's class in `classes`, -1 for a bad one, shape (N,).
-        bad: Why some rows have none.
-    """
-
-    def __init__(
-        self, rows: ParquetRows, labels: np.ndarray, bad: Mapping[int, BadLabel], classes: Classes
-    ) -> None:
-        self.rows = rows
-        self.labels = labels
-        self.bad = bad
-        self.classes = classes.names
-        self.notes = classes.notes
+    def __init__(self, files: Sequence[ParquetRows], classes: Classes) -> None:
+        super().__init__([(each.labels, each.class_names) for each in files], classes)
+        self.files = tuple(files)
+        self.ends = np.cumsum([len(each.labels) for each in files])
 
     def name(self, index: int) -> str:
-        return f"{self.rows.file.name} row {index}"
+        part, row = located(self.ends, index)
+        return f"{self.files[part].file.name} row {row}"
 
-    def image(self, index: int) -> Image.Image:
-        name = self.name(index)
-        if index in self.bad:
-            raise BadImage(f"{name} {self.bad[index].why}.")
+    def source(self, index: int, name: str) -> ImageSource:
+        part, row = located(self.ends, index)
         try:
-            cell = self.rows.images[index].as_py() or {}
+            cell = self.files[part].images[row].as_py() or {}
         except ValueError:  # a path that is no UTF-8
             raise BadImage(f"{name} has a path that is no text.") from None
         content, path = cell.get("bytes"), cell.get("path")
         if content is None and path:
-            return open_image(_beside(self.rows.file, path, name), name=name)
-        return open_image(content or b"", name=name)
+            return _beside(self.files[part].file, path, name)
+        return content or b""
 
 
 def _beside(file: Path, path: str, name: str) -> Path:
@@ -120,8 +106,9 @@ def read_parquet(file: Path) -> ParquetRows:
     except UserError:
         raise
     except Exception as error:  # a damaged file makes pyarrow raise nearly anything
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise UserError(f"Cannot read {file} as parquet ({reason}); fetch it again.") from error
+        raise UserError(
+            f"Cannot read {file} as parquet ({first_line(error)}); fetch it again."
+        ) from error
 
 
 def _read_rows(opened: "pq.ParquetFile", file: Path) -> ParquetRows:
@@ -268,17 +255,8 @@ def parquet_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageS
     rows = {split: [read_parquet(file) for file in members] for split, members in files.items()}
     every = [each for members in rows.values() for each in members]
     classes = _classes(rows.get("train", every), path)
-    splits: dict[str, ImageSet] = {}
-    bad: dict[str, dict[int, BadLabel]] = {}
-    for split, members in rows.items():
-        parts, bad[split] = [], {}
-        for each in members:
-            labels, odd = numbered(each.labels, classes, each.class_names)
-            start = sum(map(len, parts))
-            bad[split] |= {start + row: why for row, why in odd.items()}
-            parts.append(ParquetSet(each, labels, odd, classes))
-        splits[split] = Joined(parts)
-    splits = labelled_splits(splits, bad, str(path))
+    sets = {split: ParquetSet(members, classes) for split, members in rows.items()}
+    splits = labelled_splits(sets, str(path))
     if os.path.isdir(path):
         for images in splits.values():
             images.notes += _unused(path, files)

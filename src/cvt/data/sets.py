@@ -1,34 +1,34 @@
-"""What every data set looks like from outside: labels at once, pictures one at a time."""
+"""Sets of labelled images: the labels are known at once, the images are decoded one at a time."""
 
 import hashlib
+import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cvt.data.image import BadImage, open_image
+from cvt.data.image import BadImage, ImageSource, open_image
+from cvt.data.labels import BadLabel, Classes, Label, numbered
 from cvt.errors import UserError
 
 SPLITS = ("train", "val", "test")
-
-MOST_BYTES = 2**30
-"""Bytes of one image's file in an archive, or behind an address."""
 
 _NAMES = 1000
 
 
 class ImageSet(ABC):
-    """Labelled pictures; the labels are known without decoding a single one of them.
+    """Labelled images; the labels are known without decoding a single one of them.
 
     Attributes:
         classes: Class names; a label is a position in them.
-        labels: One whole number per picture, int64, shape (N,); -1 where the picture is known to be
+        labels: One whole number per image, int64, shape (N,); -1 where the image is known to be
             bad.
-        is_decoded: Whether the pictures are in memory as pixels.
+        is_decoded: Whether the images are in memory as pixels.
         notes: What the user should be told of the data, a sentence each: files that are not used,
-            labels that were taken in a way that is not the only one.
+            labels that could be taken in more than one way.
         unreadable: A sentence for each folder or file that could not be looked into.
     """
 
@@ -43,18 +43,18 @@ class ImageSet(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What messages call a picture: its path, or file and row."""
+        """What messages call an image: its path, or file and row."""
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """Decodes one picture to RGB.
+        """Decodes one image to RGB.
 
         Raises:
-            BadImage: This picture is broken; the others may well be good.
+            BadImage: This image is broken; the others may well be good.
         """
 
     def some(self, count: int) -> Iterator[Image.Image | BadImage]:
-        """Decodes up to `count` pictures, evenly spread; a bad one is yielded as its sentence."""
+        """Decodes up to `count` images, evenly spread; a bad one is yielded as its sentence."""
         for index in np.linspace(0, len(self) - 1, min(count, len(self)), dtype=int):
             try:
                 yield self.image(int(index))
@@ -62,7 +62,7 @@ class ImageSet(ABC):
                 yield error
 
     def fingerprint(self) -> str:
-        """Returns a digest of all labels and of the file names of up to 1000 pictures."""
+        """Returns a digest of all labels and of the file names of up to 1000 images."""
         digest = hashlib.sha256(self.labels.tobytes())
         for index in np.linspace(0, len(self) - 1, min(_NAMES, len(self)), dtype=int):
             name = self.name(int(index)).rpartition("/")[2]
@@ -70,7 +70,7 @@ class ImageSet(ABC):
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
-        """Returns the pictures at `indices`, in that order, without copying them."""
+        """Returns the images at `indices`, in that order, without copying them."""
         return _Subset(self, np.asarray(indices, dtype=np.int64))
 
 
@@ -103,83 +103,27 @@ class Joined(ImageSet):
         self.notes, self.unreadable = notes_of(parts), unreadable_of(parts)
 
     def name(self, index: int) -> str:
-        part, index = self._locate(index)
-        return part.name(index)
+        part, row = located(self.ends, index)
+        return self.parts[part].name(row)
 
     def image(self, index: int) -> Image.Image:
-        part, index = self._locate(index)
-        return part.image(index)
-
-    def _locate(self, index: int) -> tuple[ImageSet, int]:
-        number = int(np.searchsorted(self.ends, index, side="right"))
-        start = int(self.ends[number - 1]) if number else 0
-        return self.parts[number], index - start
+        part, row = located(self.ends, index)
+        return self.parts[part].image(row)
 
 
-def check_labels(images: ImageSet) -> None:
-    """Makes sure that all labels are positions of classes, or -1.
-
-    Raises:
-        UserError: One is not; the message names the picture.
-    """
-    outside = np.flatnonzero((images.labels < -1) | (images.labels >= len(images.classes)))
-    if len(outside):
-        index = int(outside[0])
-        raise UserError(
-            f"{images.name(index)} has the label {images.labels[index]}, expected 0 to "
-            f"{len(images.classes) - 1} for {len(images.classes)} classes; correct it."
-        )
-
-
-def notes_of(parts: Iterable[ImageSet]) -> tuple[str, ...]:
-    """Returns what there is to be told of several sets, each sentence once."""
-    return tuple(dict.fromkeys(note for part in parts for note in part.notes))
-
-
-def unreadable_of(parts: Iterable[ImageSet]) -> tuple[str, ...]:
-    """Returns what could not be looked into in several sets, each sentence once."""
-    return tuple(dict.fromkeys(each for part in parts for each in part.unreadable))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSplits:
-    """A data set ready for training: what to learn from, what to watch, what to report.
-
-    Args:
-        name: What the user called the data.
-        train: Pictures to learn from.
-        val: Pictures to choose checkpoints by.
-        test: Pictures that neither of these may see, or None if the data has none.
-        val_was_cut: Whether `val` was cut out of the training pictures because the data came
-            without a validation split of its own.
-        notes: What the user should be told of the data, those of all its sets.
-        unreadable: What could not be looked into, in all its sets.
-    """
-
-    name: str
-    train: ImageSet
-    val: ImageSet
-    test: ImageSet | None = None
-    val_was_cut: bool = False
-    notes: tuple[str, ...] = ()
-    unreadable: tuple[str, ...] = ()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, the same for all the splits."""
-        return self.train.classes
-
-
-# --- Pictures that are held decoded, as one array.
+def located(ends: np.ndarray, index: int) -> tuple[int, int]:
+    """Returns which part an image is in, and where in it, for parts that end at `ends`."""
+    part = int(np.searchsorted(ends, index, side="right"))
+    return part, index - (int(ends[part - 1]) if part else 0)
 
 
 class ArraySet(ImageSet):
-    """Small pictures in memory.
+    """Small images in memory.
 
     Args:
         images: uint8, shape (N, H, W) for grey or (N, H, W, 3) for RGB.
-        labels: Position of each picture's class in `classes`, shape (N,).
-        source: What messages call the data; a picture is "`source` image 12".
+        labels: Position of each image's class in `classes`, shape (N,).
+        source: What messages call the data; an image is "`source` image 12".
     """
 
     is_decoded = True
@@ -205,11 +149,8 @@ class ArraySet(ImageSet):
         return Image.fromarray(self.images[index]).convert("RGB")
 
 
-# --- Pictures that are files, opened one at a time.
-
-
 class FileSet(ImageSet):
-    """One picture per file; nothing is opened before it is asked for.
+    """One image per file; nothing is opened before it is asked for.
 
     Args:
         paths: The files.
@@ -241,7 +182,121 @@ class FileSet(ImageSet):
         return open_image(self.paths[index])
 
 
-# --- Cutting a share out of a set so that every class is on both sides.
+class RowSet(ImageSet):
+    """Rows of tables and archives, whose labels may be missing or of no class.
+
+    Args:
+        columns: The labels of each part of the rows, and what whole numbers among them stand for
+            where that part says so itself (`cvt.data.labels.numbered`).
+
+    Attributes:
+        bad: Why some rows have no class.
+    """
+
+    def __init__(
+        self,
+        columns: Iterable[tuple[Sequence[Label | BadLabel], Sequence[str] | None]],
+        classes: Classes,
+    ) -> None:
+        self.classes, self.notes = classes.names, classes.notes
+        self.bad: dict[int, BadLabel] = {}
+        numbers = [np.empty(0, np.int64)]
+        for labels, own_names in columns:
+            start = sum(map(len, numbers))
+            some, bad = numbered(labels, classes, own_names)
+            self.bad |= {start + row: why for row, why in bad.items()}
+            numbers.append(some)
+        self.labels = np.concatenate(numbers)
+
+    @abstractmethod
+    def source(self, index: int, name: str) -> ImageSource:
+        """Returns the bytes of a row's image, or its file.
+
+        Raises:
+            BadImage: It has none that can be read.
+        """
+
+    def image(self, index: int) -> Image.Image:
+        name = self.name(index)
+        if index in self.bad:
+            raise BadImage(f"{name} {self.bad[index].why}.")
+        return open_image(self.source(index, name), name=name)
+
+
+def labelled_splits(splits: Mapping[str, RowSet], source: str) -> dict[str, ImageSet]:
+    """Returns the splits that have labels; one for validation or test without any gets a note.
+
+    It is a mistake if no training image has a label, or if all labels of another split are of
+    other classes than those of the training images.
+    """
+    first_split = "train" if "train" in splits else next(iter(splits))
+    kept: dict[str, ImageSet] = {}
+    notes: list[str] = []
+    for split, images in splits.items():
+        if (images.labels >= 0).any():
+            kept[split] = images
+        elif split != first_split and all(each.is_missing for each in images.bad.values()):
+            notes.append(f"The {split} split of {source} has no labels, and is not used.")
+        else:
+            row, first = next(iter(images.bad.items()), (0, None))
+            example = f": {images.name(row)} {first.why}" if first else ""
+            raise UserError(
+                f"Not one image of the {split} split of {source} has a label that can be "
+                f"used{example}; correct the labels."
+            )
+    for images in kept.values():
+        images.notes = (*images.notes, *notes)
+    return kept
+
+
+def check_labels(images: ImageSet) -> None:
+    """Makes sure that all labels are positions of classes, or -1; an error names the image."""
+    outside = np.flatnonzero((images.labels < -1) | (images.labels >= len(images.classes)))
+    if len(outside):
+        index = int(outside[0])
+        raise UserError(
+            f"{images.name(index)} has the label {images.labels[index]}, expected 0 to "
+            f"{len(images.classes) - 1} for {len(images.classes)} classes; correct it."
+        )
+
+
+def notes_of(parts: Iterable[ImageSet]) -> tuple[str, ...]:
+    """Returns what there is to be told of several sets, each sentence once."""
+    return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+
+
+def unreadable_of(parts: Iterable[ImageSet]) -> tuple[str, ...]:
+    """Returns what could not be looked into in several sets, each sentence once."""
+    return tuple(dict.fromkeys(each for part in parts for each in part.unreadable))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSplits:
+    """A data set ready for training: what to learn from, what to watch, what to report.
+
+    Args:
+        name: What the user called the data.
+        train: Images to learn from.
+        val: Images to choose checkpoints by.
+        test: Images that neither of these may see, or None if the data has none.
+        val_was_cut: Whether `val` was cut out of the training images because the data came
+            without a validation split of its own.
+        notes: What the user should be told of the data, those of all its sets.
+        unreadable: What could not be looked into, in all its sets.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet | None = None
+    val_was_cut: bool = False
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, the same for all the splits."""
+        return self.train.classes
 
 
 def stratified_split(
@@ -249,16 +304,13 @@ def stratified_split(
 ) -> tuple[ImageSet, ImageSet]:
     """Returns (what remains, what was cut out), both in the order of `images`.
 
-    From a class of n pictures, `round(fraction * n)` are cut out, but at least one and never all:
+    From a class of n images, `round(fraction * n)` are cut out, but at least one and never all:
     scikit-learn's split, which balances whole sets, can leave a small class out of one side.
 
     Args:
         fraction: Share of each class to cut out, in (0, 1).
         seed: What is drawn depends on this and the labels alone.
         name: What a message calls the data.
-
-    Raises:
-        UserError: The fraction is out of range, or a class has fewer than two pictures.
     """
     if not 0 < fraction < 1:
         raise UserError(
@@ -276,3 +328,74 @@ def stratified_split(
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         is_cut[random.choice(members, count, replace=False)] = True
     return images.subset(np.flatnonzero(~is_cut)), images.subset(np.flatnonzero(is_cut))
+
+
+# Of 32 pixels, decoding takes longer than everything else that is done to an image; of 224,
+# a third of the time, and there would be no room for many of them.
+_LARGEST_SIDE = 64
+_MOST_REMEMBERED = 2 << 30
+_LOOKED_AT = 8
+
+
+def remembered(images: ImageSet) -> ImageSet:
+    """Returns the set with its images kept once decoded, if they are few and small enough.
+
+    That is: the first of them that can be read has sides of at most 64 pixels, and all of them at
+    its size take no more than 2 GiB.
+    """
+    if images.is_decoded:
+        return images
+    for index in range(min(len(images), _LOOKED_AT)):
+        try:
+            width, height = images.image(index).size
+        except BadImage:
+            continue
+        fits = max(width, height) <= _LARGEST_SIDE and len(images) * width * height * 3
+        return Remembered(images, (width, height)) if 0 < fits <= _MOST_REMEMBERED else images
+    return images
+
+
+class Remembered(ImageSet):
+    """A set whose images of one size are decoded only the first time that they are asked for.
+
+    Loading processes, which are new in every epoch, share the memory with the one that forked
+    them; it is taken page by page, as images come in. A process that was not forked starts with
+    a memory of its own.
+
+    Args:
+        images: The set itself.
+        size: Width and height of the images that are kept.
+    """
+
+    def __init__(self, images: ImageSet, size: tuple[int, int]) -> None:
+        self.images = images
+        self.size = size
+        self.labels = images.labels
+        self.classes = images.classes
+        self.notes, self.unreadable = images.notes, images.unreadable
+        self._take_memory()
+
+    def _take_memory(self) -> None:
+        shape = (len(self.images), self.size[1], self.size[0], 3)
+        memory = np.frombuffer(mmap.mmap(-1, shape[0] * (1 + int(np.prod(shape[1:])))), np.uint8)
+        self.is_known = memory[: shape[0]]
+        self.pixels = memory[shape[0] :].reshape(shape)
+
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
+    def image(self, index: int) -> Image.Image:
+        if self.is_known[index]:
+            return Image.fromarray(self.pixels[index])
+        image = self.images.image(index)
+        if image.size == self.size:
+            self.pixels[index] = np.asarray(image)
+            self.is_known[index] = 1
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "is_known": None, "pixels": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._take_memory()

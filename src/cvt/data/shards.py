@@ -2,16 +2,16 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from cvt.data.image import BadImage, open_image
+from cvt.data.formats import SUFFIXES
+from cvt.data.image import MAX_BYTES, BadImage, ImageSource
 from cvt.data.labels import (
     BadLabel,
     Classes,
@@ -19,20 +19,21 @@ from cvt.data.labels import (
     as_label,
     classes_of,
     declared_classes,
-    labelled_splits,
-    numbered,
 )
-from cvt.data.sets import MOST_BYTES, ImageSet
-from cvt.data.sources import SPLIT_OF_NAME, image_suffixes
+from cvt.data.sets import ImageSet, RowSet, labelled_splits
+from cvt.data.sources import SPLIT_OF_NAME
 from cvt.errors import UserError
 from cvt.files import file_inside, read_small
-from cvt.plain import MOST_TEXT, from_plain, read_json, read_json_file
+from cvt.plain import MOST_TEXT, from_others, read_json, read_json_file
 
 # --- Where the files of a tar archive lie, without reading what is in them.
 #
-# The standard library's `tarfile` is not used for it: up to Python 3.11.13, 3.12.11 and 3.13.5 a
-# negative size sends it round in circles (CVE-2025-8194), and it takes 22 seconds more for a
-# million files. Every step here goes forward, whatever the headers say.
+# The standard library's `tarfile` is not used, because strangers' archives are beyond its bounds:
+# up to Python 3.11.9 and 3.12.5, 40 kB of digits in a pax header take it 8 seconds, and twice as
+# many four times as long; up to 3.11.13, 3.12.11 and 3.13.5 a negative size sends it round in
+# circles (CVE-2025-8194). In all versions one global header and 200 members, 750 kB together, take
+# it 390 MB, and it ends without a word at a damaged header.
+# Every step here goes forward, whatever the headers say.
 
 MOST_NAME = 4096
 """Bytes of a file's name that are read, as many as a path may have; longer ones are cut there."""
@@ -244,9 +245,8 @@ def _read_samples(archive: BinaryIO, path: Path, label_key: str) -> Shard:
             raise UserError(
                 f"{path} {damage}, expected an uncompressed tar archive; fetch it again."
             ) from None
-    suffixes = image_suffixes()
     for key, files in samples:
-        image = _image(files, suffixes)
+        image = _image(files)
         label = _usable(files, image) or _label(archive, files, label_key)
         shard.add(key, label, (image.start, image.size) if image else (0, 0))
     if damage:
@@ -269,8 +269,8 @@ def _usable(files: dict[str, Member], image: Member | None) -> BadLabel | None:
         return BadLabel(f"has {_held(files)} but no image")
     if not image.is_file:
         return BadLabel("has a link in place of an image, expected the file itself")
-    if image.size > MOST_BYTES:
-        return BadLabel(f"is an image of {image.size:,} bytes, expected at most {MOST_BYTES:,}")
+    if image.size > MAX_BYTES:
+        return BadLabel(f"is an image of {image.size:,} bytes, expected at most {MAX_BYTES:,}")
     return None
 
 
@@ -280,9 +280,9 @@ def _held(files: dict[str, Member]) -> str:
     return f"the files {held}" + (f" and {len(files) - 5} others" if len(files) > 5 else "")
 
 
-def _image(files: dict[str, Member], suffixes: Sequence[str] | frozenset[str]) -> Member | None:
+def _image(files: dict[str, Member]) -> Member | None:
     for extension in (*_FIRST_CHOICES, *files):
-        if extension in files and f".{extension}" in suffixes:
+        if extension in files and f".{extension}" in SUFFIXES:
             return files[extension]
     return None
 
@@ -314,35 +314,19 @@ def _label(archive: BinaryIO, files: dict[str, Member], key: str) -> Label | Bad
 # --- Images in webdataset shards, read one at a time from wherever they lie.
 
 
-class ShardSet(ImageSet):
+class ShardSet(RowSet):
     """The samples of several shards, one shard after the other.
 
     Being able to go to any sample, it is shuffled over all shards and stopped and gone on with
     like files in folders. A file is open for one read only: a thousand shards times many loading
     processes would be more open files than a system allows.
-
-    Args:
-        shards: The shards as read.
-        labels: Position of each sample's class in `classes`, -1 for a bad one, shape (N,).
-        bad: Why some samples have none.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        labels: np.ndarray,
-        bad: Mapping[int, BadLabel],
-        classes: Classes,
-    ) -> None:
-        counts = [len(shard.keys) for shard in shards]
-        assert len(labels) == sum(counts)
-        self.labels = labels
-        self.bad = bad
-        self.classes = classes.names
-        self.notes = classes.notes
+    def __init__(self, shards: Sequence[Shard], classes: Classes) -> None:
+        super().__init__([([each for shard in shards for each in shard.labels], None)], classes)
         self.paths = tuple(str(shard.path) for shard in shards)
         # Arrays, because lists of a million members are copied by every forked process.
-        self.shard_of = np.repeat(np.arange(len(shards)), counts)
+        self.shard_of = np.repeat(np.arange(len(shards)), [len(shard.keys) for shard in shards])
         self.places = np.array([place for shard in shards for place in shard.places], np.int64)
         # One text of all keys: an array of texts gives each the room of the longest.
         keys = [key.encode(errors="surrogateescape") for shard in shards for key in shard.keys]
@@ -354,19 +338,17 @@ class ShardSet(ImageSet):
         key = self.keys[start:end].decode(errors="surrogateescape")
         return f"{self.paths[self.shard_of[index]]} sample {key}"
 
-    def image(self, index: int) -> Image.Image:
-        name = self.name(index)
-        if index in self.bad:
-            raise BadImage(f"{name} {self.bad[index].why}.")
+    def source(self, index: int, name: str) -> ImageSource:
         start, size = self.places[index].tolist()
         try:
             with open(self.paths[self.shard_of[index]], "rb", buffering=0) as file:
                 file.seek(start)
-                content = file.read(size)
+                return file.read(size)
         except OSError as error:
             raise BadImage(f"Cannot read {name}: {error.strerror or error}.") from error
-        return open_image(content, name=name)
 
+
+# --- Which shards there are, and which splits they are of.
 
 MOST_SHARDS = 100_000
 """Shards that a pattern may stand for."""
@@ -430,12 +412,8 @@ def shard_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet
     }
     every = [each for some in shards.values() for each in some]
     classes = _classes(folder, info, shards.get("train", every))
-    splits: dict[str, ImageSet] = {}
-    bad: dict[str, dict[int, BadLabel]] = {}
-    for split, some in shards.items():
-        labels, bad[split] = numbered([each for shard in some for each in shard.labels], classes)
-        splits[split] = ShardSet(some, labels, bad[split], classes)
-    splits = labelled_splits(splits, bad, str(path))
+    sets = {split: ShardSet(some, classes) for split, some in shards.items()}
+    splits = labelled_splits(sets, str(path))
     if os.path.isdir(path):
         notes = _unused(path, {file for members in files.values() for file in members})
         for images in splits.values():
@@ -570,21 +548,15 @@ def _read_info(folder: Path) -> _Info:
     for name in (_INFO_FILE, _INFO_FILE.lstrip("_")):
         if os.path.isfile(folder / name):
             what = str(folder / name)
-            known = _known(_Info, read_json_file(folder / name), what)
-            if isinstance(known.get("splits"), dict):
-                known["splits"] = {
-                    split: _known(_SplitInfo, facts, f"{split!r} in splits of {what}")
-                    for split, facts in known["splits"].items()
+            plain = read_json_file(folder / name)
+            if isinstance(plain, dict) and isinstance(plain.get("splits"), dict):
+                splits = {
+                    split: from_others(_SplitInfo, facts, f"{split!r} in splits of {what}")
+                    for split, facts in plain["splits"].items()
                 }
-            return from_plain(_Info, known, what)
+                plain = {**plain, "splits": splits}
+            return from_others(_Info, plain, what)
     return _Info()
-
-
-def _known(cls: Any, plain: Any, what: str) -> dict[str, Any]:
-    """Returns the keys that a dataclass knows; these files hold many others."""
-    if not isinstance(plain, dict):
-        raise UserError(f"Got {what} without keys, expected timm's description of a data set.")
-    return {each.name: plain[each.name] for each in fields(cls) if each.name in plain}
 
 
 def _classes(folder: Path, info: _Info, train: Sequence[Shard]) -> Classes:

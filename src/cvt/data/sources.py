@@ -2,7 +2,6 @@
 
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from cvt.data.formats import SUFFIXES
+from cvt.data.labels import class_positions, composed
 from cvt.data.sets import ArraySet, FileSet, ImageSet, stratified_split
 from cvt.data.walk import LOOSE, LeftOut, files_in, images_below, is_hidden
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, did_you_mean, first_line
 from cvt.files import file_inside
 
 SPLIT_OF_NAME = {
@@ -74,27 +73,6 @@ def folder_splits(root: Path, *, for_training: bool = True) -> dict[str, ImageSe
     splits = {split: members for split, members in splits.items() if members}
     classes = _number(splits, for_training)
     return _read(found, splits, classes, for_training)
-
-
-def image_suffixes() -> frozenset[str]:
-    """Returns the suffixes of images, in lower case and with the dot."""
-    return SUFFIXES
-
-
-def class_positions(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
-    """Returns for each name its position in `known`, or None.
-
-    Names are the same whatever Unicode form they are in. One that is not there as it is may differ
-    in case, if that leaves no choice: no two known names and no two of `names` may be meant.
-    """
-    exact, folded = _index(known, _composed), _index(known, _folded)
-    found = [exact.get(_composed(name)) for name in names]
-    taken = set(found)
-    for place, name in enumerate(names):
-        if found[place] is None and (near := folded.get(_folded(name))) not in taken:
-            found[place] = near
-            taken.add(near)
-    return found
 
 
 @dataclass(frozen=True)
@@ -187,7 +165,7 @@ def _class_folders(folder: Path, found: _Found) -> list[_ClassFolder]:
     """
     members: dict[str, _ClassFolder] = {}
     for path in _folders(folder):
-        name = _composed(path.name)
+        name = composed(path.name)
         if not _is_text(name):
             raise UserError(
                 f"The name of the class folder {path} is not in UTF-8, expected text; rename it."
@@ -334,22 +312,6 @@ def _listed(folders: Iterable[Path]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _index(names: Sequence[str], form: Callable[[str], str]) -> dict[str, int | None]:
-    """Returns the positions of names by their form; None for one that several have."""
-    positions: dict[str, int | None] = {}
-    for position, name in enumerate(names):
-        positions[form(name)] = None if form(name) in positions else position
-    return positions
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", _composed(name).casefold())
-
-
 def _is_text(name: str) -> bool:
     return not any("\ud800" <= each <= "\udfff" for each in name)
 
@@ -416,7 +378,7 @@ def torchvision_splits(name: str, data_dir: Path | None, *, download: bool) -> d
 
 
 def _not_there(name: str, data_dir: Path, download: bool, error: Exception) -> UserError:
-    reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
+    reason = first_line(error)
     if name == "torch/imagenet":
         return UserError(
             f"Cannot read {name} in {data_dir} ({reason}); put the archives from image-net.org "

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from cvt.data import ImageSet, Selection, select
+from cvt.data.labels import class_positions
 from cvt.data.sets import check_labels
-from cvt.data.sources import class_positions
-from cvt.data.streams import StreamSet
 from cvt.errors import UserError
 from cvt.evaluation.answers import (
     Pace,
@@ -55,9 +54,7 @@ def matched_labels(
 
 
 def _occurring(data: ImageSet) -> list[int]:
-    """Returns the classes that the data has pictures of, as far as that is known beforehand."""
-    if isinstance(data, StreamSet):
-        return list(range(len(data.classes)))
+    """Returns the classes that the data has images of."""
     check_labels(data)
     return [int(label) for label in np.unique(data.labels) if label >= 0]
 

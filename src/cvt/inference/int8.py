@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cvt.data.image import BadImage, find_images, open_image
+from cvt.data.image import BadImage, open_image
 from cvt.data.load import load_split
 from cvt.data.loader import Batch
 from cvt.data.transforms import eval_transform
+from cvt.data.walk import find_images
 from cvt.errors import UserError
 from cvt.evaluation.answers import preprocessing_of
 from cvt.files import expanded

@@ -13,9 +13,10 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from cvt.data.image import BadImage, find_images, open_image
+from cvt.data.image import BadImage, open_image
 from cvt.data.sources import digit_splits
 from cvt.data.transforms import eval_transform
+from cvt.data.walk import find_images
 from cvt.errors import UserError, did_you_mean
 from cvt.files import atomic_files, expanded
 from cvt.inference.agreement import ENOUGH, LOW, agreement

@@ -20,16 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageFile, PngImagePlugin
 
+from cvt.data import SUFFIXES, BadImage, find_images, open_image, opened
 from cvt.data import image as image_module
-from cvt.data.formats import FORMATS, MAX_SCANS, SUFFIXES, format_of, looks_like_image
-from cvt.data.image import (
-    MAX_PIXELS,
-    MOST_BYTES_PER_PIXEL,
-    BadImage,
-    find_images,
-    open_image,
-    opened,
-)
+from cvt.data.formats import FORMATS, MAX_SCANS, format_of, looks_like_image
+from cvt.data.image import MAX_PIXELS, MOST_BYTES_PER_PIXEL
 
 MODES = [
     "1",

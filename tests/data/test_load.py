@@ -1,12 +1,20 @@
-"""What a name stands for, and which split is evaluated."""
+"""What a name stands for, and which split is evaluated; the real images beside the checkout."""
 
 import numpy as np
 import pytest
 
-from cvt.data.load import load_data, load_split, select
-from cvt.data.sets import ArraySet, check_labels
+from cvt.data import (
+    ArraySet,
+    check_labels,
+    eval_transform,
+    load_data,
+    load_split,
+    make_loader,
+    open_image,
+    select,
+)
 from cvt.errors import UserError
-from cvt.weights.record import RunData
+from cvt.weights.record import Preprocessing, RunData
 
 
 def test_digits():
@@ -107,6 +115,11 @@ def test_a_near_miss_of_a_name():
         load_data("digit")
 
 
+def test_nothing_is_streamed_from_the_hub():
+    with pytest.raises(UserError, match=r"Got hfids/a/b, .*write hfds/a/b .* or .* wds/PATH"):
+        load_data("hfids/a/b")
+
+
 def test_a_file_that_is_no_data(tmp_path):
     path = tmp_path / "a.zip"
     path.touch()
@@ -121,3 +134,27 @@ def test_a_path_that_cannot_be_is_one_sentence(name, tmp_path):
             read(name)
         with pytest.raises(UserError, match="There is no data at"):
             read("pets", data_dir=name)
+
+
+@pytest.mark.data
+def test_cifar10(shared_data):
+    pytest.importorskip("pyarrow")
+    data = load_data(str(shared_data / "cifar10"))
+    assert data.classes[:3] == ("airplane", "automobile", "bird")
+    assert (len(data.train), len(data.val), len(data.test)) == (45_000, 5_000, 10_000)
+    assert data.val_was_cut
+    assert set(np.bincount(data.val.labels)) == {500}
+    transform = eval_transform(Preprocessing(input_size=(3, 32, 32), crop_pct=1.0))
+    batch = next(iter(make_loader(data.test, transform, batch_size=64, shuffle=False)))
+    assert batch.images.shape == (64, 3, 32, 32)
+    assert not batch.bad
+
+
+@pytest.mark.data
+def test_photos(shared_data):
+    photos = sorted((shared_data / "photos").glob("*.JPEG"))
+    transform = eval_transform(Preprocessing())
+    for photo in photos[:10]:
+        image = open_image(photo)
+        assert image.mode == "RGB"
+        assert transform(image).shape == (3, 224, 224)
