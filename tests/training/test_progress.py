@@ -1,5 +1,7 @@
 import pytest
 
+from cvt.errors import UserError
+from cvt.plain import from_plain, to_plain
 from cvt.training.run_folder import Progress
 
 
@@ -21,8 +23,10 @@ def test_plain_data_and_back():
     progress.finish_epoch(val_loss=0.5, val_top1=90.0, lr=0.1, memory_mb=64.0)
     progress.count(1.0, 10, 3.0, waited=0.25)
     progress.note_bad(("a.png is empty",))
-    assert Progress.from_dict(progress.to_dict()) == progress
-    assert progress.to_dict()["wait_seconds"] == 0.25
+    plain = to_plain(progress)
+    assert from_plain(Progress, plain, "it") == progress
+    with pytest.raises(UserError, match="1 epochs of a run that do not go together"):
+        from_plain(Progress, {**plain, "epoch": 2}, "it")
 
 
 def test_the_best_epoch_is_the_most_accurate_and_then_the_surest():
