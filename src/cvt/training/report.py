@@ -7,7 +7,7 @@ from shlex import quote
 from typing import Annotated, Any
 
 from cvt.errors import UserError, shown
-from cvt.figures import picture, words
+from cvt.figures import drawing, words
 from cvt.files import atomic_write
 from cvt.plain import Range, from_plain, json_text, read_json_file
 from cvt.training.run_folder import (
@@ -149,7 +149,7 @@ def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
         "marker": "." if len(history) < _MARKED_UP_TO else "",
         "linewidth": 1.6,
     }
-    with picture(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
+    with drawing(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
         _draw_run(figure, history, epochs, style)
         figure.suptitle(words(title, 120), fontsize=11)
 
@@ -188,7 +188,7 @@ def save_comparison(
         UserError: The file cannot be written.
     """
     count = max(len(panels), 1)
-    with picture(path, dpi=120, figsize=(9, 4.2 * count), layout="constrained") as figure:
+    with drawing(path, dpi=120, figsize=(9, 4.2 * count), layout="constrained") as figure:
         for axes, (data, runs) in zip(
             figure.subplots(count, squeeze=False)[:, 0], panels.items(), strict=False
         ):
