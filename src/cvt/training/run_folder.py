@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count
@@ -46,11 +46,10 @@ class EpochRow:
     data_wait: _Figure = math.nan
     memory_mb: _Figure = math.nan
 
-    def is_better_than(self, other: "EpochRow | None") -> bool:
-        """Whether this epoch's weights are to be kept: higher top-1, or as high with less loss."""
-        if other is None:
-            return True
-        return (self.val_top1, -self.val_loss) > (other.val_top1, -other.val_loss)
+
+def best_epoch(history: Sequence[EpochRow]) -> EpochRow:
+    """Returns the epoch whose weights are kept: highest top-1, then least loss, then the first."""
+    return max(history, key=lambda row: (row.val_top1, -row.val_loss))
 
 
 @dataclass(kw_only=True)
@@ -114,8 +113,7 @@ class Progress:
             memory_mb=memory_mb,
         )
         self.history.append(row)
-        if row.is_better_than(self.best):
-            self.best = row
+        self.best = row if self.best is None else best_epoch([self.best, row])
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum, self.num_images = 0.0, 0
         self.seconds, self.wait_seconds = 0.0, 0.0
