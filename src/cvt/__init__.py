@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from cvt.errors import UserError
     from cvt.evaluation import Evaluation
     from cvt.explanation.attention import AttentionMap, attention_maps
-    from cvt.inference.api import deploy as deploy
+    from cvt.inference import deploy
+    from cvt.inference.export import export
     from cvt.parts.backbone import Backbone
     from cvt.parts.spec import BackboneSpec, StageSpec
     from cvt.prediction import Prediction, Predictor
@@ -39,8 +40,9 @@ _HOMES = {
     "attention_maps": "cvt.explanation.attention",
     "convert": "cvt.weights.convert",
     "create_model": "cvt.zoo.create",
-    "deploy": "cvt.inference.api",
+    "deploy": "cvt.inference",
     "describe": "cvt.zoo.describe",
+    "export": "cvt.inference.export",
     "list_models": "cvt.zoo.create",
     "load": "cvt.zoo.create",
     "save_pretrained": "cvt.weights.timm_folder",
@@ -61,6 +63,7 @@ __all__ = [
     "create_model",
     "deploy",
     "describe",
+    "export",
     "list_models",
     "load",
     "save_pretrained",

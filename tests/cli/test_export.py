@@ -7,7 +7,6 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 import cvt
 from cvt.cli import main
-from cvt.inference.export.export import read_metadata
-from cvt.inference.export.formats import FORMATS
+from cvt.inference.export import FORMATS, Exported, Metadata, choose_sizes, read_metadata
+from exports import stub_format
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos"
 FILES = {"program": "a.pt2", "onnx": "a.onnx", "openvino": "a.xml"}
@@ -80,7 +79,7 @@ def test_the_program_that_is_printed_runs_as_it_stands(exported, format, checkpo
 
 @pytest.mark.parametrize("format", FILES)
 def test_a_size_that_is_fixed_is_fixed(exported, format):
-    run = FORMATS[format].module.load(exported(format)[1], torch.device("cpu"))
+    run = FORMATS[format].load(exported(format)[1], torch.device("cpu"))
     assert run(torch.zeros(4, 3, 32, 32)).shape == (4, 6)
     errors = {"program": AssertionError, "onnx": InvalidArgument, "openvino": RuntimeError}
     with pytest.raises(errors[format]):
@@ -97,7 +96,7 @@ def test_the_record_travels_along(exported, format, checkpoint):
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.exists(), reason="needs the images beside the checkout")
-def test_int8_on_real_pictures_and_the_program_it_prints(run, tmp_path):
+def test_int8_on_real_images_and_the_program_it_prints(run, tmp_path):
     path = tmp_path / "a.xml"
     code, out, _ = run("export", "demo", path, "--dtype", "int8", "--calibration", PHOTOS)
     assert code == 0
@@ -108,23 +107,33 @@ def test_int8_on_real_pictures_and_the_program_it_prints(run, tmp_path):
     assert float(row[5]) > 97
     script = tmp_path / "use.py"
     script.write_text(out.partition("without cvt:\n\n")[2])
-    picture = sorted(PHOTOS.glob("*.JPEG"))[0]
+    image = sorted(PHOTOS.glob("*.JPEG"))[0]
     done = subprocess.run(
-        [sys.executable, script, picture], capture_output=True, text=True, check=True
+        [sys.executable, script, image], capture_output=True, text=True, check=True
     )
-    (expected,) = cvt.Predictor("demo")(picture, top_k=1)
+    (expected,) = cvt.Predictor("demo")(image, top_k=1)
     assert done.stdout.split()[1] == expected.labels[0].name
 
 
 def test_int8_that_answers_otherwise_is_told_on_stderr(run, checkpoint, photos, monkeypatch):
-    class Low:
-        def __call__(self, *_, **options):
-            assert options["calibration"] == str(photos)
-            warnings.warn("In int8 the network does not quite", stacklevel=1)
-            return SimpleNamespace(bad_images=(), checks=(), caution="In int8 the network is off.")
+    def export(model, path, **options):
+        assert options["calibration"] == str(photos)
+        warnings.warn("In int8 the network does not quite", stacklevel=1)
+        network = cvt.load(model)
+        sizes = choose_sizes(network.spec, (32, 32), None, ("batch",))
+        return Exported(
+            path=path,
+            format="openvino",
+            num_bytes=0,
+            metadata=Metadata(network.record, sizes, "int8"),
+            checks=(),
+            limit=1.0,
+            bad_images=(),
+            caution="In int8 the network is off.",
+            snippet="",
+        )
 
-    monkeypatch.setattr("cvt.inference.export.export.export", Low())
-    monkeypatch.setattr("cvt.cli.export._print", lambda _: None)
+    monkeypatch.setattr(cvt, "export", export)
     code, _, err = run("export", checkpoint, photos / "a.xml", "--calibration", photos)
     assert (code, err) == (0, "cvt: In int8 the network is off.\n")
 
@@ -145,14 +154,9 @@ def test_fresh_weights_have_to_be_asked_for(run, tmp_path):
     compile(said["snippet"], "use.py", "exec")
 
 
-def test_pictures_that_cannot_be_read_are_named(run, checkpoint, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("cvt.inference.export.export.trace", lambda *_: None)
-    monkeypatch.setattr(
-        "cvt.inference.export.format_program.write", lambda _, path, *rest: path.touch()
-    )
-    model = cvt.load(checkpoint)
-    monkeypatch.setattr("cvt.inference.export.format_program.load", lambda *_: model)
-    (photos / "broken.png").write_text("no picture")
+def test_images_that_cannot_be_read_are_named(run, checkpoint, photos, tmp_path, monkeypatch):
+    stub_format(monkeypatch, "program", cvt.load(checkpoint))
+    (photos / "broken.png").write_text("no image")
     code, out, err = run("export", checkpoint, tmp_path / "a.pt2", "--images", photos)
     assert code == 1
     assert "1 of 5 images skipped" in err
@@ -176,7 +180,7 @@ def test_a_file_that_would_lie_beside_is_not_written_over(run, checkpoint, tmp_p
         (["demo", "a.onnx", "--dynamic", "batch,hight"], "Did you mean 'height'"),
         (["demo", "a.onnx", "--dynamic", ","], "expected batch, batch,height,width or none"),
         (["demo", "a.onnx", "--dynamic", "batch", "--batch-size", "2"], "and a free batch"),
-        (["demo", "a.xml", "--dtype", "bfloat16"], "expected float32 or float16 or int8"),
+        (["demo", "a.xml", "--dtype", "bfloat16"], "expected float32 or fp16 or int8"),
         (["demo", "a.xml", "--dtype", "int8"], "int8 without calibration images"),
         (["demo", "a.xml", "--calibration", "photos"], "with int8 alone"),
         (["no_such_model", "a.onnx", "--untrained"], "Unknown model"),

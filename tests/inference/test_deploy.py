@@ -1,7 +1,6 @@
 """The front door: the same call and outputs, for every kind of network, and what it refuses."""
 
 import copy
-import inspect
 import pickle
 
 import pytest
@@ -14,8 +13,9 @@ from torch import nn
 import cvt
 import networks
 from cvt.errors import UserError
+from cvt.inference import PASSES
 from cvt.inference.forms import inference_copy
-from cvt.inference.passes import PASSES, chosen_passes
+from processors import pretend_cpu
 from randomise import randomise
 
 
@@ -181,17 +181,18 @@ def test_images_of_another_type_are_converted_and_so_is_the_answer():
     images = networks.image("cvt_nano_32")
     with torch.no_grad():
         expected = model.eval()(images)
-    assert_same(cvt.deploy(model, dtype="float64")(images), expected)
+    for name in ("float64", "double", torch.float64):
+        assert_same(cvt.deploy(model, dtype=name)(images), expected)
     with pytest.raises(UserError, match="normalise"):
         cvt.deploy(model)(images.byte())
 
 
 def test_half_precision_is_rounded_once(monkeypatch):
     """The passes work in float32: a folded weight is as near as bfloat16 can be."""
-    monkeypatch.setattr("cvt.inference.rewrite.cpu_computes", lambda dtype: True)
+    pretend_cpu(monkeypatch, "avx512_bf16")
     model = networks.small("cvt_nano_32")
     exact = cvt.deploy(model, without=["pack"])
-    rounded = cvt.deploy(model, dtype="bfloat16", without=["pack"])
+    rounded = cvt.deploy(model, dtype="bf16", without=["pack"])
     for (name, one), (_, other) in zip(
         exact.named_parameters(), rounded.named_parameters(), strict=True
     ):
@@ -238,9 +239,9 @@ def test_what_there_is_not_is_refused(wrong, sentence):
         cvt.deploy(networks.small("cvt_nano_32"), **wrong)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
+@pytest.mark.parametrize("dtype", ["bf16", "bfloat16", torch.float16])
 def test_a_type_that_the_cpu_only_imitates_is_refused(monkeypatch, dtype):
-    monkeypatch.setattr("cvt.inference.rewrite.cpu_computes", lambda dtype: False)
+    pretend_cpu(monkeypatch, "avx512_f")
     with pytest.raises(UserError, match="this CPU has no instructions"):
         cvt.deploy(networks.small("cvt_nano_32"), dtype=dtype)
 
@@ -250,15 +251,41 @@ def test_a_model_with_nothing_to_rewrite_is_refused():
         cvt.deploy(nn.Linear(2, 2))
 
 
-def test_the_room_and_its_front_door_share_a_name():
-    assert cvt.inference.passes.chosen_passes is chosen_passes
-    assert cvt.inference.deploy.__module__ == "cvt.inference.api"
-    assert inspect.signature(cvt.deploy) == inspect.signature(cvt.inference.deploy)
-
-
 def test_a_block_of_another_make_is_left_alone():
     """What is built from our blocks with another mixer or MLP runs as it is."""
     model = networks.small("cvt_nano_32")
     model.stages[0].blocks[0].mlp = nn.Sequential(nn.Linear(32, 32))
     whole = nn.Sequential(model.stages[0].blocks[0])
     assert type(inference_copy(whole)[0]) is type(model.stages[0].blocks[0])
+
+
+# --- `torch.compile` takes deployed networks whole, unless their weights are packed.
+
+
+@torch.no_grad()
+def check_compiled(sizes, cls_token):
+    """One graph, equal outputs; a second size makes torch compile for all sizes."""
+    stage = cvt.StageSpec(embed_dim=12, depth=2, num_heads=2, cls_token=cls_token)
+    pool = "token" if cls_token else "avg"
+    spec = cvt.BackboneSpec(stages=(stage,), num_classes=5, global_pool=pool)
+    model = randomise(cvt.Backbone(spec)).eval()
+    deployed = cvt.deploy(model, without=["pack"])
+    torch.compiler.reset()
+    compiled = torch.compile(deployed, fullgraph=True, backend="aot_eager")
+    for size in sizes:
+        images = torch.randn(3, 3, *size)
+        expected = model(images)
+        worst = (compiled(images) - expected).abs().max() / expected.abs().max().clamp(min=1)
+        assert worst <= 1e-5
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_a_deployed_network_is_one_graph(cls_token):
+    check_compiled([(9, 12)], cls_token)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_a_deployed_network_is_one_graph_at_any_size(cls_token):
+    check_compiled([(9, 12), (14, 11), (20, 9)], cls_token)

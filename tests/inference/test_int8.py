@@ -1,5 +1,6 @@
 """Int8: real agreement with trained weights, what is calibrated on, and what is refused."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 import cvt
 from cvt.data import Batch, eval_transform, load_split, make_eval_loader
 from cvt.errors import UserError
-from cvt.inference.int8 import Calibration, calibration_images
+from cvt.inference import Calibration, agreement, calibration_images
 from randomise import randomise
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
@@ -22,7 +23,7 @@ def demo():
 
 
 def digits(demo, count):
-    """Scans of digits: pictures that come along, though the demo model knows other things."""
+    """Scans of digits: images that come along, though the demo model knows other things."""
     return calibration_images(demo, Calibration("digits", num_images=count))
 
 
@@ -86,18 +87,18 @@ def test_what_cannot_be_calibrated_on_is_refused(demo, wrong, sentence):
         calibration_images(demo, wrong)
 
 
-def test_unreadable_pictures_are_passed_over(demo, photos, tmp_path):
-    (photos / "a.jpg").write_bytes(b"not a picture")
+def test_unreadable_images_are_passed_over(demo, photos, tmp_path):
+    (photos / "a.jpg").write_bytes(b"not an image")
     assert len(calibration_images(demo, photos)) == 3
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"")
-    with pytest.raises(UserError, match="None of the pictures of"):
+    with pytest.raises(UserError, match="None of the images of"):
         calibration_images(demo, tmp_path / "bad")
     with pytest.raises(UserError, match="num_images 0"):
         Calibration(photos, num_images=0)
 
 
-def test_a_model_that_says_nothing_gets_no_pictures(photos):
+def test_a_model_that_says_nothing_gets_no_images(photos):
     with pytest.raises(UserError, match="does not say how to prepare"):
         calibration_images(torch.nn.Linear(1, 1), photos)
 
@@ -119,7 +120,7 @@ def test_openvino_in_int8_agrees_with_float32():
     # It is in int8 at all, and as good as 7 bits can be.
     assert 1e-3 < found.relative_mean < 0.1
     assert "int8 and" in repr(deployed)
-    again = cvt.inference.agreement(model, deployed, images)
+    again = agreement(model, deployed, images)
     assert again.relative_mean == pytest.approx(found.relative_mean, rel=0.1)
     kinds = [each.get_type_name() for each in deployed.graphs[0].model.get_ops()]
     assert kinds.count("FakeQuantize") >= 2 * 4
@@ -133,9 +134,8 @@ def test_openvino_in_int8_agrees_with_float32():
 
 @pytest.mark.parametrize("package", ["nncf", "openvino"])
 def test_without_the_packages_the_extras_are_named(demo, monkeypatch, package):
-    monkeypatch.setattr(
-        "cvt.inference.openvino.find_spec", lambda name: None if name == package else name
-    )
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"needs {package}.*pip install 'cvt\[.*openvino"):
         cvt.deploy(demo, dtype="int8", engine="openvino", calibration=torch.zeros(1, 3, 32, 32))
 
@@ -163,7 +163,7 @@ def test_torch_in_int8_agrees_with_float32(demo):
 
 
 def test_without_torchao_the_extra_is_named(demo, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(UserError, match=r"pip install 'cvt\[torchao\]'"):
         cvt.deploy(demo, dtype="int8")
 
@@ -179,7 +179,7 @@ def test_openvino_in_int8_keeps_99_answers_in_100_on_real_images(demo):
     test = load_split(str(CIFAR10), "test")
     some = test.subset(np.linspace(0, len(test) - 1, 2000).astype(int))
     loader = make_eval_loader(some, eval_transform(demo.record.preprocessing), batch_size=100)
-    found = cvt.inference.agreement(demo, deployed, [batch.images for batch in loader])
+    found = agreement(demo, deployed, [batch.images for batch in loader])
     assert found.num_images == 2000
     assert found.top1 >= 99.0
     assert found.relative_mean < 0.02

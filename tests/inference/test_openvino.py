@@ -5,15 +5,17 @@ import pickle
 import subprocess
 import sys
 import threading
-from unittest.mock import Mock
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.export import Dim
 
 import cvt
 import networks
 from cvt.errors import UserError
-from cvt.inference.openvino import Graph, _precision
+from cvt.inference.openvino import Graph, converted, core
+from processors import pretend_cpu
 from randomise import randomise
 
 pytest.importorskip("openvino")
@@ -165,7 +167,7 @@ def test_which_graph_takes_the_place_of_which(bounds, covered):
         ({"device": "cuda"}, "runs on the CPU"),
         (
             {"dtype": "float64"},
-            "float64 with engine 'openvino', expected float32, bfloat16 or int8",
+            "float64 with engine 'openvino', expected float32, bf16 or int8",
         ),
         ({"dtype": "flot32"}, "Did you mean 'float32'"),
         ({"calibration": images(1)}, "with int8 alone"),
@@ -176,30 +178,27 @@ def test_what_there_is_not_is_refused(model, wrong, sentence):
         cvt.deploy(model, engine="openvino", **wrong)
 
 
-def test_bfloat16_needs_the_instructions(model, monkeypatch):
-    monkeypatch.setattr("cvt.inference.rewrite.cpu_computes", lambda dtype: False)
+def test_bf16_needs_the_instructions(model, monkeypatch):
+    pretend_cpu(monkeypatch, "avx512_f")
     for kind in (model, copy.deepcopy(model).bfloat16()):
         with pytest.raises(UserError, match="this CPU has no instructions"):
-            cvt.deploy(kind, dtype="bfloat16", engine="openvino")
+            cvt.deploy(kind, dtype="bf16", engine="openvino")
 
 
 def test_the_precision_is_asked_for_by_name(model, deployed, monkeypatch):
     """Left alone, OpenVINO takes bfloat16 where the CPU has it."""
-    monkeypatch.setattr("cvt.inference.rewrite.cpu_computes", lambda dtype: True)
-    asked = Mock()
-    monkeypatch.setattr("cvt.inference.openvino.core", lambda: asked)
-    deployed._compile(None)
-    (_, device, settings), _ = asked.compile_model.call_args
-    assert device == "CPU"
-    assert settings["INFERENCE_PRECISION_HINT"] == "f32"
-    assert settings["INFERENCE_NUM_THREADS"] == torch.get_num_threads()
-    assert _precision(model, "bfloat16", None) == "bf16"
-    assert _precision(copy.deepcopy(model).bfloat16(), None, None) == "bf16"
-    assert _precision(model, "float32", "cpu") == "f32"
+    pretend_cpu(monkeypatch, "avx512_bf16")
+    deployed(images(1))
+    program = deployed._programs[1, 3, 32, 32]
+    assert program.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+    assert program.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+    assert cvt.deploy(model, dtype="bf16", engine="openvino").precision == "bf16"
+    in_bf16 = copy.deepcopy(model).bfloat16()
+    assert cvt.deploy(in_bf16, engine="openvino").precision == "bf16"
 
 
 def test_without_the_package_the_extra_is_named(model, monkeypatch):
-    monkeypatch.setattr("cvt.inference.openvino.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match=r"pip install 'cvt\[openvino\]'"):
         cvt.deploy(model, engine="openvino")
 
@@ -244,3 +243,30 @@ del second
 signal.signal(signal.SIGINT, lambda *_: print("pressed"))
 os.kill(os.getpid(), signal.SIGINT)
 """
+
+
+class Table(torch.nn.Module):
+    """A map of 8x6, on the grid of whatever comes in."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("table", torch.randn(1, 4, 8, 6, generator=generator))
+
+    def forward(self, fmap):
+        return fmap + F.interpolate(self.table, fmap.shape[2:], mode="bicubic", antialias=True)
+
+
+@pytest.fixture(scope="module")
+def compiled_table():
+    free = {2: Dim("height", min=2), 3: Dim("width", min=2)}
+    example = torch.zeros(1, 4, 8, 9)
+    program = torch.export.export(Table(), (example,), dynamic_shapes=(free,), strict=False)
+    return core().compile_model(converted(program), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+@pytest.mark.parametrize("grid", [(8, 6), (3, 2), (5, 11), (16, 12), (23, 40)])
+def test_position_tables_are_interpolated_to_any_grid_as_by_torch(compiled_table, grid):
+    fmap = torch.zeros(1, 4, *grid)
+    got = torch.from_numpy(compiled_table(fmap.numpy())[0])
+    torch.testing.assert_close(got, Table()(fmap), atol=1e-5, rtol=0)

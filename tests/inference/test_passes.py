@@ -1,15 +1,19 @@
 """Each pass by itself: it changes the network, and not what it returns."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import cvt
 import networks
 from cvt.errors import UserError
+from cvt.inference import PASSES
 from cvt.inference.forms import AttentionForm, BlockForm, StagedForm, inference_copy
-from cvt.inference.passes import ALGEBRA, LAYOUT, PASSES, chosen_passes
+from cvt.inference.passes import ALGEBRA, LAYOUT, chosen_passes
 from cvt.parts.mlp import QuickGELU
 from cvt.parts.projection import ConvProjection
 from cvt.systems.catalog import ROWS
@@ -18,7 +22,7 @@ ALL = ALGEBRA | LAYOUT
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 
 # How many places each pass rewrites in the small networks: 0 where it has nothing to do. Packing
-# has none in float64, see `test_pack.py`.
+# has none in float64, see `test_onednn.py`.
 PLACES = {
     # four blocks of three convolutions; four second norms and the last; prefix and 15 kernels
     "cvt_13": {"batchnorm": 12, "norm_affine": 5, "quick_gelu": 4, "channels_last": 16},
@@ -62,19 +66,20 @@ def places(name: str, key: str) -> int:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", networks.NAMES)
-def test_each_pass_alone_rewrites_its_places_and_keeps_the_outputs(name, monkeypatch):
-    monkeypatch.setattr("cvt.inference.passes.SLICE", 1000)
+def test_each_pass_alone_rewrites_its_places_and_keeps_the_outputs(name):
     fresh, images, expected = form(name)
     torch.testing.assert_close(fresh(images), expected, **EXACT)
     for key in PASSES:
         network = copy.deepcopy(fresh)
-        got = ALL[key](network)
+        # Networks as small as these have no slices of the usual size.
+        apply = partial(ALL[key], num_bytes=1000) if key == "slices" else ALL[key]
+        got = apply(network)
         # T2T's and TNT's linear maps have no biases to drop until a norm gives them some.
         is_bare = name.startswith(("t2t", "tnt")) and key == "attention_biases"
         assert got == (0 if is_bare else places(name, key)), key
         if got:
             torch.testing.assert_close(network(images), expected, **EXACT, msg=key)
-        assert ALL[key](network) == (got if key in REPEATED else 0), key
+        assert apply(network) == (got if key in REPEATED else 0), key
 
 
 def test_batchnorm_is_gone_and_its_statistics_are_in_the_kernels():
@@ -202,7 +207,7 @@ def test_passes_are_chosen_by_leaving_out():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["cvt_13", "vit_small_patch16_224"])
-def test_a_large_mlp_sees_its_tokens_in_slices(name, monkeypatch):
+def test_a_large_mlp_sees_its_tokens_in_slices(name):
     network, images, expected = form(name)
     seen = []
     block = network.stages[0].blocks[0]
@@ -210,9 +215,71 @@ def test_a_large_mlp_sees_its_tokens_in_slices(name, monkeypatch):
     network(images)
     (whole,) = seen
     for size, count in ((whole, 1), (whole // 2, 1), (whole // 3, 3), (whole // 5, 5)):
-        monkeypatch.setattr("cvt.inference.passes.SLICE", size)
-        LAYOUT["slices"](network)
+        LAYOUT["slices"](network, num_bytes=size)
         seen.clear()
         torch.testing.assert_close(network(images), expected, **EXACT)
         assert sum(seen) == whole
         assert len(seen) == count
+
+
+# --- What is copied on the way: nothing as large as the tokens of a stage.
+
+_COPIES = ("aten.clone", "aten.copy_", "aten.contiguous", "aten._to_copy", "aten.cat")
+
+
+class Copies(TorchDispatchMode):
+    """Notes the largest copy, in numbers, and every operator's input that is not without gaps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.gaps: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = str(func.overloadpacket)
+        if name in _COPIES:
+            self.sizes.append(out.numel())
+        if "convolution" in name and not _has_no_gaps(args[0]):
+            self.gaps.append(f"{name} {tuple(args[0].shape)}")
+        if "layer_norm" in name and not args[0].is_contiguous():
+            self.sizes.append(args[0].numel())
+        return out
+
+
+def _has_no_gaps(fmap: torch.Tensor) -> bool:
+    return fmap.is_contiguous(memory_format=torch.channels_last)
+
+
+def copies(name, batch, size, **options):
+    model = cvt.deploy(networks.small(name), **options)
+    images = networks.image(name, batch, size).contiguous(memory_format=torch.channels_last)
+    with Copies() as noted:
+        model(images)
+    return noted
+
+
+@pytest.mark.parametrize("name", ["cvt_13", "cvt_nano_32"])
+def test_nothing_as_large_as_the_tokens_is_copied(name):
+    batch, size = 3, (128, 128)
+    noted = copies(name, batch, size)
+    model = networks.small(name)
+    grids = model.spec.grids(size)
+    tokens = [h * w * s.embed_dim for (h, w), s in zip(grids, model.spec.stages, strict=True)]
+    assert noted.gaps == []
+    # Keys and values of the class token's stage, a quarter of its tokens, are put together.
+    assert max(noted.sizes, default=0) < batch * min(tokens) / 2
+
+
+def test_without_the_pass_there_are_such_copies():
+    noted = copies("cvt_13", 3, (128, 128), without=["channels_last"])
+    assert len(noted.gaps) >= 3
+    assert max(noted.sizes) >= 3 * 8 * 8 * 384
+
+
+def test_one_image_travels_in_one_tensor():
+    """Behind the prefix of a single image the grid has no gaps."""
+    noted = copies("cvt_13", 1, (128, 128))
+    assert noted.gaps == []
+    prefixed = [size for size in noted.sizes if size == (1 + 64) * 384]
+    assert len(prefixed) == 2  # the class token joins the stage, and its queries

@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -12,9 +11,7 @@ from cvt.cli.output import print_json, print_skipped, print_table, say, say_line
 from cvt.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from cvt.inference.export.export import Exported
+    from cvt.inference.export import Exported
 
 
 FormatFlag = Annotated[
@@ -34,17 +31,17 @@ Dynamic = Annotated[
 Dtype = Annotated[
     str,
     Parameter(
-        help="float32 or float16; for torch's formats also float64 and bfloat16, for OpenVINO int8."
+        help="float32 or fp16; for torch's formats also float64 and bf16, for OpenVINO int8."
     ),
 ]
 Calibration = Annotated[
     str | None,
-    Parameter(help="For int8: pictures like those it will see, a folder or parquet file; 300 do."),
+    Parameter(help="For int8: images like those it will see, a folder or parquet file; 300 do."),
 ]
 Where = Annotated[str, Parameter(help="Where a file of torch's two formats will run.")]
 Images = Annotated[
     str | None,
-    Parameter(help="Pictures to check with, a folder; by default scans of digits, enlarged."),
+    Parameter(help="Images to check with, a folder; by default scans of digits, enlarged."),
 ]
 Untrained = Annotated[
     bool,
@@ -72,7 +69,7 @@ def export(
 
     PATH ends in .pt2 for a torch.export program, .onnx, .xml for OpenVINO (which writes a .bin
     beside it), or .aot.pt2 for an AOTInductor package. Its outputs are compared with the model's;
-    where they differ nothing is written.
+    where they differ, nothing is written.
 
     Parameters
     ----------
@@ -81,13 +78,13 @@ def export(
     path
         File to write.
     """
+    import cvt
     from cvt.cli.show import parse_size
-    from cvt.inference.export.export import export as run
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "In int8 the network")  # said below
-        result = run(
-            _fresh(model) if untrained else _with_weights(model),
+        result = cvt.export(
+            model,
             path,
             format=format,
             image_size=parse_size(image_size) if image_size else None,
@@ -97,11 +94,8 @@ def export(
             device=device,
             images=images,
             calibration=calibration,
+            untrained=untrained,
         )
-    return _report(result, json)
-
-
-def _report(result: "Exported", json: bool) -> int:
     print_skipped(result.bad_images, sum(each.count for each in result.checks[-1:]))
     if json:
         print_json(_plain(result))
@@ -110,23 +104,6 @@ def _report(result: "Exported", json: bool) -> int:
     if result.caution:
         say(f"cvt: {result.caution}", error=True)
     return int(bool(result.bad_images))
-
-
-def _fresh(name: str) -> "nn.Module":
-    from cvt.zoo.create import create_model
-
-    return create_model(name)
-
-
-def _with_weights(model: str) -> str:
-    from cvt.systems.catalog import ROWS
-
-    if model in ROWS and not Path(model).exists():
-        raise UserError(
-            f"Got {model!r}, which names no weights; name a run folder, a checkpoint or published "
-            "weights of `cvt models`, or add --untrained to export fresh ones, to measure speed."
-        )
-    return model
 
 
 def _axes(text: str) -> tuple[str, ...]:
@@ -143,7 +120,7 @@ def _plain(result: "Exported") -> dict[str, object]:
         "path": str(result.path),
         "format": result.format,
         "num_bytes": result.num_bytes,
-        "input": {**result.metadata.sizes.to_dict(), "computes_in": result.metadata.dtype},
+        "input": result.metadata.about_input,
         "limit": result.limit,
         "checks": [asdict(check) for check in result.checks],
         "snippet": result.snippet,
@@ -151,7 +128,7 @@ def _plain(result: "Exported") -> dict[str, object]:
 
 
 def _print(result: "Exported") -> None:
-    from cvt.inference.export.formats import FORMATS
+    from cvt.inference.export import FORMATS
 
     about = result.metadata
     kind = f"{FORMATS[result.format].title}, {about.dtype}, {result.num_bytes / 1e6:.1f} MB"

@@ -116,7 +116,7 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _refuse_exported(first: str) -> None:
-    from cvt.inference.export.formats import FORMATS
+    from cvt.inference.export import FORMATS
 
     for each in FORMATS.values():
         if first.lower().endswith(each.suffixes):

@@ -10,27 +10,27 @@ from torch import Tensor, nn
 
 from cvt.errors import UserError
 
-# An answer in a hundred: what users of a smaller format are mostly told to expect at most.
+# One answer in a hundred: users of a smaller format are mostly told to expect no more to change.
 ENOUGH = 99.0
 _BATCH = 16
 
 LOW = (
     "In int8 the network does not quite say what it says in float32: {}. Measure its accuracy "
-    "before you use it, calibrate on more images like those it will see, or take bfloat16 or "
+    "before you use it, calibrate on more images like those it will see, or take bf16 or "
     "float32."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """What two networks say to the same images.
+    """How far two networks agree on the same images.
 
     Args:
         num_images: How many images that were.
         top1: For how many of them both name the same class first, in percent; logits with NaN
             among them name none.
-        max_error: The largest difference of two logits, NaN if there is one, as of the mean.
-        mean_error: The mean of all absolute differences.
+        max_error: The largest difference of two logits; NaN if one of them is.
+        mean_error: The mean of all absolute differences; NaN if a logit is.
         spread: The logits' own standard deviation about the mean of each image's, in the
             reference: what an error is to be compared with.
     """
@@ -76,9 +76,6 @@ def agreement(
         reference: Usually the model itself, in float32.
         deployed: Usually what `cvt.deploy` made of it.
         images: Real ones, prepared for the model: (N, C, H, W), or batches of any sizes.
-
-    Raises:
-        UserError: There are no images, or the networks do not return logits (B, classes) alike.
     """
     batches = images.split(_BATCH) if isinstance(images, Tensor) else images
     count = same = 0

@@ -1,4 +1,8 @@
-"""A private copy of a network, spelled in inference forms: what the passes then rewrite."""
+"""The inference forms: what takes the place of a network's modules in a copy for inference.
+
+They compute what the training forms do, without what training alone needs, and have the switches
+and places that the passes use (`cvt.inference.passes`). From the linear map up to the network.
+"""
 
 import copy
 from collections import OrderedDict
@@ -81,7 +85,7 @@ def add_linear(linear: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
     return linear(x).add_(residual)
 
 
-# --- The inference form of an MLP: dropout gone, the residual handed in.
+# --- MLP: no dropout, and the residual is handed in.
 
 
 class MlpForm(nn.Module):
@@ -122,7 +126,7 @@ def behind(prefix: Tensor | None, tokens: Tensor) -> Tensor:
     return tokens if prefix is None else torch.cat((prefix, tokens), dim=1)
 
 
-# --- The inference form of attention: always the fused kernel, tokens in one or two parts.
+# --- Attention: always the fused kernel, tokens in one or two parts.
 
 Projection = LinearProjection | ConvProjection | AvgProjection
 
@@ -213,7 +217,72 @@ class _Reading:
         return behind(self.prefix, map_to_tokens(projection.read(self.fmap)))
 
 
-# --- The inference form of a block: the training form's arithmetic, on tokens in one or two parts.
+# --- Attention on a GPU: one kernel for the norm and the convolutions before it.
+#
+# In CvT's blocks q, k and v are read from the normalised tokens by three depthwise convolutions,
+# and nothing else reads these tokens: so none of them need be written.
+
+
+class KernelAttentionForm(AttentionForm):
+    """Takes the place of a block's first norm and of its attention: tokens come as they are.
+
+    With `only_prefix` the queries on the grid are read and dropped. The kernel holds what they are
+    made of in any case; they cost 1 of the 2.5 units of traffic, in one block of the network.
+
+    Args:
+        norm: The first norm, with weight and bias.
+        attention: Of three convolutions that `norm_projections` computes, which leave their
+            projections.
+    """
+
+    taps: Tensor
+    taps_bias: Tensor
+
+    def __init__(self, norm: nn.LayerNorm, attention: AttentionForm) -> None:
+        super().__init__(attention)
+        self.norm = norm
+        reads = [cast("ConvProjection", each) for each in (self.q, self.k, self.v)]
+        q, k, v = (each.conv for each in reads)
+        assert q.bias is not None
+        assert k.bias is not None
+        assert v.bias is not None
+        taps, taps_bias = stack_taps((q.weight, k.weight, v.weight), (q.bias, k.bias, v.bias))
+        self.register_buffer("taps", taps)
+        self.register_buffer("taps_bias", taps_bias)
+        self.strides = (q.stride[0], k.stride[0], v.stride[0])
+        for each in reads:
+            del each.conv
+
+    @property
+    def reads_grid(self) -> bool:
+        """No projection does any more, and the kernel takes the prefix along."""
+        return False
+
+    def project(
+        self, parts: Parts, grid: tuple[int, int], num_prefix: int, *, only_prefix: bool
+    ) -> tuple[Parts, Tensor, Tensor]:
+        """Returns q, k and v as the other form does, from tokens that are not normalised."""
+        read, keys, values = norm_projections(
+            joined(parts),
+            grid,
+            num_prefix,
+            norm_weight=self.norm.weight,
+            norm_bias=self.norm.bias,
+            eps=self.norm.eps,
+            taps=self.taps,
+            bias=self.taps_bias,
+            strides=self.strides,
+        )
+        queries: Parts = (read,)
+        if only_prefix:
+            queries = (read[:, :num_prefix],)
+        elif len(parts) == 2:
+            queries = (read[:, :num_prefix], read[:, num_prefix:])
+        q = tuple(self.q.linear(each) for each in queries)
+        return q, self.k.linear(keys), self.v.linear(values)
+
+
+# --- Block: the training form's arithmetic, on tokens in one or two parts.
 #
 # A class token makes the grid's tokens a slice with gaps between the images of a batch, which a
 # convolution copies before it reads it. So prefix and grid may travel as two tensors; what works on
@@ -226,8 +295,8 @@ class BlockForm(nn.Module):
     """Takes a `Block`'s place: x + attn(norm(x)), then x + mlp(norm(x)), residuals added in place.
 
     With `slice_bytes` a large MLP works on slices of the tokens whose hidden activations take so
-    many bytes (see `cvt.inference.passes`). With `only_prefix` the prefix tokens alone come out,
-    and only they are computed, from all keys and values (see `cvt.inference.passes`).
+    many bytes (the pass `slices`). With `only_prefix` the prefix tokens alone come out, and only
+    they are computed, from all keys and values (the pass `class_token`).
     """
 
     def __init__(self, block: Block, attn: AttentionForm, mlp: MlpForm) -> None:
@@ -290,79 +359,13 @@ def _skipped(
     return (parts[0], on_grid), grid
 
 
-# --- The inference form of attention on a GPU: one kernel for the norm and the convolutions before
-# it.
-#
-# In CvT's blocks q, k and v are read from the normalised tokens by three depthwise convolutions,
-# and nothing else reads these tokens: so none of them need be written.
-
-
-class KernelAttentionForm(AttentionForm):
-    """Takes the place of a block's first norm and of its attention: tokens come as they are.
-
-    With `only_prefix` the queries on the grid are read and dropped. The kernel holds what they are
-    made of in any case; they cost 1 of the 2.5 units of traffic, in one block of the network.
-
-    Args:
-        norm: The first norm, with weight and bias.
-        attention: Of three convolutions that `norm_projections` computes (see
-            `cvt.inference.passes`), which leave their projections.
-    """
-
-    taps: Tensor
-    taps_bias: Tensor
-
-    def __init__(self, norm: nn.LayerNorm, attention: AttentionForm) -> None:
-        super().__init__(attention)
-        self.norm = norm
-        reads = [cast("ConvProjection", each) for each in (self.q, self.k, self.v)]
-        q, k, v = (each.conv for each in reads)
-        assert q.bias is not None
-        assert k.bias is not None
-        assert v.bias is not None
-        taps, taps_bias = stack_taps((q.weight, k.weight, v.weight), (q.bias, k.bias, v.bias))
-        self.register_buffer("taps", taps)
-        self.register_buffer("taps_bias", taps_bias)
-        self.strides = (q.stride[0], k.stride[0], v.stride[0])
-        for each in reads:
-            del each.conv
-
-    @property
-    def reads_grid(self) -> bool:
-        """No projection does any more, and the kernel takes the prefix along."""
-        return False
-
-    def project(
-        self, parts: Parts, grid: tuple[int, int], num_prefix: int, *, only_prefix: bool
-    ) -> tuple[Parts, Tensor, Tensor]:
-        """Returns q, k and v as the other form does, from tokens that are not normalised."""
-        read, keys, values = norm_projections(
-            joined(parts),
-            grid,
-            num_prefix,
-            norm_weight=self.norm.weight,
-            norm_bias=self.norm.bias,
-            eps=self.norm.eps,
-            taps=self.taps,
-            bias=self.taps_bias,
-            strides=self.strides,
-        )
-        queries: Parts = (read,)
-        if only_prefix:
-            queries = (read[:, :num_prefix],)
-        elif len(parts) == 2:
-            queries = (read[:, :num_prefix], read[:, num_prefix:])
-        q = tuple(self.q.linear(each) for each in queries)
-        return q, self.k.linear(keys), self.v.linear(values)
-
-
-# --- The inference form of a stage.
+# --- Stage.
 
 
 class StageForm(nn.Module):
     """Map (B, C, H, W) to tokens, in one or two parts, and their grid.
 
-    With `splits`, prefix and grid travel by themselves (see `cvt.inference.passes`).
+    With `splits`, prefix and grid travel by themselves (the pass `channels_last`).
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -374,6 +377,12 @@ class StageForm(nn.Module):
         self.blocks = stage.blocks
         self.pegs = stage.pegs
         self.splits = False
+
+    @property
+    def gains_from_splitting(self) -> bool:
+        """Whether there is a prefix, and a block that wants the grid by itself."""
+        blocks = (each for each in self.blocks if isinstance(each, BlockForm))
+        return bool(self.num_prefix) and any(block.attn.reads_grid for block in blocks)
 
     def forward(self, fmap: Tensor) -> tuple[Parts, tuple[int, int]]:
         parts, grid = self._start(fmap)
@@ -415,7 +424,7 @@ def _placed(position: PositionTable, parts: Parts, grid: tuple[int, int], num_pr
     return parts[0] + table[:, :num_prefix], parts[1] + table[:, num_prefix:]
 
 
-# --- The inference form of a whole network of stages.
+# --- A network of stages.
 
 
 class StagedForm(nn.Module):
@@ -449,6 +458,9 @@ class StagedForm(nn.Module):
             return self.head(self.norm(parts[0][:, 0]))
         pair = self.norm(parts[0][:, :2])
         return (self.head(pair[:, 0]) + self.head_dist(pair[:, 1])) / 2
+
+
+# --- From a model to its copy in these forms.
 
 
 def inference_copy(model: nn.Module) -> nn.Module:

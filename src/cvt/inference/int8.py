@@ -1,4 +1,4 @@
-"""Real images to calibrate and to judge a network of low precision with."""
+"""Int8: real images to find its ranges with and to judge it on, and PyTorch's own."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,12 +32,9 @@ class Calibration:
     """Images, and how many of them are used.
 
     Args:
-        images: A folder of pictures (in folders of classes or not), a parquet file or a folder of
+        images: A folder of images (in folders of classes or not), a parquet file or a folder of
             such, a name as for `cvt train --data`; or batches (B, C, H, W), preprocessed.
         num_images: At most so many: evenly spread over data, the first ones of batches.
-
-    Raises:
-        UserError: No number above 0.
     """
 
     images: Images
@@ -58,12 +55,8 @@ def calibration_images(
 ) -> Tensor:
     """Returns images (N, C, H, W) in float32, the same ones every time.
 
-    Pictures are prepared as the model's checkpoint or configuration says, if nothing else is said;
-    unreadable ones are passed over.
-
-    Raises:
-        UserError: There are none, no picture can be read, batches are of several sizes or not
-            floating-point numbers, or the model does not say how to prepare pictures.
+    Files are prepared as the model's checkpoint or configuration says, if nothing else is said;
+    those that can't be read are passed over.
     """
     if calibration is None:
         raise UserError(
@@ -81,18 +74,18 @@ def calibration_images(
 
 def _prepared(preprocessing: Preprocessing, name: str, count: int) -> Tensor:
     transform = eval_transform(preprocessing)
-    pictures = [each for each in _pictures(name, count) if not isinstance(each, BadImage)]
-    if not pictures:
-        raise UserError(f"None of the pictures of {name} can be read; name others.")
-    return torch.stack([transform(picture) for picture in pictures])
+    images = [each for each in _spread(name, count) if not isinstance(each, BadImage)]
+    if not images:
+        raise UserError(f"None of the images of {name} can be read; name others.")
+    return torch.stack([transform(image) for image in images])
 
 
-def _pictures(name: str, count: int) -> Iterator[Image.Image | BadImage]:
+def _spread(name: str, count: int) -> Iterator[Image.Image | BadImage]:
     folder = expanded(name)
     if not folder.is_dir() or any(folder.glob("*.parquet")):
         yield from load_split(name, "all").some(count)
         return
-    # Labels don't matter here, and pictures of one kind lie side by side.
+    # Labels don't matter here, and images of one class lie side by side.
     found = list(find_images([str(folder)]))
     for index in np.linspace(0, len(found) - 1, min(count, len(found)), dtype=int):
         each = found[index]
@@ -160,11 +153,8 @@ def on_int8(
     Args:
         model: The training form.
         names: The passes to apply.
-        device: As `deploy` got it.
-        calibration: Images to compare with float32 on, or None.
-
-    Raises:
-        UserError: torchao is missing, there is no such device, or the images cannot be used.
+        device: Where it will run; None: where the model is.
+        calibration: Images to compare with float32 on.
     """
     try:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig

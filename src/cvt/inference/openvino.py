@@ -1,14 +1,15 @@
-"""The rewritten graph in OpenVINO, on the CPU, behind the model's own call.
+"""The rewritten network in OpenVINO, on the CPU, behind the model's own call.
 
-Every shape of images gets a program of its own. With sizes that are known OpenVINO fuses the whole
-attention into one kernel, which it does not with free ones, and plans its memory beforehand.
+It is traced and converted to a graph, for int8 calibrated, and compiled. Every shape of images gets
+a program of its own: with known sizes OpenVINO fuses the whole attention into one kernel, which it
+does not with free ones, and plans its memory beforehand.
 """
 
 import logging
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -22,13 +23,18 @@ from torch import Tensor, nn
 
 from cvt.errors import UserError
 from cvt.inference.agreement import Agreement, checked_agreement
-from cvt.inference.export.trace import image_shape
 from cvt.inference.int8 import Calibrating, calibration_images
-from cvt.inference.rewrite import choose_target, dtype_of, is_int8, keep_facts, rewrite
+from cvt.inference.rewrite import (
+    SizeRange,
+    choose_target,
+    dtype_of,
+    image_shape,
+    keep_facts,
+    rewrite,
+    traced,
+)
 from cvt.parts.model import VisionModel, check_image
 from cvt.runtime import cpu_computes
-
-# --- OpenVINO's core: one for the process, which is never let go.
 
 
 @cache
@@ -45,21 +51,27 @@ def core() -> Any:
     return openvino.Core()
 
 
-# --- What OpenVINO's converter lacks of our graphs: the interpolation of a position table.
+# --- From a traced program to a graph of OpenVINO's.
 
 
-def conversions() -> list[Any]:
-    """Returns what `openvino.convert_model` takes as `extension`.
+def converted(program: torch.export.ExportedProgram) -> Any:
+    """Returns an `openvino.Model` of a program, with sizes free where the program leaves them."""
+    import openvino
+    from openvino.frontend.pytorch import ConversionExtension
+
+    resize = ConversionExtension("aten._upsample_bicubic2d_aa.default", _resize)
+    model = openvino.convert_model(program, extension=[resize])
+    # The converter forgets which sizes were traced as constants.
+    model.reshape([size if isinstance(size, int) else -1 for size in image_shape(program)])
+    return model
+
+
+def _resize(context: Any) -> Any:
+    """Interpolates a position table, which OpenVINO's converter lacks.
 
     torch's bicubic filter with antialiasing is Pillow's, which OpenVINO has under that name, with
     the coefficient -0.5 of Keys' cubic in both (OpenVINO heeds no other there).
     """
-    from openvino.frontend.pytorch import ConversionExtension
-
-    return [ConversionExtension("aten._upsample_bicubic2d_aa.default", _resize)]
-
-
-def _resize(context: Any) -> Any:
     import numpy as np
     from openvino import opset11
 
@@ -76,12 +88,6 @@ def _resize(context: Any) -> Any:
     return resized.outputs()
 
 
-# --- A rewritten network as a graph of OpenVINO's, for the sizes that its tracing left free.
-
-Bounds = tuple[int, int | None]
-"""The smallest and the largest size of an axis; None: there is no largest."""
-
-
 @dataclass(frozen=True)
 class Graph:
     """A graph, and which images (B, C, H, W) it was traced for.
@@ -92,7 +98,7 @@ class Graph:
     """
 
     model: Any
-    bounds: tuple[Bounds, ...]
+    bounds: tuple[SizeRange, ...]
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether images of this shape may go in."""
@@ -143,28 +149,17 @@ def to_graph(network: nn.Module, images: Tensor, *, any_size: bool) -> Graph:
             as long (CvT-13, one Zen 3 core: 20 s and not 11).
     """
     free = (0, 2, 3) if any_size else (0,)
-    shapes = {axis: torch.export.Dim.AUTO for axis in free}
-    program = torch.export.export(network, (images,), dynamic_shapes=(shapes,), strict=False)
+    program = traced(network, images, {axis: torch.export.Dim.AUTO for axis in free})
     return Graph(converted(program), _bounds(program))
 
 
-def converted(program: torch.export.ExportedProgram) -> Any:
-    """Returns an `openvino.Model` of a program, with sizes free where the program leaves them."""
-    import openvino
-
-    model = openvino.convert_model(program, extension=conversions())
-    # The converter forgets which sizes were traced as constants.
-    model.reshape([size if isinstance(size, int) else -1 for size in image_shape(program)])
-    return model
-
-
-def _bounds(program: torch.export.ExportedProgram) -> tuple[Bounds, ...]:
+def _bounds(program: torch.export.ExportedProgram) -> tuple[SizeRange, ...]:
     """What the tracing found out about the images' sizes; a batch may always be of one."""
     batch, *others = (_axis(program, size) for size in image_shape(program))
     return (batch if batch[0] == batch[1] else (1, batch[1])), *others
 
 
-def _axis(program: torch.export.ExportedProgram, size: int | torch.SymInt) -> Bounds:
+def _axis(program: torch.export.ExportedProgram, size: int | torch.SymInt) -> SizeRange:
     if isinstance(size, int):
         return size, size
     limits = program.range_constraints[size.node.expr]
@@ -172,15 +167,10 @@ def _axis(program: torch.export.ExportedProgram, size: int | torch.SymInt) -> Bo
     return int(limits.lower), int(largest) if largest.is_Integer else None
 
 
-# --- A graph of OpenVINO's in int8, its ranges found on real images, by NNCF.
+# --- In int8: ranges are found on real images, by NNCF.
 
 
-def quantized(graph: Graph, images: Tensor) -> Graph:
-    """Returns a graph in int8, as `quantized_model` makes it; the one given is left as it is."""
-    return Graph(quantized_model(graph.model, images), graph.bounds)
-
-
-def quantized_model(model: Any, images: Tensor) -> Any:
+def quantized(model: Any, images: Tensor) -> Any:
     """Returns an `openvino.Model` whose linear maps take weights and activations in int8.
 
     Weights are quantised symmetrically, activations asymmetrically where they have no sign in
@@ -230,8 +220,9 @@ def quantized_model(model: Any, images: Tensor) -> Any:
         )
 
 
-# A program holds its weights as its kernels read them, once more.
-_KEPT_PROGRAMS = 4
+# --- The graph behind the model's own call.
+
+_KEPT_PROGRAMS = 4  # each holds the weights once more, as its kernels read them
 
 
 class OnOpenVINO(nn.Module):
@@ -248,7 +239,8 @@ class OnOpenVINO(nn.Module):
         model: The one it comes from.
         precision: What OpenVINO computes in where the graph says nothing: `f32` or `bf16`.
         image_size: The (H, W) to trace first.
-        quantized: Makes a graph one in int8; sizes that it does not leave free are then refused.
+        calibration: Images (N, C, H, W) to find the ranges of int8 on; sizes that the graph does
+            not leave free are then refused.
     """
 
     is_deployed = True
@@ -259,7 +251,7 @@ class OnOpenVINO(nn.Module):
         model: nn.Module,
         precision: str,
         image_size: tuple[int, int],
-        quantized: Callable[[Graph], Graph] | None = None,
+        calibration: Tensor | None = None,
     ) -> None:
         super().__init__()
         keep_facts(self, model)
@@ -268,15 +260,17 @@ class OnOpenVINO(nn.Module):
         self.precision = precision
         self.threads = torch.get_num_threads()
         self.checks = isinstance(model, VisionModel)
-        self.is_int8 = quantized is not None
+        self.is_int8 = calibration is not None
         self.agreement: Agreement | None = None
         example = torch.zeros(2, _channels(model), *image_size)
         with torch.no_grad():
             outputs = network(example)
         self.outputs = None if isinstance(outputs, Tensor) else type(outputs)
         # What is calibrated is so for all sizes at once.
-        graph = to_graph(network, example, any_size=quantized is not None)
-        self.graphs = [graph if quantized is None else quantized(graph)]
+        graph = to_graph(network, example, any_size=self.is_int8)
+        if calibration is not None:
+            graph = Graph(quantized(graph.model, calibration), graph.bounds)
+        self.graphs = [graph]
         self._start()
         self.eval()
 
@@ -371,57 +365,48 @@ class OnOpenVINO(nn.Module):
 
 def on_openvino(
     model: nn.Module,
-    *,
-    dtype: torch.dtype | str | None,
-    device: torch.device | str | None,
     names: Sequence[str],
-    calibration: Calibrating | None = None,
+    dtype: str | None,
+    device: torch.device | str | None,
+    calibration: Calibrating | None,
 ) -> OnOpenVINO:
     """Returns the model in OpenVINO.
 
     Args:
         model: The training form.
-        dtype: float32, bfloat16 or int8 (which computes in bfloat16 what it does not in int8, where
-            the CPU has the instructions); None: bfloat16 for a model in it, else float32.
+        names: The passes to apply; kernels and packing are torch's alone, and are left out.
+        dtype: float32, bf16 or int8 (which computes in bf16 what it does not in int8, where the
+            CPU has the instructions); None: bf16 for a model in it, else float32.
         device: The CPU, or None.
-        names: The passes to apply.
         calibration: Images to find the ranges of int8 with; the result then has their `agreement`.
-
-    Raises:
-        UserError: OpenVINO is missing, or NNCF for int8; another device; a dtype that the CPU or
-            the engine lacks; int8 without images, or images without int8.
     """
     _require("openvino", "openvino")
     precision = _precision(model, dtype, device)
-    network = rewrite(model, names, torch.float32, torch.device("cpu"))
-    if not is_int8(dtype):
+    kept = [name for name in names if name not in ("kernels", "pack")]
+    network = rewrite(model, kept, torch.float32, torch.device("cpu"))
+    if dtype != "int8":
         return OnOpenVINO(network, model, precision, _image_size(model))
     _require("nncf", "int8,openvino")
-
     images = calibration_images(model, calibration)
-    size = (images.shape[2], images.shape[3])
-    made = OnOpenVINO(network, model, precision, size, lambda graph: quantized(graph, images))
+    made = OnOpenVINO(network, model, precision, (images.shape[2], images.shape[3]), images)
     made.agreement = checked_agreement(network, made, images)
     return made
 
 
-def _precision(
-    model: nn.Module, dtype: torch.dtype | str | None, device: torch.device | str | None
-) -> str:
+def _precision(model: nn.Module, dtype: str | None, device: torch.device | str | None) -> str:
     if device is not None and str(device).partition(":")[0] not in ("cpu", "auto"):
         raise UserError(
             f"Got device {str(device)!r} with engine 'openvino', which runs on the CPU; leave the "
             "device out, or take engine='torch'."
         )
-    if is_int8(dtype):
+    if dtype == "int8":
         return "bf16" if cpu_computes(torch.bfloat16) else "f32"
     own = torch.bfloat16 if dtype_of(model) == torch.bfloat16 else torch.float32
     chosen, _ = choose_target(model, own if dtype is None else dtype, "cpu")
     names = {torch.float32: "f32", torch.bfloat16: "bf16"}
     if chosen not in names:
         raise UserError(
-            f"Got dtype {str(chosen).removeprefix('torch.')} with engine 'openvino', expected "
-            "float32, bfloat16 or int8."
+            f"Got dtype {dtype} with engine 'openvino', expected float32, bf16 or int8."
         )
     return names[chosen]
 

@@ -1,7 +1,9 @@
-"""The passes in their order, by the names that `without` takes."""
+"""Every pass that `cvt.deploy` makes over a network, in the order in which they are made.
 
-import os
-import shutil
+Each rewrites a network of inference forms (`cvt.inference.forms`) in place, and returns in how many
+places it did; its algebra stands above it. The tables at the end name them, as `without` does.
+"""
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
@@ -21,77 +23,57 @@ from cvt.inference.forms import (
     StagedForm,
     StageForm,
 )
-from cvt.inference.kernels.norm_projections import interpreted, kernel_computes
+from cvt.inference.kernels import compiles_kernels
 from cvt.parts.embed import AttentionTokens, TokensToToken
 from cvt.parts.mlp import QuickGELU
 from cvt.parts.projection import ConvProjection, LinearProjection
 from cvt.parts.tnt import TNT, TNTBlock, WordsToPatches
 
-# --- Pass: channels-last, so that tokens and maps are two views of the same memory.
-#
-# Tokens (B, N, C) without gaps are a channels-last map (B, C, H, W). Kernels in that layout make
-# the convolutions write it, also the first, which reads images that are not in it; so the norm
-# behind an embedding and the linear map behind a depthwise convolution read what was written,
-# uncopied.
-#
-# A prefix leaves a gap between the images of a batch, and each of the three convolutions would copy
-# the map to close it, and the linear maps' inputs would be copied to put the prefix in front. Where
-# convolutions read the tokens the prefix travels by itself; only keys and values, of which there
-# are few at stride 2, are put together for attention.
+# --- What the algebra does to linear maps: they take over a factor or an affine map, in float64.
 
 
-def keep_channels_last(network: nn.Module) -> int:
-    """Lays out kernels and lets stages split; returns how many convolutions and stages it met."""
-    count = 0
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-            count += 1
-        elif isinstance(module, StageForm) and module.num_prefix:
-            blocks = [each for each in module.blocks if isinstance(each, BlockForm)]
-            module.splits = any(block.attn.reads_grid for block in blocks)
-            count += module.splits
-    return count
+def scale_output(linear: nn.Linear, factor: float) -> None:
+    """Makes it return `factor` times as much: s (W x + b) = (s W) x + s b."""
+    _set(linear.weight, linear.weight.double() * factor)
+    if linear.bias is not None:
+        _set(linear.bias, linear.bias.double() * factor)
 
 
-# --- Pass: only the class token computed in the last block.
-#
-# A classifier that reads the class token reads nothing that the last block makes of the others.
-# They are keys and values of its attention, so the first norm, k and v see all tokens; the queries,
-# the output projection, the second norm and the MLP work on each token by itself, and are computed
-# for the prefix alone: the class token, and the distillation token where there is one. A position
-# encoding generator behind that block changes grid tokens only, and falls away.
+def scale_input(linear: nn.Linear, factor: float) -> None:
+    """Makes it read its input as `factor` times as much: W (s x) + b = (s W) x + b."""
+    _set(linear.weight, linear.weight.double() * factor)
 
 
-def compute_class_token_only(network: nn.Module) -> int:
-    """Rewrites the last block where the class token alone is pooled; returns 1 there, else 0."""
-    last = _last_block(network)
-    if last is None:
-        return 0
-    last.only_prefix = True
-    return 1
+def take_affine(linears: Iterable[nn.Linear], weight: Tensor, bias: Tensor | None) -> None:
+    """Makes linear maps read x as `weight * x + bias`, both (in_features,).
+
+    W (g * x + h) + b = (W diag(g)) x + (b + W h).
+    """
+    for linear in linears:
+        if bias is not None:
+            add_to_bias(linear, linear.weight.double() @ bias.double())
+        _set(linear.weight, linear.weight.double() * weight.double())
 
 
-def _last_block(network: nn.Module) -> BlockForm | None:
-    """The block whose output only the pooling reads; a network inside another may be asked more."""
-    last = None
-    if isinstance(network, StagedForm) and network.global_pool == "token":
-        stage = network.stages[-1]
-        assert isinstance(stage, StageForm)
-        last = stage.blocks[-1] if len(stage.blocks) else None
-    elif isinstance(network, TNT) and network.global_pool == "token":
-        block = network.blocks[-1]
-        assert isinstance(block, TNTBlock)
-        last = block.outer
-    return last if isinstance(last, BlockForm) else None
+def add_to_bias(linear: nn.Linear, more: Tensor) -> None:
+    """Makes a linear map return `more` (out_features,) on top, with a new bias if it has none."""
+    if linear.bias is None:
+        linear.bias = nn.Parameter(more.to(linear.weight.dtype), requires_grad=False)
+    else:
+        _set(linear.bias, linear.bias.double() + more)
 
 
-# --- Pass: BatchNorm into the convolution before it.
+def _set(parameter: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(value)
+
+
+# --- batchnorm: BatchNorm goes into the convolution before it.
 #
 # With running statistics m and s**2, BatchNorm is affine in each channel: g (y - m) / s + h. Behind
-# y = w * x (a convolution, here depthwise, without bias) that is (g / s) w * x + (h - g m / s): a
-# convolution with another kernel and a bias. The zeros around the map give zeros before and after
-# the factor, and BatchNorm comes behind the convolution, so that the border is exact as well.
+# y = w * x (a convolution without bias, here depthwise) that is (g / s) w * x + (h - g m / s): a
+# convolution with another kernel and a bias. The zeros around the map stay zeros under the factor,
+# and the bias is added behind the convolution, so the border is exact as well.
 
 
 def fold_batchnorm(network: nn.Module) -> int:
@@ -147,46 +129,86 @@ class _Tracer(fx.Tracer):
         return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
-# --- Linear maps that take over a factor or an affine map before or behind them, in float64.
+# --- norm_affine: the affine part of a LayerNorm goes into the linear maps behind it.
+#
+# LayerNorm is g * n(x) + h, where n subtracts the mean and divides by the deviation. A linear map
+# that reads nothing else takes g and h over: W (g * n + h) + b = (W diag(g)) n + (b + W h). This
+# holds for a block's second norm and the MLP's first map; for its first norm if q, k and v are
+# plain linear maps; for the norm of PVT's reduction and k and v; for the two norms of T2T's token
+# layer; for the first norm of TNT's words-to-patches map; for the last norm and the classifiers,
+# behind the mean of tokens as well, which commutes with a factor and a sum.
+#
+# A depthwise convolution cannot take them: it sees zeros, not h, outside the map, and the class
+# token does not pass through it.
 
 
-def scale_output(linear: nn.Linear, factor: float) -> None:
-    """Makes it return `factor` times as much: s (W x + b) = (s W) x + s b."""
-    _set(linear.weight, linear.weight.double() * factor)
-    if linear.bias is not None:
-        _set(linear.bias, linear.bias.double() * factor)
+def fold_norm_affine(network: nn.Module) -> int:
+    """Folds every such norm and leaves one without weight and bias; returns how many."""
+    places = list(_last_norm(network))
+    places += [place for module in network.modules() for place in _norms_within(module)]
+    return sum(_fold_norm(*place) for place in places)
 
 
-def scale_input(linear: nn.Linear, factor: float) -> None:
-    """Makes it read its input as `factor` times as much: W (s x) + b = (s W) x + b."""
-    _set(linear.weight, linear.weight.double() * factor)
+_NormPlace = tuple[nn.Module, str, tuple[nn.Module, ...]]
+"""A module, the name of a norm in it, and all that reads this norm."""
 
 
-def take_affine(linears: Iterable[nn.Linear], weight: Tensor, bias: Tensor | None) -> None:
-    """Makes linear maps read x as `weight * x + bias`, both (in_features,).
-
-    W (g * x + h) + b = (W diag(g)) x + (b + W h).
-    """
-    for linear in linears:
-        if bias is not None:
-            add_to_bias(linear, linear.weight.double() @ bias.double())
-        _set(linear.weight, linear.weight.double() * weight.double())
+def _last_norm(network: nn.Module) -> Iterator[_NormPlace]:
+    """Its only reader is the network's own call; a network inside another may be asked more."""
+    if isinstance(network, StagedForm):
+        heads = (network.head,) if network.head_dist is None else (network.head, network.head_dist)
+        yield network, "norm", heads
+    elif isinstance(network, TNT):
+        yield network, "norm", (network.head,)
 
 
-def add_to_bias(linear: nn.Linear, more: Tensor) -> None:
-    """Makes a linear map return `more` (out_features,) on top, with a new bias if it has none."""
-    if linear.bias is None:
-        linear.bias = nn.Parameter(more.to(linear.weight.dtype), requires_grad=False)
-    else:
-        _set(linear.bias, linear.bias.double() + more)
+def _norms_within(module: nn.Module) -> Iterator[_NormPlace]:
+    if isinstance(module, BlockForm):
+        yield module, "norm2", (module.mlp.fc1,)
+        attn = module.attn
+        projections = (attn.q, attn.k, attn.v)
+        if attn.reduce is None and all(isinstance(each, LinearProjection) for each in projections):
+            yield module, "norm1", tuple(each.linear for each in projections)
+    elif isinstance(module, AttentionForm) and module.reduce is not None:
+        yield module.reduce, "norm", (module.k.linear, module.v.linear)
+    elif isinstance(module, TokensToToken):
+        yield module, "norm1", (module.q, module.k, module.v)
+        yield module, "norm2", (module.mlp.fc1,)
+    elif isinstance(module, WordsToPatches):
+        yield module, "norm1", (module.proj,)
 
 
-def _set(parameter: Tensor, value: Tensor) -> None:
-    with torch.no_grad():
-        parameter.copy_(value)
+def _fold_norm(module: nn.Module, name: str, readers: tuple[nn.Module, ...]) -> bool:
+    norm = getattr(module, name)
+    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine:
+        return False
+    if not all(isinstance(reader, nn.Linear) for reader in readers):
+        return False
+    take_affine(cast("tuple[nn.Linear, ...]", readers), norm.weight, norm.bias)
+    shape = list(norm.normalized_shape)
+    setattr(module, name, nn.LayerNorm(shape, eps=norm.eps, elementwise_affine=False))
+    return True
 
 
-# --- Pass: the bias of k dropped, that of v carried into the output projection's.
+# --- attention_scale: the scale of the logits goes into the queries.
+#
+# softmax(s (W x + b) K^T) = softmax(((s W) x + s b) K^T): a linear map takes the factor over, and
+# the kernel is called with the factor 1.
+
+
+def fold_attention_scale(network: nn.Module) -> int:
+    """Folds the scale of every softmax attention; returns how many."""
+    count = 0
+    for module in network.modules():
+        if isinstance(module, AttentionForm | AttentionTokens) and module.scale != 1.0:
+            q = module.q if isinstance(module, AttentionTokens) else module.q.linear
+            scale_output(q, module.scale)
+            module.scale = 1.0
+            count += 1
+    return count
+
+
+# --- attention_biases: k's bias is dropped, v's goes into the output projection's.
 #
 # A bias c of the keys adds q c to all logits of the query q, and softmax does not see what is added
 # to all: exp(l + q c) / sum exp(l + q c) = exp(l) / sum exp(l). A bias d of the values comes out as
@@ -209,197 +231,7 @@ def fold_attention_biases(network: nn.Module) -> int:
     return count
 
 
-# --- Pass: the attention scale into the queries.
-#
-# softmax(s (W x + b) K^T) = softmax(((s W) x + s b) K^T): a linear map takes the factor over, and
-# the kernel is called with the factor 1.
-
-
-def fold_attention_scale(network: nn.Module) -> int:
-    """Folds the scale of every softmax attention; returns how many."""
-    count = 0
-    for module in network.modules():
-        if isinstance(module, AttentionForm | AttentionTokens) and module.scale != 1.0:
-            q = module.q if isinstance(module, AttentionTokens) else module.q.linear
-            scale_output(q, module.scale)
-            module.scale = 1.0
-            count += 1
-    return count
-
-
-# --- Pass: the affine part of a LayerNorm into the linear maps behind it.
-#
-# LayerNorm is g * n(x) + h, where n subtracts the mean and divides by the deviation. A linear map
-# that reads nothing else takes g and h over: W (g * n + h) + b = (W diag(g)) n + (b + W h). This
-# holds for a block's second norm and the MLP's first map; for its first norm if q, k and v are
-# plain linear maps; for the norm of PVT's reduction and k and v; for the two norms of T2T's token
-# layer; for the first norm of TNT's words-to-patches map; for the last norm and the classifiers,
-# behind the mean of tokens as well, which commutes with a factor and a sum.
-#
-# A depthwise convolution cannot take them: it sees zeros, not h, outside the map, and the class
-# token does not pass through it.
-
-
-def fold_norm_affine(network: nn.Module) -> int:
-    """Folds every such norm and leaves one without weight and bias; returns how many."""
-    places = list(_places(network))
-    places += [place for module in network.modules() for place in _places_within(module)]
-    folded = [_fold(*place) for place in places]
-    return sum(folded)
-
-
-Place = tuple[nn.Module, str, tuple[nn.Module, ...]]
-"""A module, the name of a norm in it, and all that reads this norm."""
-
-
-def _places(network: nn.Module) -> Iterator[Place]:
-    """The last norm, where the network's own call is the only reader."""
-    if isinstance(network, StagedForm):
-        heads = (network.head,) if network.head_dist is None else (network.head, network.head_dist)
-        yield network, "norm", heads
-    elif isinstance(network, TNT):
-        yield network, "norm", (network.head,)
-
-
-def _places_within(module: nn.Module) -> Iterator[Place]:
-    if isinstance(module, BlockForm):
-        yield module, "norm2", (module.mlp.fc1,)
-        attn = module.attn
-        projections = (attn.q, attn.k, attn.v)
-        if attn.reduce is None and all(_is_plain(each) for each in projections):
-            yield module, "norm1", tuple(each.linear for each in projections)
-    elif isinstance(module, AttentionForm) and module.reduce is not None:
-        yield module.reduce, "norm", (module.k.linear, module.v.linear)
-    elif isinstance(module, TokensToToken):
-        yield module, "norm1", (module.q, module.k, module.v)
-        yield module, "norm2", (module.mlp.fc1,)
-    elif isinstance(module, WordsToPatches):
-        yield module, "norm1", (module.proj,)
-
-
-def _is_plain(projection: nn.Module) -> bool:
-    return isinstance(projection, LinearProjection)
-
-
-def _fold(module: nn.Module, name: str, readers: tuple[nn.Module, ...]) -> bool:
-    norm = getattr(module, name)
-    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine:
-        return False
-    if not all(isinstance(reader, nn.Linear) for reader in readers):
-        return False
-    take_affine(cast("tuple[nn.Linear, ...]", readers), norm.weight, norm.bias)
-    shape = list(norm.normalized_shape)
-    setattr(module, name, nn.LayerNorm(shape, eps=norm.eps, elementwise_affine=False))
-    return True
-
-
-# --- Pass: the first norm and the three convolutions behind it in one kernel, on GPUs.
-#
-# The same sums as LayerNorm and the convolutions with BatchNorm in them, see
-# `cvt.inference.kernels.norm_projections`, which also has the traffic that this saves. In half
-# precision they are rounded once, at the end, and not behind the norm as well.
-#
-# It is for blocks whose q, k and v are all read by 3x3 convolutions of stride 1 or 2 without
-# BatchNorm, in float32, bfloat16 and float16; others stay as they are. So do all where the kernel
-# could not be compiled: without Triton, or the C compiler that it calls, or on a GPU older than
-# those that Triton supports (compute capability 8.0). With `TRITON_INTERPRET=1` Triton's
-# interpreter runs it on a CPU as well.
-#
-# The kernel takes prefix tokens along, in and out. So where `channels_last` has let the prefix
-# travel by itself, to spare the convolutions a copy, tokens travel in one tensor again: two would
-# have to be joined in front of each kernel.
-
-_OLDEST = (8, 0)
-
-
-def use_norm_kernels(network: nn.Module) -> int:
-    """Puts the kernel into every block that it serves; returns how many there are."""
-    count = 0
-    for block in network.modules():
-        if isinstance(block, BlockForm) and _serves(block):
-            block.attn = KernelAttentionForm(block.norm1, block.attn)
-            block.register_module("norm1", nn.Identity())
-            count += 1
-    for stage in network.modules():
-        if isinstance(stage, StageForm) and stage.splits:
-            blocks = (each for each in stage.blocks if isinstance(each, BlockForm))
-            stage.splits = any(block.attn.reads_grid for block in blocks)
-    return count
-
-
-def _serves(block: BlockForm) -> bool:
-    attn, norm = block.attn, block.norm1
-    # Where the kernel already is, its attention has the norm.
-    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine:
-        return False
-    if attn.reduce is not None:
-        return False
-    if not all(_is_for_kernel(each) for each in (attn.q, attn.k, attn.v)):
-        return False
-    return _runs_on(norm.weight.dtype, norm.weight.device)
-
-
-def _is_for_kernel(projection: nn.Module) -> bool:
-    """Whether it is a convolution that the kernel computes; ours are depthwise, and padded."""
-    if not isinstance(projection, ConvProjection) or not isinstance(projection.bn, nn.Identity):
-        return False
-    conv = projection.conv
-    return conv.kernel_size == (3, 3) and conv.stride in ((1, 1), (2, 2))
-
-
-def _runs_on(dtype: torch.dtype, device: torch.device) -> bool:
-    if not kernel_computes(dtype, device):
-        return False
-    if interpreted():
-        return True
-    has_compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return bool(has_compiler) and torch.cuda.get_device_capability(device) >= _OLDEST
-
-
-# --- Pass: linear weights packed for the CPU's matrix product, with what follows in the same pass.
-#
-# oneDNN reads a weight in blocks; the plain call brings it into blocks each time. The product also
-# applies the activation, and adds the residual, while its result is still in the cache: the same
-# sums, one trip through memory less. Float64, other devices, and CPUs on which the plain product is
-# faster (`onednn.packing_pays`) are left alone.
-
-_NAMES: dict[type[nn.Module], tuple[str, ...]] = {
-    AttentionForm: ("q.linear", "k.linear", "v.linear", "proj"),
-    MlpForm: ("fc1", "fc2"),
-    TokensToToken: ("q", "k", "v", "proj"),
-    WordsToPatches: ("proj",),
-    StagedForm: ("head", "head_dist"),
-    TNT: ("head",),
-}
-
-
-def pack_linears(network: nn.Module) -> int:
-    """Packs the linear maps whose modules are ours, on a CPU that can; returns how many."""
-    count = 0
-    for module in list(network.modules()):
-        for kind, names in _NAMES.items():
-            if isinstance(module, kind):
-                count += sum(_pack(module, name) for name in names)
-    return count
-
-
-def _pack(module: nn.Module, name: str) -> bool:
-    path, _, own = name.rpartition(".")
-    parent = module.get_submodule(path)
-    linear = getattr(parent, own)
-    if type(linear) is not nn.Linear or linear.weight.device.type != "cpu":
-        return False
-    dtype = linear.weight.dtype
-    if not onednn.can_pack(dtype) or not onednn.packing_pays(dtype):
-        return False
-    activation = None
-    if isinstance(parent, MlpForm) and own == "fc1" and onednn.activation_of(parent.act):
-        activation, parent.act = parent.act, nn.Identity()
-    setattr(parent, own, PackedLinear(linear, activation))
-    return True
-
-
-# --- Pass: QuickGELU as a SiLU, and activations in place.
+# --- quick_gelu: QuickGELU becomes a SiLU, and activations work in place.
 #
 # x sigmoid(a x) = silu(a x) / a, with a = 1.702. The first linear map of the MLP takes the factor a
 # over, the second the factor 1 / a; between them a plain SiLU works in the memory it reads.
@@ -424,7 +256,108 @@ def fold_quick_gelu(network: nn.Module) -> int:
     return count
 
 
-# --- Pass: large MLPs in slices of tokens, on CPUs.
+# --- class_token: the last block computes the class token alone.
+#
+# A classifier that reads the class token reads nothing that the last block makes of the others.
+# They are keys and values of its attention, so the first norm, k and v see all tokens; the queries,
+# the output projection, the second norm and the MLP work on each token by itself, and are computed
+# for the prefix alone: the class token, and the distillation token where there is one. A position
+# encoding generator behind that block changes grid tokens only, and falls away.
+
+
+def compute_class_token_only(network: nn.Module) -> int:
+    """Rewrites the last block where the class token alone is pooled; returns 1 there, else 0."""
+    last = None
+    if isinstance(network, StagedForm) and network.global_pool == "token":
+        stage = network.stages[-1]
+        assert isinstance(stage, StageForm)
+        last = stage.blocks[-1] if len(stage.blocks) else None
+    elif isinstance(network, TNT) and network.global_pool == "token":
+        block = network.blocks[-1]
+        assert isinstance(block, TNTBlock)
+        last = block.outer
+    if not isinstance(last, BlockForm):
+        return 0
+    last.only_prefix = True
+    return 1
+
+
+# --- channels_last: tokens and maps become two views of the same memory.
+#
+# Tokens (B, N, C) without gaps are a channels-last map (B, C, H, W). Kernels in that layout make
+# the convolutions write it, also the first, which reads images that are not in it; so the norm
+# behind an embedding and the linear map behind a depthwise convolution read what was written,
+# uncopied.
+#
+# A prefix leaves a gap between the images of a batch, and each of the three convolutions would copy
+# the map to close it, and the linear maps' inputs would be copied to put the prefix in front. Where
+# convolutions read the tokens the prefix travels by itself; only keys and values, of which there
+# are few at stride 2, are put together for attention.
+
+
+def keep_channels_last(network: nn.Module) -> int:
+    """Lays out kernels and lets stages split; returns how many convolutions and stages it met."""
+    count = 0
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+            count += 1
+        elif isinstance(module, StageForm):
+            module.splits = module.gains_from_splitting
+            count += module.splits
+    return count
+
+
+# --- kernels: on GPUs one kernel computes the first norm and the three convolutions behind it.
+#
+# The same sums as LayerNorm and the convolutions with BatchNorm in them, see
+# `cvt.inference.kernels.norm_projections`, which also has the traffic that this saves. In half
+# precision they are rounded once, at the end, and not behind the norm as well.
+#
+# It is for blocks whose q, k and v are all read by 3x3 convolutions of stride 1 or 2 without
+# BatchNorm, in float32, bf16 and fp16; others stay as they are. So do all blocks where kernels
+# can't be compiled (`cvt.inference.kernels`).
+#
+# The kernel takes prefix tokens along, in and out. So where `channels_last` has let the prefix
+# travel by itself, to spare the convolutions a copy, tokens travel in one tensor again: two would
+# have to be joined in front of each kernel.
+
+
+def use_norm_kernels(network: nn.Module) -> int:
+    """Puts the kernel into every block that it serves; returns how many there are."""
+    count = 0
+    for block in network.modules():
+        if isinstance(block, BlockForm) and _serves(block):
+            block.attn = KernelAttentionForm(block.norm1, block.attn)
+            block.register_module("norm1", nn.Identity())
+            count += 1
+    for stage in network.modules():
+        if isinstance(stage, StageForm) and stage.splits:
+            stage.splits = stage.gains_from_splitting
+    return count
+
+
+def _serves(block: BlockForm) -> bool:
+    attn, norm = block.attn, block.norm1
+    # Where the kernel already is, its attention has the norm.
+    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine:
+        return False
+    if attn.reduce is not None or not all(
+        _is_for_kernel(each) for each in (attn.q, attn.k, attn.v)
+    ):
+        return False
+    return compiles_kernels(norm.weight.dtype, norm.weight.device)
+
+
+def _is_for_kernel(projection: nn.Module) -> bool:
+    """Whether it is a convolution that the kernel computes; ours are depthwise, and padded."""
+    if not isinstance(projection, ConvProjection) or not isinstance(projection.bn, nn.Identity):
+        return False
+    conv = projection.conv
+    return conv.kernel_size == (3, 3) and conv.stride in ((1, 1), (2, 2))
+
+
+# --- slices: on CPUs large MLPs work on slices of the tokens.
 #
 # An MLP works on each token by itself, and its hidden activations are wider than the tokens (four
 # times in CvT). Where they do not fit into the caches they go to memory and come back, twice, for
@@ -436,27 +369,72 @@ def fold_quick_gelu(network: nn.Module) -> int:
 # MLP and residual, whole and in slices of 8 MB: 45 and 67 in stage 1, 100 and 106 in stage 2; in
 # stage 3, whose 19 MB fit, 131 and 129.
 
-# Bytes of hidden activations; what would make fewer than three slices of them stays whole.
-SLICE = 8 * 2**20
+_SLICE = 8 * 2**20
 
 
-def slice_mlps(network: nn.Module) -> int:
-    """Lets the blocks of a network on a CPU slice their MLPs; returns how many there are."""
+def slice_mlps(network: nn.Module, num_bytes: int = _SLICE) -> int:
+    """Lets the blocks of a network on a CPU slice their MLPs; returns how many there are.
+
+    Args:
+        num_bytes: Of hidden activations, a slice; fewer than three slices stay whole.
+    """
     count = 0
     for block in network.modules():
         if isinstance(block, BlockForm):
             weight = block.mlp.fc1.weight
             if weight.device.type == "cpu":
-                block.slice_bytes = SLICE
+                block.slice_bytes = num_bytes
                 count += 1
     return count
 
 
-Pass = Callable[[nn.Module], int]
-"""Rewrites a network in place, and returns in how many places."""
+# --- pack: on CPUs weights are packed for the matrix product, which also does what follows it.
+#
+# oneDNN reads a weight in blocks; the plain call brings it into blocks each time. The product also
+# applies the activation, and adds the residual, while its result is still in the cache: the same
+# sums, one trip through memory less. Float64, other devices, and CPUs on which the plain product is
+# faster (`onednn.packing_pays`) are left alone.
+
+_LINEARS: dict[type[nn.Module], tuple[str, ...]] = {
+    AttentionForm: ("q.linear", "k.linear", "v.linear", "proj"),
+    MlpForm: ("fc1", "fc2"),
+    TokensToToken: ("q", "k", "v", "proj"),
+    WordsToPatches: ("proj",),
+    StagedForm: ("head", "head_dist"),
+    TNT: ("head",),
+}
+
+
+def pack_linears(network: nn.Module) -> int:
+    """Packs the linear maps whose modules are ours, on a CPU that can; returns how many."""
+    count = 0
+    for module in list(network.modules()):
+        for kind, names in _LINEARS.items():
+            if isinstance(module, kind):
+                count += sum(_pack(module, name) for name in names)
+    return count
+
+
+def _pack(module: nn.Module, name: str) -> bool:
+    path, _, own = name.rpartition(".")
+    parent = module.get_submodule(path)
+    linear = getattr(parent, own)
+    if type(linear) is not nn.Linear or linear.weight.device.type != "cpu":
+        return False
+    dtype = linear.weight.dtype
+    if not onednn.can_pack(dtype) or not onednn.packing_pays(dtype):
+        return False
+    activation = None
+    if isinstance(parent, MlpForm) and own == "fc1" and onednn.activation_of(parent.act):
+        activation, parent.act = parent.act, nn.Identity()
+    setattr(parent, own, PackedLinear(linear, activation))
+    return True
+
+
+# --- Their order, and the names that `without` takes.
 
 # Algebra on the weights, in the model's own precision.
-ALGEBRA: dict[str, Pass] = {
+ALGEBRA: dict[str, Callable[[nn.Module], int]] = {
     "batchnorm": fold_batchnorm,
     "norm_affine": fold_norm_affine,
     "attention_scale": fold_attention_scale,
@@ -466,7 +444,7 @@ ALGEBRA: dict[str, Pass] = {
 }
 
 # What depends on the device and the data type, in which the network already is.
-LAYOUT: dict[str, Pass] = {
+LAYOUT: dict[str, Callable[[nn.Module], int]] = {
     "channels_last": keep_channels_last,
     "kernels": use_norm_kernels,
     "slices": slice_mlps,
@@ -477,11 +455,7 @@ PASSES = (*ALGEBRA, *LAYOUT)
 
 
 def chosen_passes(without: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of all passes but some.
-
-    Raises:
-        UserError: There is no such pass (the nearest is named).
-    """
+    """Returns the names of all passes but some; a name that there is not is refused."""
     if isinstance(without, str):
         without = (without,)
     for name in without:

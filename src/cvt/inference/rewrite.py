@@ -1,37 +1,35 @@
-"""From a training form to the rewritten network: copy, passes, data type, device."""
+"""From a training form to the rewritten network: a copy, the passes, a data type, a device."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from cvt.errors import UserError, did_you_mean
-from cvt.inference.forms import PackedLinear
-from cvt.runtime import choose_device, cpu_computes
+from cvt.errors import UserError
+from cvt.inference.forms import PackedLinear, inference_copy
+from cvt.inference.passes import ALGEBRA, LAYOUT
+from cvt.runtime import NUMBER_FORMATS, choose_device, cpu_computes, number_format
 
 if TYPE_CHECKING:
     from cvt.inference.agreement import Agreement
-from collections.abc import Sequence
-
-from cvt.inference.forms import inference_copy
-from cvt.inference.passes import ALGEBRA, LAYOUT
-
-# --- Where a deployed network runs, and in which data type.
-
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
-def is_int8(dtype: torch.dtype | str | None) -> bool:
-    """Whether a data type is the one of quantised networks, which no tensor is cast to."""
-    return dtype == torch.int8 or dtype == "int8"
+def rewrite(
+    model: nn.Module, names: Sequence[str], dtype: torch.dtype, device: torch.device
+) -> "Deployed":
+    """Returns a copy with the named passes applied, in a data type on a device."""
+    network = inference_copy(model)
+    done = {name: apply(network) for name, apply in ALGEBRA.items() if name in names}
+    network.to(device=device, dtype=dtype)
+    done |= {name: apply(network) for name, apply in LAYOUT.items() if name in names}
+    return Deployed(network, model, {name: count for name, count in done.items() if count})
+
+
+# --- Where it runs, and in which data type.
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
@@ -44,41 +42,20 @@ def choose_target(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[torch.dtype, torch.device]:
-    """Returns data type and device: those asked for, else the model's own.
-
-    Raises:
-        UserError: There is no such data type or device, or the device does not compute in it. A
-            model that stays as and where it is is not asked.
-    """
+    """Returns data type and device: those asked for, which are checked, else the model's own."""
     first = next((each for each in model.parameters() if each.is_floating_point()), None)
     own_dtype = torch.float32 if first is None else first.dtype
     own_device = torch.device("cpu") if first is None else first.device
-    chosen = own_dtype if dtype is None else _dtype(dtype)
+    chosen = own_dtype if dtype is None else NUMBER_FORMATS[number_format(dtype)]
     where = own_device if device is None else choose_device(str(device))
     if dtype is not None or device is not None:
         check_dtype(chosen, where)
     return chosen, where
 
 
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
-        return dtype
-    names = (*DTYPES, "int8")
-    if str(dtype) not in DTYPES:
-        raise UserError(
-            f"Got dtype {str(dtype)!r}, expected one of {', '.join(names)}."
-            f"{did_you_mean(str(dtype), names)}"
-        )
-    return DTYPES[str(dtype)]
-
-
 def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
-    """Refuses a data type that a device does not compute in.
-
-    Raises:
-        UserError: It lacks the instructions.
-    """
-    name = str(dtype).removeprefix("torch.")
+    """Refuses a data type for which a device lacks the instructions."""
+    name = number_format(dtype)
     if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
         if not cpu_computes(dtype):
             raise UserError(
@@ -87,12 +64,12 @@ def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
             )
     elif device.type == "cuda" and dtype == torch.bfloat16:
         if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UserError(f"Got dtype {name}, which this GPU lacks; take float16 or float32.")
+            raise UserError(f"Got dtype {name}, which this GPU lacks; take fp16 or float32.")
     elif device.type == "mps" and dtype == torch.float64:
         raise UserError(f"Got dtype {name}, which Apple's GPUs lack; take float32.")
 
 
-# --- What `cvt.deploy` returns for PyTorch: the rewritten network behind the model's own call.
+# --- The rewritten network behind the model's own call.
 
 # What a model says about itself, as far as it does.
 _KEPT = (
@@ -124,7 +101,7 @@ class Deployed(nn.Module):
         self.source = type(model).__name__
         self.rewritten = dict(rewritten)
         self.dtype = dtype_of(network) or torch.get_default_dtype()
-        self.kind = str(self.dtype)
+        self.kind = number_format(self.dtype)
         self.agreement: Agreement | None = None
         keep_facts(self, model)
         self.eval()
@@ -172,12 +149,25 @@ def _in_dtype(outputs: Any, dtype: torch.dtype) -> Any:
     return type(outputs)(_in_dtype(each, dtype) for each in outputs)
 
 
-def rewrite(
-    model: nn.Module, names: Sequence[str], dtype: torch.dtype, device: torch.device
-) -> Deployed:
-    """Returns a copy with the named passes applied, in a data type on a device."""
-    network = inference_copy(model)
-    done = {name: apply(network) for name, apply in ALGEBRA.items() if name in names}
-    network.to(device=device, dtype=dtype)
-    done |= {name: apply(network) for name, apply in LAYOUT.items() if name in names}
-    return Deployed(network, model, {name: count for name, count in done.items() if count})
+# --- The rewritten network as a graph, from which OpenVINO's and all exported files come.
+
+SizeRange = tuple[int, int | None]
+"""The smallest and the largest size of an axis; None: there is no largest."""
+
+
+def traced(network: nn.Module, images: Tensor, free: dict[int, Any]) -> ExportedProgram:
+    """Traces a network by `torch.export`.
+
+    Args:
+        images: An example (B, C, H, W). A size of 1 is traced as a constant.
+        free: The axes whose size stays free, each with its `torch.export.Dim`.
+    """
+    with torch.no_grad():
+        return torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
+
+
+def image_shape(program: ExportedProgram) -> Sequence[int | torch.SymInt]:
+    """Returns the shape of the images that a program takes; a free size is no int."""
+    (name,) = program.graph_signature.user_inputs
+    (node,) = (each for each in program.graph.nodes if each.name == name)
+    return node.meta["val"].shape

@@ -1,12 +1,10 @@
-"""From a model to a file that other runtimes read, checked against the model after writing."""
+"""`cvt.export`: from a model to a file that other runtimes read, checked against the model."""
 
 import copy
 import math
 import warnings
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -20,31 +18,17 @@ from cvt.data.walk import find_images
 from cvt.errors import UserError, did_you_mean
 from cvt.files import atomic_files, expanded
 from cvt.inference.agreement import ENOUGH, LOW, agreement
-from cvt.inference.export import format_aot as export_aot
-from cvt.inference.export.formats import FORMATS, Format, choose_format
+from cvt.inference.export.formats import ExportFormat, Run, choose_format
 from cvt.inference.export.snippet import snippet
-from cvt.inference.export.trace import Metadata, Sizes, choose_sizes, trace
+from cvt.inference.export.trace import Metadata, Sizes, choose_sizes
 from cvt.inference.int8 import Calibrating, calibration_images
-from cvt.inference.rewrite import DTYPES, check_dtype, dtype_of
+from cvt.inference.rewrite import dtype_of
 from cvt.parts.model import VisionModel
-from cvt.runtime import choose_device
+from cvt.runtime import choose_device, number_format
+from cvt.systems.catalog import ROWS
 from cvt.weights.record import Preprocessing
 from cvt.weights.timm_folder import record_of_model
-from cvt.zoo.create import load
-
-# --- What a written file computes, held against the model that it comes from.
-
-_T = TypeVar("_T")
-
-Run = Callable[[Tensor], Tensor]
-
-# Of the logits' spread, by what the file computes in. A wrong activation or a wrong half pixel is
-# over the first by a factor of ten; rounding is below each of them by as much.
-LIMITS = {"float64": 1e-4, "float32": 1e-4, "float16": 5e-2, "bfloat16": 0.3, "int8": 1.0}
-# Convolutions of a GPU keep ten bits of each factor (TF32) unless told otherwise.
-_ON_GPU = 1e-2
-
-_DIGITS, _PICTURES, _BATCH = 16, 64, 8
+from cvt.zoo.create import create_model, load
 
 
 @dataclass(frozen=True)
@@ -52,7 +36,7 @@ class Check:
     """What came out for images of one kind and shape.
 
     Args:
-        images: What they are: `random`, `digits`, or the folder that they are from.
+        images: What they are: `random`, `digits`, `calibration`, or the folder they are from.
         count: How many.
         size: Their (height, width).
         error: The largest difference of two outputs, in units of the outputs' own spread.
@@ -70,144 +54,6 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Real images.
-
-    Args:
-        kind: What they are.
-        images: Each (C, H, W), prepared for the model.
-        bad: One sentence for each that could not be read.
-    """
-
-    kind: str
-    images: tuple[Tensor, ...]
-    bad: tuple[str, ...] = ()
-
-
-def check_outputs(
-    model: nn.Module, run: Run, sizes: Sizes, pictures: Sequence[Pictures]
-) -> list[Check]:
-    """Compares what a file and the model return, on random images of several shapes and on real.
-
-    Args:
-        model: The training form.
-        run: What runs the file.
-        sizes: What the file takes.
-        pictures: They go in as batches of the file's size.
-
-    Raises:
-        UserError: The model's own outputs are no numbers, or those of the file have another shape.
-    """
-    reference = _reference(model)
-    has_classes = bool(getattr(model, "num_classes", 0))
-    generator = torch.Generator().manual_seed(0)
-    batches = [("random", [torch.randn(s, generator=generator)]) for s in sizes.examples()]
-    batches += [(each.kind, _batches(each.images, sizes)) for each in pictures if each.images]
-    return [_compare(reference, run, kind, each, has_classes) for kind, each in batches]
-
-
-def _compare(
-    reference: Run, run: Run, kind: str, batches: list[Tensor], has_classes: bool
-) -> Check:
-    found = agreement(reference, lambda images: _rows(run(images)), batches)
-    # The mean passes on what is no number; a network of one output has no spread.
-    error = found.relative_max if found.spread else found.max_error
-    return Check(
-        images=kind,
-        count=found.num_images,
-        size=(batches[0].shape[2], batches[0].shape[3]),
-        error=error if math.isfinite(found.mean_error) else math.inf,
-        top1=found.top1 if has_classes else None,
-        mean_error=found.relative_mean if found.spread else found.mean_error,
-    )
-
-
-def _reference(model: nn.Module) -> Run:
-    """The model in its own precision, or in float32 if that is a lower one."""
-    network = copy.deepcopy(model).cpu().eval()
-    network = network if _dtype(model) == torch.float64 else network.float()
-
-    def run(images: Tensor) -> Tensor:
-        output = _rows(network(images.to(_dtype(network))))
-        if not output.isfinite().all():
-            raise UserError(
-                f"Got a model whose own outputs on {len(images)} images of {images.shape[2]}x"
-                f"{images.shape[3]} pixels are not all finite; train it again, or load another."
-            )
-        return output
-
-    return run
-
-
-def limit_of(dtype: str, device: torch.device) -> float:
-    """Returns the largest error that rounding can explain."""
-    return max(LIMITS[dtype], _ON_GPU if device.type == "cuda" else 0.0)
-
-
-def real_images(folder: str | None, preprocessing: Preprocessing) -> Pictures:
-    """Returns up to 64 pictures, prepared for the model.
-
-    A model that takes neither grey nor RGB pictures has none, unless they are asked for.
-
-    Args:
-        folder: A folder, a file or a pattern; None: scikit-learn's scans of digits, enlarged,
-            which are real but no photographs.
-
-    Raises:
-        UserError: Not one of them can be read.
-    """
-    if folder is None and preprocessing.input_size[0] not in (1, 3):
-        return Pictures("none", ())
-    prepare = eval_transform(preprocessing)
-    if folder is None:
-        scans = digit_splits()["test"].some(_DIGITS)
-        return Pictures("digits", tuple(prepare(_good(each)) for each in scans))
-    prepared, bad = [], []
-    for source in _spread(list(find_images([folder]))):
-        try:
-            prepared.append(prepare(open_image(_good(source))))
-        except BadImage as error:
-            bad.append(str(error))
-    if not prepared:
-        raise UserError(f"Got no image in {folder!r} that can be read, expected one at least.")
-    return Pictures(folder, tuple(prepared), tuple(bad))
-
-
-def _good(source: _T | BadImage) -> _T:
-    if isinstance(source, BadImage):
-        raise source
-    return source
-
-
-def _spread(found: list) -> Iterable:
-    count = min(_PICTURES, len(found))
-    return [found[index * len(found) // count] for index in range(count)]
-
-
-def _batches(pictures: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
-    """In a fixed batch the last ones are followed by the first again."""
-    low, high = sizes.batch
-    if low != high:
-        return list(torch.stack(list(pictures)).split(_BATCH))
-    count = -(-len(pictures) // low) * low
-    return list(torch.stack([pictures[i % len(pictures)] for i in range(count)]).split(low))
-
-
-def _rows(output: Tensor) -> Tensor:
-    """Outputs (B, ...) as (B, numbers): tokens and features are compared like logits."""
-    if not isinstance(output, Tensor):
-        raise UserError(
-            f"Got a model that returns a {type(output).__name__}, expected one tensor; feature "
-            "pyramids are not exported."
-        )
-    return output.flatten(1)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return dtype_of(model) or torch.float32
-
-
-@dataclass(frozen=True)
 class Exported:
     """A file that was written and checked.
 
@@ -218,7 +64,7 @@ class Exported:
         metadata: What the file says about itself.
         checks: What came out of the comparison with the model.
         limit: The error from which a check would have failed.
-        bad_images: One sentence for each picture that could not be read.
+        bad_images: One sentence for each image that could not be read.
         caution: A sentence where int8 keeps fewer than 99 % of the answers on real images.
         snippet: A program that uses the file, without this library.
     """
@@ -242,10 +88,11 @@ def export(
     image_size: int | tuple[int, int] | None = None,
     batch_size: int | None = None,
     dynamic: Sequence[str] | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
+    dtype: torch.dtype | str = "float32",
+    device: torch.device | str = "cpu",
     images: str | Path | None = None,
     calibration: Calibrating | None = None,
+    untrained: bool = False,
 ) -> Exported:
     """Writes a network, rewritten for inference, for another runtime.
 
@@ -260,107 +107,36 @@ def export(
         image_size: Side, or (height, width), in pixels; by default that of the preprocessing.
         batch_size: How many images each call takes; None: any number of them.
         dynamic: Free sizes, of `batch`, `height`, `width`; by default the batch if not given.
-        dtype: What it computes in, see `Format.dtypes`; in OpenVINO float16 is the weights' alone,
-            and int8 that of linear maps.
+        dtype: What it computes in: float32 or fp16; for torch's formats also float64 and bf16. In
+            OpenVINO fp16 is the weights' alone; int8, that of linear maps, is OpenVINO's alone.
         device: Where a torch.export program or a package will run.
-        images: A folder of pictures to check with; by default scans of digits, enlarged, or the
+        images: A folder of images to check with; by default scans of digits, enlarged, or the
             images of calibration.
         calibration: For int8, which needs it: real images, as for `cvt.deploy`.
-
-    Raises:
-        UserError: A package or compiler is missing; no such format, model, size, dtype or device;
-            images and int8 don't come together; the place is not writable; or the outputs are not
-            the model's.
+        untrained: The model is named as by `cvt.list_models`, and gets fresh weights, for speed.
     """
     path = expanded(path)
     chosen = choose_format(path, format)
-    where = _check_request(chosen, path, dtype, device)
+    dtype = number_format(dtype)
+    where = _check_request(chosen, path, dtype, str(device))
     _check_calibration(dtype, calibration)
-    network = model if isinstance(model, nn.Module) else load(model)
+    network = model if isinstance(model, nn.Module) else _named(str(model), untrained)
     free = dynamic if dynamic is not None else ("batch",) if batch_size is None else ()
-    metadata = _describe(network, image_size, batch_size, free, dtype)
-    about = metadata.record.preprocessing
-    ranges = None if calibration is None else calibration_images(network, calibration, about)
-    pictures = _pictures(images, ranges, about)
-    return _write(network, path, chosen, where, metadata, pictures, ranges)
-
-
-def read_metadata(path: str | Path) -> Metadata:
-    """Reads what an exported file says about itself.
-
-    Raises:
-        UserError: There is no such file, or none that `export` wrote.
-    """
-    path = expanded(path)
-    if not path.is_file():
-        raise UserError(f"There is no file {path}, expected one that `cvt export` wrote.")
-    chosen = choose_format(path)
-    chosen.check_installed()
-    try:
-        if chosen.name in ("program", "aot"):
-            chosen = FORMATS["aot" if export_aot.is_package(path) else "program"]
-        found = chosen.module.read(path)
-    except (zipfile.BadZipFile, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no {chosen.title} file ({error}).") from error
-    return Metadata.from_strings(found, source=str(path))
-
-
-def _pictures(
-    images: str | Path | None, ranges: Tensor | None, about: Preprocessing
-) -> list[Pictures]:
-    """Those of calibration, and those asked for; without either the usual ones."""
-    pictures = [] if ranges is None else [Pictures("calibration", tuple(ranges))]
+    about = _describe(network, image_size, batch_size, free, dtype)
+    prepared = about.record.preprocessing
+    ranges = None if calibration is None else calibration_images(network, calibration, prepared)
+    real = [] if ranges is None else [RealImages("calibration", tuple(ranges))]
     if ranges is None or images is not None:
-        pictures.append(real_images(None if images is None else str(images), about))
-    return pictures
+        real.append(_real_images(None if images is None else str(images), prepared))
+    return _write(network, path, chosen, where, about, real, ranges)
 
 
-def _write(
-    network: nn.Module,
-    path: Path,
-    chosen: Format,
-    where: torch.device,
-    metadata: Metadata,
-    pictures: Sequence[Pictures],
-    ranges: Tensor | None,
-) -> Exported:
-    # OpenVINO computes in a type of its own choice, and keeps the weights in this one.
-    computes = torch.float32 if chosen.name == "openvino" else DTYPES[metadata.dtype]
-    limit = limit_of(metadata.dtype, where)
-    companions = chosen.companions(path)
-    with atomic_files(path, *companions) as temporary:
-        program = trace(network, metadata.sizes, computes, where)
-        write = chosen.module.write
-        if ranges is not None:
-            write = partial(write, calibration=ranges)
-        write(program, temporary, metadata.to_strings(), metadata.dtype)
-        del program
-        run = chosen.module.load(temporary, where)
-        checks = check_outputs(network, run, metadata.sizes, pictures)
-        _refuse_difference(checks, limit, path)
-    caution = None if ranges is None else _caution(checks)
-    if caution is not None:
-        warnings.warn(caution, stacklevel=3)
-    files = (path, *(path.with_name(name) for name in companions))
-    return Exported(
-        path=path,
-        format=chosen.name,
-        num_bytes=sum(each.stat().st_size for each in files),
-        metadata=metadata,
-        checks=tuple(checks),
-        limit=limit,
-        bad_images=tuple(bad for each in pictures for bad in each.bad),
-        caution=caution,
-        snippet=snippet(chosen.name, path, metadata, str(where)),
-    )
-
-
-def _check_request(chosen: Format, path: Path, dtype: str, device: str) -> torch.device:
+def _check_request(chosen: ExportFormat, path: Path, dtype: str, device: str) -> torch.device:
     if dtype not in chosen.dtypes:
         hint = " Int8 is for OpenVINO's files, .xml." if dtype == "int8" else ""
         raise UserError(
             f"Got dtype {dtype!r} for {chosen.title}, expected {' or '.join(chosen.dtypes)}."
-            f"{hint or did_you_mean(str(dtype), chosen.dtypes)}"
+            f"{hint or did_you_mean(dtype, chosen.dtypes)}"
         )
     where = choose_device(device)
     if where.type != "cpu" and not chosen.has_device:
@@ -376,11 +152,7 @@ def _check_request(chosen: Format, path: Path, dtype: str, device: str) -> torch
                 f"Got {path} to write, with {other.name} beside it, which is there and no part of "
                 "such a file; take another name."
             )
-    chosen.check_installed(dtype)
-    if chosen.name == "aot":
-        # Machine code is for this machine; a program may go to another.
-        check_dtype(DTYPES[dtype], where)
-        export_aot.check_compiler()
+    chosen.check_machine(dtype, where)
     return where
 
 
@@ -395,6 +167,17 @@ def _check_calibration(dtype: str, calibration: Calibrating | None) -> None:
             f"Got calibration images with dtype {dtype}, expected them with int8 alone; leave them "
             "out, or take int8."
         )
+
+
+def _named(model: str, untrained: bool) -> nn.Module:
+    if untrained:
+        return create_model(model)
+    if model in ROWS and not Path(model).exists():
+        raise UserError(
+            f"Got {model!r}, which names no weights; name a run folder, a checkpoint or published "
+            "weights of `cvt models`, or add --untrained to export fresh ones, to measure speed."
+        )
+    return load(model)
 
 
 def _describe(
@@ -414,18 +197,46 @@ def _describe(
     if image_size is not None:
         sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         channels = record.preprocessing.input_size[0]
-        about = replace(record.preprocessing, input_size=cast("Any", (channels, *sides)))
-        record = replace(record, preprocessing=about)
+        prepared = replace(record.preprocessing, input_size=cast("Any", (channels, *sides)))
+        record = replace(record, preprocessing=prepared)
     sizes = choose_sizes(record.spec, record.preprocessing.size, batch_size, dynamic)
     return Metadata(record, sizes, dtype)
 
 
-def _caution(checks: Sequence[Check]) -> str | None:
-    for each in checks:
-        if each.images != "random" and each.top1 is not None and each.top1 < ENOUGH:
-            said = f"the same class for {each.top1:.2f} % of {each.count:,} images ({each.images})"
-            return LOW.format(said)
-    return None
+def _write(
+    network: nn.Module,
+    path: Path,
+    chosen: ExportFormat,
+    where: torch.device,
+    about: Metadata,
+    real: Sequence["RealImages"],
+    ranges: Tensor | None,
+) -> Exported:
+    """Writes under a name that nobody sees, checks, and only then gives the file its own."""
+    limit = max(LIMITS[about.dtype], _ON_GPU if where.type == "cuda" else 0.0)
+    companions = chosen.companions(path)
+    with atomic_files(path, *companions) as temporary:
+        program = chosen.trace(network, about, where)
+        chosen.write(program, temporary, about, ranges)
+        del program
+        run = chosen.load(temporary, where)
+        checks = _check_outputs(network, run, about.sizes, real)
+        _refuse_difference(checks, limit, path)
+    caution = None if ranges is None else _caution(checks)
+    if caution is not None:
+        warnings.warn(caution, stacklevel=3)
+    files = (path, *(path.with_name(name) for name in companions))
+    return Exported(
+        path=path,
+        format=chosen.name,
+        num_bytes=sum(each.stat().st_size for each in files),
+        metadata=about,
+        checks=tuple(checks),
+        limit=limit,
+        bad_images=tuple(bad for each in real for bad in each.bad),
+        caution=caution,
+        snippet=snippet(chosen.name, path, about, str(where)),
+    )
 
 
 def _refuse_difference(checks: Sequence[Check], limit: float, path: Path) -> None:
@@ -437,3 +248,152 @@ def _refuse_difference(checks: Sequence[Check], limit: float, path: Path) -> Non
             f"its outputs are off by {worst.error:.2g} of their spread, expected at most "
             f"{limit:.2g}; take another format or dtype, and tell us about this one."
         )
+
+
+def _caution(checks: Sequence[Check]) -> str | None:
+    for each in checks:
+        if each.images != "random" and each.top1 is not None and each.top1 < ENOUGH:
+            said = f"the same class for {each.top1:.2f} % of {each.count:,} images ({each.images})"
+            return LOW.format(said)
+    return None
+
+
+# --- What a written file computes, held against the model that it comes from.
+
+# Of the logits' spread, by what the file computes in. A wrong activation or a wrong half pixel is
+# over the first by a factor of ten; rounding is below each of them by as much.
+LIMITS = {"float64": 1e-4, "float32": 1e-4, "fp16": 5e-2, "bf16": 0.3, "int8": 1.0}
+# Convolutions of a GPU keep ten bits of each factor (TF32) unless told otherwise.
+_ON_GPU = 1e-2
+
+_BATCH = 8
+
+
+def _check_outputs(
+    model: nn.Module, run: Run, sizes: Sizes, real: Sequence["RealImages"]
+) -> list[Check]:
+    """Compares what a file and the model return, on random images of several shapes and on real.
+
+    Args:
+        run: What runs the file.
+        sizes: What the file takes.
+        real: They go in as batches of the file's size.
+    """
+    reference = _reference(model)
+    has_classes = bool(getattr(model, "num_classes", 0))
+    generator = torch.Generator().manual_seed(0)
+    batches = [("random", [torch.randn(s, generator=generator)]) for s in sizes.examples()]
+    batches += [(each.kind, _batches(each.images, sizes)) for each in real if each.images]
+    return [_compare(reference, run, kind, each, has_classes) for kind, each in batches]
+
+
+def _compare(
+    reference: Run, run: Run, kind: str, batches: list[Tensor], has_classes: bool
+) -> Check:
+    found = agreement(reference, lambda images: _rows(run(images)), batches)
+    # The mean passes on what is no number; a network of one output has no spread.
+    error = found.relative_max if found.spread else found.max_error
+    return Check(
+        images=kind,
+        count=found.num_images,
+        size=(batches[0].shape[2], batches[0].shape[3]),
+        error=error if math.isfinite(found.mean_error) else math.inf,
+        top1=found.top1 if has_classes else None,
+        mean_error=found.relative_mean if found.spread else found.mean_error,
+    )
+
+
+def _reference(model: nn.Module) -> Run:
+    """The model in its own precision, or in float32 if that is a lower one."""
+    network = copy.deepcopy(model).cpu().eval()
+    dtype = torch.float64 if dtype_of(model) == torch.float64 else torch.float32
+    network = network.to(dtype)
+
+    def run(images: Tensor) -> Tensor:
+        output = _rows(network(images.to(dtype)))
+        if not output.isfinite().all():
+            raise UserError(
+                f"Got a model whose own outputs on {len(images)} images of {images.shape[2]}x"
+                f"{images.shape[3]} pixels are not all finite; train it again, or load another."
+            )
+        return output
+
+    return run
+
+
+def _rows(output: Tensor) -> Tensor:
+    """Outputs (B, ...) as (B, numbers): tokens and features are compared like logits."""
+    if not isinstance(output, Tensor):
+        raise UserError(
+            f"Got a model that returns a {type(output).__name__}, expected one tensor; feature "
+            "pyramids are not exported."
+        )
+    return output.flatten(1)
+
+
+def _batches(images: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
+    """In a fixed batch the last ones are followed by the first again."""
+    low, high = sizes.batch
+    if low != high:
+        return list(torch.stack(list(images)).split(_BATCH))
+    count = -(-len(images) // low) * low
+    return list(torch.stack([images[i % len(images)] for i in range(count)]).split(low))
+
+
+# --- Real images to check with.
+
+_DIGITS, _MOST_IMAGES = 16, 64
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Images to check with.
+
+    Args:
+        kind: What they are.
+        images: Each (C, H, W), prepared for the model.
+        bad: One sentence for each that could not be read.
+    """
+
+    kind: str
+    images: tuple[Tensor, ...]
+    bad: tuple[str, ...] = ()
+
+
+def _real_images(folder: str | None, preprocessing: Preprocessing) -> RealImages:
+    """Returns up to 64 images, prepared for the model.
+
+    A model that takes neither grey nor RGB images has none, unless they are asked for.
+
+    Args:
+        folder: A folder, a file or a pattern; None: scikit-learn's scans of digits, enlarged,
+            which are real but no photographs.
+    """
+    if folder is None and preprocessing.input_size[0] not in (1, 3):
+        return RealImages("none", ())
+    prepare = eval_transform(preprocessing)
+    if folder is None:
+        scans = digit_splits()["test"].some(_DIGITS)
+        return RealImages("digits", tuple(prepare(_good(each)) for each in scans))
+    prepared, bad = [], []
+    for source in _spread(list(find_images([folder]))):
+        try:
+            prepared.append(prepare(open_image(_good(source))))
+        except BadImage as error:
+            bad.append(str(error))
+    if not prepared:
+        raise UserError(f"Got no image in {folder!r} that can be read, expected one at least.")
+    return RealImages(folder, tuple(prepared), tuple(bad))
+
+
+def _good(source: _T | BadImage) -> _T:
+    if isinstance(source, BadImage):
+        raise source
+    return source
+
+
+def _spread(found: list) -> Iterable:
+    count = min(_MOST_IMAGES, len(found))
+    return [found[index * len(found) // count] for index in range(count)]

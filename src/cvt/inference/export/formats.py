@@ -1,56 +1,81 @@
-"""The formats that a network can be exported to, told by what file names end in."""
+"""The formats that a network can be exported to: how each is written, run and read.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import import_module
+A format is one class and its row in `FORMATS`; what a file's name ends in tells which one it is.
+"""
+
+import errno
+import json
+import os
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
-from types import ModuleType
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from cvt.errors import UserError, did_you_mean
+from cvt.files import expanded
+from cvt.inference.export.trace import KEYS, Metadata, free_places, trace
+from cvt.inference.rewrite import check_dtype
+from cvt.runtime import NUMBER_FORMATS
+
+Run = Callable[[Tensor], Tensor]
+"""What runs a file: images (B, C, H, W) to outputs, both in float32 on the CPU."""
 
 
-@dataclass(frozen=True)
-class Format:
-    """A format, and what it takes.
-
-    Args:
-        title: In words.
-        suffixes: What its files may be called; the first is the usual one and tells the format.
-        dtypes: What it may compute in.
-        packages: What has to be installed to write it and to check what was written.
-        extra: Which extra of this library brings them.
-        companion: The suffix of a second file.
-        has_device: Whether it is made for the device it will run on.
-    """
+class ExportFormat:
+    """A format, and what it takes."""
 
     name: str
     title: str
+    """In words."""
     suffixes: tuple[str, ...]
+    """What its files may be called; the first is the usual one and tells the format."""
     dtypes: tuple[str, ...]
+    """What it may compute in."""
     packages: tuple[str, ...] = ()
+    """What has to be installed to write it and to check what was written."""
     extra: str = ""
+    """Which extra of this library brings them."""
     companion: str = ""
+    """The suffix of a second file."""
     has_device: bool = False
+    """Whether it is made for the device it will run on."""
 
-    @property
-    def module(self) -> ModuleType:
-        """The file with `write`, `load` and `read`."""
-        return import_module(f"cvt.inference.export.format_{self.name}")
+    def trace(self, model: nn.Module, about: Metadata, device: torch.device) -> ExportedProgram:
+        """Returns the network as the graph that is written."""
+        return trace(model, about.sizes, NUMBER_FORMATS[about.dtype], device)
+
+    def write(
+        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
+    ) -> None:
+        """Saves the graph, and what the file is to say about itself.
+
+        Args:
+            calibration: Images (N, C, H, W) to find the ranges of int8 with.
+        """
+        raise NotImplementedError
+
+    def load(self, path: Path, device: torch.device) -> Run:
+        """Returns what runs the file, on the device if the format has one, else on the CPU."""
+        raise NotImplementedError
+
+    def read(self, path: Path) -> Mapping[str, str]:
+        """Returns the metadata, without loading the weights where that can be."""
+        raise NotImplementedError
 
     def companions(self, path: Path) -> tuple[str, ...]:
         """Returns the names of the files beside the one at `path`."""
         return (path.with_suffix(self.companion).name,) if self.companion else ()
 
     def check_installed(self, dtype: str = "float32") -> None:
-        """Refuses a machine that lacks what the format takes.
-
-        Args:
-            dtype: What is to be written in it; int8 takes one package more.
-
-        Raises:
-            UserError: A package is missing.
-        """
+        """Refuses a machine that lacks a package; int8 takes one more."""
         in_int8 = dtype == "int8"
         packages = (*self.packages, "nncf") if in_int8 else self.packages
         missing = [name for name in packages if find_spec(name) is None]
@@ -62,44 +87,205 @@ class Format:
                 f'pip install "cvt[{extras}]"'
             )
 
-
-_TORCH = ("float32", "float64", "bfloat16", "float16")
-FORMATS: Mapping[str, Format] = {
-    each.name: each
-    for each in (
-        # Before the program, whose suffix is the end of this one's.
-        Format("aot", "AOTInductor package", (".aot.pt2", ".pt2"), _TORCH, has_device=True),
-        Format("program", "torch.export program", (".pt2",), _TORCH, has_device=True),
-        Format(
-            "onnx",
-            "ONNX",
-            (".onnx",),
-            ("float32", "float16"),
-            packages=("onnx", "onnxscript", "onnxruntime"),
-            extra="onnx",
-        ),
-        Format(
-            "openvino",
-            "OpenVINO",
-            (".xml",),
-            ("float32", "float16", "int8"),
-            packages=("openvino",),
-            extra="openvino",
-            companion=".bin",
-        ),
-    )
-}
+    def check_machine(self, dtype: str, device: torch.device) -> None:
+        """Refuses a machine on which the format can't be written."""
+        self.check_installed(dtype)
 
 
-def choose_format(path: Path, name: str | None = None) -> Format:
+class _TorchFormat(ExportFormat):
+    """What PyTorch itself runs, from an archive that is read alike whichever it is."""
+
+    dtypes = ("float32", "float64", "bf16", "fp16")
+    has_device = True
+
+    def read(self, path: Path) -> Mapping[str, str]:
+        with zipfile.ZipFile(path) as archive:
+            inside = archive.namelist()
+            for name in inside:
+                if name.endswith("wrapper_metadata.json"):  # where AOTInductor puts it
+                    return json.loads(archive.read(name))
+            names = {name.partition("/")[2]: name for name in inside}
+            found = {key: names[f"extra/{key}"] for key in KEYS if f"extra/{key}" in names}
+            return {key: archive.read(name).decode() for key, name in found.items()}
+
+
+def _calling(network: Run, device: torch.device) -> Run:
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(images.to(device))
+
+    return run
+
+
+class ProgramFormat(_TorchFormat):
+    """A graph of PyTorch's own operations; the metadata is in its extra files."""
+
+    name, title, suffixes = "program", "torch.export program", (".pt2",)
+
+    def write(
+        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
+    ) -> None:
+        # By way of memory, since on a full disk torch's writer ends the process.
+        content = BytesIO()
+        with warnings.catch_warnings():
+            # Kernels in channels-last order are dense, and saved as they are; the check reads them.
+            warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
+            torch.export.save(program, content, extra_files=about.to_strings())
+        path.write_bytes(content.getbuffer())
+
+    def load(self, path: Path, device: torch.device) -> Run:
+        return _calling(torch.export.load(path).module(), device)
+
+
+class AotFormat(_TorchFormat):
+    """Machine code from AOTInductor, for the kind of device that it was made on."""
+
+    name, title, suffixes = "aot", "AOTInductor package", (".aot.pt2", ".pt2")
+
+    def write(
+        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
+    ) -> None:
+        # This takes from half a minute to several.
+        torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={"aot_inductor.metadata": about.to_strings()},
+        )
+
+    def load(self, path: Path, device: torch.device) -> Run:
+        return _calling(torch._inductor.aoti_load_package(str(path)), device)
+
+    def check_machine(self, dtype: str, device: torch.device) -> None:
+        # A program may go to another machine; machine code may not.
+        check_dtype(NUMBER_FORMATS[dtype], device)
+        options = [each for each in torch._inductor.config.cpp.cxx if each]
+        if not any(shutil.which(each) for each in options):
+            said = "the environment variable CXX" if os.environ.get("CXX") else "torch's default"
+            raise UserError(
+                f"Got format aot, which needs a C++ compiler, and there is no "
+                f"{' or '.join(options)} ({said}); install one, or set CXX to yours."
+            )
+
+
+class OnnxFormat(ExportFormat):
+    """For ONNX Runtime and whatever else reads ONNX; the metadata is in its `metadata_props`."""
+
+    name, title, suffixes = "onnx", "ONNX", (".onnx",)
+    dtypes = ("float32", "fp16")
+    packages, extra = ("onnx", "onnxscript", "onnxruntime"), "onnx"
+
+    _LARGEST = 2**31 - 2**20  # a file is one protocol buffer, and these end at 2 GiB
+
+    def write(
+        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
+    ) -> None:
+        size = sum(each.nbytes for each in program.state_dict.values())
+        if size > self._LARGEST:
+            raise UserError(
+                f"Got weights of {size / 2**30:.1f} GiB, expected at most 2 GiB for one ONNX file; "
+                "take fp16 or another format."
+            )
+        names = free_places(program)  # which sizes are free, the program knows by itself
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["image"],
+            output_names=["output"],
+            dynamic_shapes=(names,) if names else None,
+            external_data=False,
+            verbose=False,
+        )
+        assert converted is not None
+        converted.model.metadata_props.update(about.to_strings())
+        converted.save(str(path), external_data=False)
+
+    def load(self, path: Path, device: torch.device) -> Run:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+        def run(images: Tensor) -> Tensor:
+            (output,) = session.run(None, {"image": images.numpy()})
+            return torch.from_numpy(output)
+
+        return run
+
+    def read(self, path: Path) -> Mapping[str, str]:
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        try:
+            model = onnx.load(str(path), load_external_data=False)
+        except DecodeError as error:
+            raise ValueError(str(error)) from error
+        return {each.key: each.value for each in model.metadata_props}
+
+
+class OpenVinoFormat(ExportFormat):
+    """OpenVINO's own graph, the weights in `.bin` beside it; the metadata is in its `rt_info`.
+
+    It is traced in float32: fp16 is for the weights alone, as OpenVINO computes in a type of its
+    own choice.
+    """
+
+    name, title, suffixes = "openvino", "OpenVINO", (".xml",)
+    dtypes = ("float32", "fp16", "int8")
+    packages, extra = ("openvino",), "openvino"
+    companion = ".bin"
+
+    def trace(self, model: nn.Module, about: Metadata, device: torch.device) -> ExportedProgram:
+        return trace(model, about.sizes, torch.float32, device)
+
+    def write(
+        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
+    ) -> None:
+        import openvino
+
+        from cvt.inference.openvino import converted, quantized
+
+        graph = converted(program)
+        (image,), (output,) = graph.inputs, graph.outputs
+        image.get_tensor().set_names({"image"})
+        output.get_tensor().set_names({"output"})
+        if calibration is not None:
+            graph = quantized(graph, calibration)
+        for key, value in about.to_strings().items():
+            graph.set_rt_info(value, [key])
+        try:
+            openvino.save_model(graph, str(path), compress_to_fp16=about.dtype == "fp16")
+        except RuntimeError as error:
+            if "iostream" not in str(error):
+                raise
+            # OpenVINO does not say why it could not write: nearly always for want of room.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+    def load(self, path: Path, device: torch.device) -> Run:
+        from cvt.inference.openvino import core
+
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        network = core().compile_model(str(path), "CPU", exact)
+
+        def run(images: Tensor) -> Tensor:
+            return torch.from_numpy(network(images.numpy())[0].copy())
+
+        return run
+
+    def read(self, path: Path) -> Mapping[str, str]:
+        info = ElementTree.parse(path).getroot().find("rt_info")
+        found = {} if info is None else {each.tag: each.get("value", "") for each in info}
+        return {key: found[key] for key in KEYS if key in found}
+
+
+# AOTInductor's before the program's, whose suffix is the end of its own.
+_ALL = (AotFormat(), ProgramFormat(), OnnxFormat(), OpenVinoFormat())
+FORMATS: dict[str, ExportFormat] = {each.name: each for each in _ALL}
+
+
+def choose_format(path: Path, name: str | None = None) -> ExportFormat:
     """Returns the format of a file to write.
 
     Args:
         name: The format, where the path does not tell it.
-
-    Raises:
-        UserError: There is no such format (the nearest is named), or path and format don't go
-            together.
     """
     if name is not None and name not in FORMATS:
         raise UserError(
@@ -113,3 +299,17 @@ def choose_format(path: Path, name: str | None = None) -> Format:
             return each
     endings = ", ".join(f"{each.suffixes[0]} ({each.title})" for each in options)
     raise UserError(f"Got {str(path)!r} to export to, expected a name that ends in {endings}.")
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """Reads what an exported file says about itself."""
+    path = expanded(path)
+    if not path.is_file():
+        raise UserError(f"There is no file {path}, expected one that `cvt export` wrote.")
+    chosen = choose_format(path)
+    chosen.check_installed()
+    try:
+        found = chosen.read(path)
+    except (zipfile.BadZipFile, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no {chosen.title} file ({error}).") from error
+    return Metadata.from_strings(found, source=str(path))

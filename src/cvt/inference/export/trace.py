@@ -1,4 +1,4 @@
-"""The rewritten network as one graph, from `torch.export`; every format starts from it."""
+"""The graph that every format starts from: the images it takes, its tracing, what it says."""
 
 import copy
 import json
@@ -7,24 +7,23 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo.exc import UserError as TorchUserError
 from torch.export import Dim, ExportedProgram
 
 from cvt.errors import UserError, did_you_mean
 from cvt.inference.passes import chosen_passes
-from cvt.inference.rewrite import rewrite
+from cvt.inference.rewrite import SizeRange, image_shape, rewrite, traced
 from cvt.parts.model import VisionModel
 from cvt.parts.spec import Spec
+from cvt.plain import from_others, read_json
+from cvt.runtime import number_format
 from cvt.weights.checkpoint import METADATA_KEY, record_of
 from cvt.weights.record import Record
 
 # --- Which sizes of images an exported file takes.
 
 AXES = ("batch", "height", "width")
-
-Range = tuple[int, int | None]
-"""The smallest and the largest size of an axis; None: there is no largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +35,10 @@ class Sizes:
         usual: The (height, width) that the model is made for.
     """
 
-    batch: Range
+    batch: SizeRange
     channels: int
-    height: Range
-    width: Range
+    height: SizeRange
+    width: SizeRange
     usual: tuple[int, int]
 
     @property
@@ -53,7 +52,7 @@ class Sizes:
         batch, height, width = (name if name in self.free else self.of(name)[0] for name in AXES)
         return batch, self.channels, height, width
 
-    def of(self, name: str) -> Range:
+    def of(self, name: str) -> SizeRange:
         """Returns the range of an axis."""
         return getattr(self, name)
 
@@ -74,17 +73,6 @@ class Sizes:
         smallest = self._fitting(1, self.height[0], self.width[0])
         return list(dict.fromkeys((self._fitting(2, height, width), other, smallest)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data that goes to JSON and comes back through `from_dict`."""
-        return {"dtype": "float32", **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """Rebuilds what `to_dict` wrote."""
-        ranges = {name: (plain[name][0], plain[name][1]) for name in AXES}
-        height, width = plain["usual"]
-        return cls(channels=plain["channels"], usual=(height, width), **ranges)
-
     def _fitting(self, batch: int, height: int, width: int) -> tuple[int, int, int, int]:
         batch, height, width = (
             max(size, self.of(name)[0]) if name in self.free else self.of(name)[0]
@@ -102,9 +90,6 @@ def choose_sizes(
         size: The (height, width) that the images usually have, and always if these are not free.
         batch_size: How many images a call takes; None: any number if "batch" is free, else one.
         dynamic: The free ones of `AXES`.
-
-    Raises:
-        UserError: An unknown axis, a size that the network does not take, or a batch of two minds.
     """
     for name in dynamic:
         if name not in AXES:
@@ -121,7 +106,7 @@ def choose_sizes(
         raise UserError(f"Got batch_size {batch_size}, expected 1 or more.")
     spec.grids(size)
     lowest = smallest_free_side(spec, size)
-    free: Range = (lowest, None)
+    free: SizeRange = (lowest, None)
     return Sizes(
         batch=(1, None) if "batch" in dynamic else (batch_size or 1, batch_size or 1),
         channels=spec.in_chans,
@@ -132,10 +117,11 @@ def choose_sizes(
 
 
 def smallest_free_side(spec: Spec, size: tuple[int, int]) -> int:
-    """Returns the side from which one graph holds for all sizes.
+    """Returns the side from which on one graph holds for all sizes.
 
-    A grid of one row, and one that strided keys make it, is broadcast: another graph. From three
-    rows on the keys, at stride 2, have two. Where the usual size has fewer rows, its number counts.
+    A grid of a single row is broadcast, which is another graph, and so is one that strided keys
+    reduce to a row. From three rows on the keys, at stride 2, have two. Where the usual size has
+    fewer rows, its number counts.
     """
     side = min(size)
     rows = min(3, *(min(grid) for grid in spec.grids((side, side))))
@@ -147,19 +133,19 @@ def _rows(spec: Spec, side: int) -> int:
     return min(min(grid) for grid in spec.grids((side, side)))
 
 
+# --- Tracing.
+
 _PLACE = {"batch": 0, "height": 2, "width": 3}
 
 
 def trace(
     model: nn.Module, sizes: Sizes, dtype: torch.dtype, device: torch.device
 ) -> ExportedProgram:
-    """Traces a model's inference form, which has no weights or kernels of one machine's.
+    """Traces a model's inference form, without weights or kernels that are one machine's.
 
     Images go in and answers come out in float32. Where the size is fixed, position tables are
-    interpolated to it here and not in the graph.
-
-    Raises:
-        UserError: The network cannot be one graph for all the sizes.
+    interpolated to it here and not in the graph. A network that can't be one graph for all the
+    sizes is refused.
     """
     if "height" not in sizes.free and "width" not in sizes.free:
         model = _at_size(model, sizes.usual)
@@ -169,14 +155,16 @@ def trace(
         width += width // 2  # sizes that are equal by chance are taken for the same
     images = torch.zeros(batch, channels, height, width, device=device)
     try:
-        return _traced(network, images, _named(sizes))
+        named = {_PLACE[name]: Dim(name, min=sizes.of(name)[0]) for name in sizes.free}
+        return traced(network, images, named)
     except TorchUserError as error:
         if not sizes.free:
             raise
         reason = str(error).partition("\n")[0]
     # What torch cannot prove to hold for all sizes may do so; the check tries several.
     try:
-        program = _traced(network, images, _tried(sizes))
+        tried = {_PLACE[name]: Dim.DYNAMIC(min=sizes.of(name)[0]) for name in sizes.free}
+        program = traced(network, images, tried)
     except TorchUserError as error:
         raise _not_one_graph(model, sizes, str(error).partition("\n")[0]) from error
     if not _holds_from(program, sizes):
@@ -184,30 +172,10 @@ def trace(
     return program
 
 
-def image_shape(program: ExportedProgram) -> Sequence[int | torch.SymInt]:
-    """Returns the shape of the images that a program takes; a free size is no int."""
-    (name,) = program.graph_signature.user_inputs
-    (node,) = (each for each in program.graph.nodes if each.name == name)
-    return node.meta["val"].shape
-
-
 def free_places(program: ExportedProgram) -> dict[int, str]:
     """Returns which of the images' axes are free, with their names."""
     shape = image_shape(program)
     return {place: name for name, place in _PLACE.items() if not isinstance(shape[place], int)}
-
-
-def _traced(network: nn.Module, images: Tensor, free: dict[int, Any]) -> ExportedProgram:
-    with torch.no_grad():
-        return torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
-
-
-def _named(sizes: Sizes) -> dict[int, Any]:
-    return {_PLACE[name]: Dim(name, min=sizes.of(name)[0]) for name in sizes.free}
-
-
-def _tried(sizes: Sizes) -> dict[int, Any]:
-    return {_PLACE[name]: Dim.DYNAMIC(min=sizes.of(name)[0]) for name in sizes.free}
 
 
 def _holds_from(program: ExportedProgram, sizes: Sizes) -> bool:
@@ -257,23 +225,25 @@ class Metadata:
     sizes: Sizes
     dtype: str
 
+    @property
+    def about_input(self) -> dict[str, Any]:
+        """The images that the file takes, as plain data."""
+        return {"dtype": "float32", **asdict(self.sizes), "computes_in": self.dtype}
+
     def to_strings(self) -> dict[str, str]:
         """Returns the JSON by its keys, in ASCII."""
-        about_input = {**self.sizes.to_dict(), "computes_in": self.dtype}
-        return {METADATA_KEY: json.dumps(self.record.to_dict()), INPUT_KEY: json.dumps(about_input)}
+        record, about = json.dumps(self.record.to_dict()), json.dumps(self.about_input)
+        return {METADATA_KEY: record, INPUT_KEY: about}
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str], *, source: str) -> Self:
-        """Reads what `to_strings` wrote.
-
-        Raises:
-            UserError: It is not there, or not usable.
-        """
+        """Reads what `to_strings` wrote."""
         record = record_of(strings, source=source)
         try:
-            plain: dict[str, Any] = json.loads(strings[INPUT_KEY])
-            return cls(record, Sizes.from_dict(plain), plain["computes_in"])
-        except (ValueError, LookupError, TypeError) as error:
+            plain = read_json(strings[INPUT_KEY], INPUT_KEY)
+            sizes = from_others(Sizes, plain, INPUT_KEY)
+            return cls(record, sizes, number_format(plain["computes_in"]))
+        except (UserError, LookupError) as error:
             raise UserError(
                 f"{source} does not say which images it takes, expected a file that `cvt export` "
                 "wrote; export it again."

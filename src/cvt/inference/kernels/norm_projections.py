@@ -26,17 +26,14 @@ operations, the compiler computes them where it adds the residual and holds the 
 Run eagerly they are one more read (3.5 units in place of 2.5).
 """
 
-import os
 from contextlib import nullcontext
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cvt.inference.kernels import has_kernels
 from cvt.parts.tokens import map_to_tokens, prefix_of, tokens_to_map
-
-_STORED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def norm_projections(
@@ -136,19 +133,7 @@ def stack_taps(
     return torch.stack(weights).squeeze(2).permute(0, 2, 3, 1).contiguous(), torch.stack(biases)
 
 
-def interpreted() -> bool:
-    """Whether kernels are to run in Triton's interpreter, on the CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def kernel_computes(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernel is what computes with such tensors; else plain PyTorch does."""
-    if dtype not in _STORED or not (device.type == "cuda" or interpreted()):
-        return False
-    return find_spec("triton") is not None
-
-
 def _kernel_serves(tokens: Tensor, *weights: Tensor) -> bool:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (tokens, *weights)):
         return False
-    return kernel_computes(tokens.dtype, tokens.device)
+    return has_kernels(tokens.dtype, tokens.device)

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import custom_op, triton_op, wrap_triton
 
-from cvt.inference.kernels.norm_projections import interpreted
+from cvt.inference.kernels import interpreted
 
 # Quads side by side, channels, and the most quad rows that a program owns; its warps; stages of
 # the loop's loads (more than one: through shared memory).

@@ -1,4 +1,4 @@
-"""The picture's part of the snippets prepares pictures as the library does, to the bit."""
+"""The programs that export prints prepare images as the library does, to the bit."""
 
 import json
 import struct
@@ -14,8 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 import cvt
 from cvt.data import eval_transform, open_image
-from cvt.inference.export.snippet import snippet
-from cvt.inference.export.trace import Metadata, choose_sizes
+from cvt.inference.export import FORMATS, Metadata, choose_sizes, snippet
 from cvt.weights.record import Preprocessing, Record
 
 
@@ -188,7 +187,7 @@ def test_other_channels_fixed_batches_and_no_classes():
     assert source.endswith("print(output.shape)\n")
 
 
-@pytest.mark.parametrize("name", ["program", "aot", "onnx", "openvino"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_every_format_has_one_that_says_what_it_takes(name, tmp_path):
     _, record = made(Preprocessing(input_size=(3, 32, 32)))
     sizes = choose_sizes(record.spec, (32, 32), None, ("batch", "height", "width"))

@@ -10,11 +10,12 @@ from torch import nn
 
 import cvt
 import networks
-from cvt import runtime as device
+from cvt import runtime
 from cvt.errors import UserError
 from cvt.inference import onednn
 from cvt.inference.forms import PackedLinear, add_linear, inference_copy
 from cvt.inference.passes import pack_linears
+from processors import pretend_cpu
 from randomise import randomise
 
 has_packing = pytest.mark.skipif(
@@ -25,7 +26,7 @@ has_packing = pytest.mark.skipif(
 @pytest.fixture
 def paying(monkeypatch):
     """Packing as on a machine on which it pays."""
-    monkeypatch.setattr(onednn, "packing_pays", lambda dtype: True)
+    pretend_cpu(monkeypatch, "avx512_f")
 
 
 @has_packing
@@ -104,22 +105,21 @@ def test_a_packed_network_is_copied_and_saved_but_not_moved(paying):
 @pytest.mark.parametrize("reason", ["float64", "no operators", "does not pay"])
 def test_plain_maps_stay_where_packing_is_not_to_be_had(monkeypatch, reason):
     model = networks.small("cvt_nano_32")
-    monkeypatch.setattr(onednn, "packing_pays", lambda dtype: reason != "does not pay")
+    pretend_cpu(monkeypatch, *(() if reason == "does not pay" else ("avx512_f",)))
     if reason == "no operators":
-        monkeypatch.setattr(onednn, "_has", lambda name: False)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     network = inference_copy(model.double() if reason == "float64" else model)
     assert pack_linears(network) == 0
 
 
 def test_instructions_are_asked_of_the_cpu(monkeypatch):
-    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
     for named, dtype in (("avx512_bf16", torch.bfloat16), ("avx512_fp16", torch.float16)):
-        for has in (True, False):
-            monkeypatch.setattr(device, "cpu_capabilities", lambda n=named, h=has: {n: h})
-            assert device.cpu_computes(dtype) is has
-    monkeypatch.setattr(onednn, "cpu_capabilities", lambda: {"avx512_f": True})
+        pretend_cpu(monkeypatch, named)
+        assert runtime.cpu_computes(dtype)
+        pretend_cpu(monkeypatch, "avx512_f")
+        assert not runtime.cpu_computes(dtype)
     assert onednn.packing_pays(torch.float32)
-    monkeypatch.setattr(onednn, "cpu_capabilities", dict)
+    pretend_cpu(monkeypatch)
     assert not onednn.packing_pays(torch.float32)
     assert onednn.packing_pays(torch.bfloat16)
 

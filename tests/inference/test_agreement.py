@@ -10,7 +10,8 @@ from torch import nn
 import cvt
 import networks
 from cvt.errors import UserError
-from cvt.inference.agreement import Agreement, checked_agreement
+from cvt.inference import Agreement, agreement
+from cvt.inference.agreement import checked_agreement
 
 LOGITS = torch.tensor([[1.0, 3.0], [2.0, 0.0], [0.0, 4.0], [6.0, 0.0]])
 OTHERS = torch.tensor([[1.0, 3.5], [2.0, 3.0], [0.0, 4.0], [6.0, 0.5]])
@@ -34,7 +35,7 @@ IMAGES = torch.arange(4.0).reshape(4, 1, 1, 1)
 
 @pytest.mark.parametrize("images", [IMAGES, IMAGES.split(3), [IMAGES[:0], IMAGES]])
 def test_the_figures_are_those_by_hand(images):
-    found = cvt.inference.agreement(Answers(LOGITS), Answers(OTHERS), images)
+    found = agreement(Answers(LOGITS), Answers(OTHERS), images)
     assert found.num_images == 4
     assert found.top1 == 75.0
     assert found.max_error == 3.0
@@ -55,7 +56,7 @@ def test_what_is_no_number_shows_and_agrees_with_nothing(at, whose, size):
     broken[at] = torch.nan
     reference = LOGITS if whose == "deployed" else broken
     deployed = LOGITS if whose == "reference" else broken
-    found = cvt.inference.agreement(Answers(reference), Answers(deployed), IMAGES.split(size))
+    found = agreement(Answers(reference), Answers(deployed), IMAGES.split(size))
     assert found.top1 == 75.0
     assert math.isnan(found.max_error)
     assert math.isnan(found.mean_error)
@@ -65,14 +66,14 @@ def test_what_is_no_number_shows_and_agrees_with_nothing(at, whose, size):
 def test_infinite_logits_are_infinitely_far():
     infinite = LOGITS.clone()
     infinite[2, 1] = torch.inf
-    found = cvt.inference.agreement(Answers(LOGITS), Answers(infinite), IMAGES)
+    found = agreement(Answers(LOGITS), Answers(infinite), IMAGES)
     assert (found.top1, found.max_error) == (100.0, math.inf)
 
 
 def test_a_model_in_training_mode_answers_as_in_eval_mode_and_stays_in_it():
     reference = nn.Sequential(Answers(LOGITS), nn.Dropout(0.5))
     reference[1].eval()
-    found = cvt.inference.agreement(reference, Answers(LOGITS).eval(), IMAGES)
+    found = agreement(reference, Answers(LOGITS).eval(), IMAGES)
     assert (found.top1, found.max_error) == (100.0, 0.0)
     assert reference[0].modes == [False]
     assert (reference.training, reference[0].training, reference[1].training) == (True, True, False)
@@ -81,7 +82,7 @@ def test_a_model_in_training_mode_answers_as_in_eval_mode_and_stays_in_it():
 def test_the_rewritten_form_agrees_with_the_model():
     model = networks.small("cvt_nano_32")
     images = networks.image("cvt_nano_32", 5)
-    found = cvt.inference.agreement(model, cvt.deploy(model), images)
+    found = agreement(model, cvt.deploy(model), images)
     assert found.top1 == 100.0
     assert 0 < found.relative_max < 1e-4
     assert model.training
@@ -90,9 +91,9 @@ def test_the_rewritten_form_agrees_with_the_model():
 def test_what_cannot_be_compared_is_refused():
     model = Answers(LOGITS)
     with pytest.raises(UserError, match="Got no images"):
-        cvt.inference.agreement(model, model, [])
+        agreement(model, model, [])
     with pytest.raises(UserError, match=r"shapes \(4, 2\) and \(4, 1\)"):
-        cvt.inference.agreement(model, Answers(LOGITS[:, :1]), IMAGES)
+        agreement(model, Answers(LOGITS[:, :1]), IMAGES)
 
 
 def test_equal_logits_have_no_spread_to_compare_with():
