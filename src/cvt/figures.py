@@ -1,7 +1,7 @@
-"""Drawing: the one place that makes pictures of figures, so that any name can stand in them.
+"""Drawing: the one place that makes plots, so that any name can stand in them.
 
-Names of classes, data and runs are other people's. In a picture they are what they are in a table:
-`$` is no formula, controls are escaped, and letters that no installed font has stop nothing.
+Names of classes, data and runs are other people's. In a plot they read as they do in a table: `$`
+starts no formula, controls are escaped, and letters that no installed font has stop nothing.
 """
 
 import warnings
@@ -26,15 +26,12 @@ _FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, 
 
 
 @contextmanager
-def picture(path: Path, *, dpi: int = 150, **options: Any) -> Generator[Any]:
+def drawing(path: Path, *, dpi: int = 150, **options: Any) -> Generator[Any]:
     """Yields an empty matplotlib figure to draw on, and writes it once the block has ended well.
 
     Args:
         path: Its suffix is the format; without one it is PNG.
         options: What `matplotlib.figure.Figure` takes.
-
-    Raises:
-        UserError: It cannot be drawn or written; a file that was there is kept.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -58,7 +55,7 @@ def if_possible() -> Generator[None]:
     try:
         yield
     except UserError as error:
-        remark(f"There is no picture: {error}")
+        remark(f"There is no plot: {error}")
 
 
 def words(text: object, most: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""Pictures and folders of pictures made on the spot."""
+"""Images and folders of images made on the spot."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 @pytest.fixture
 def class_folder(tmp_path):
-    """Returns a function that writes `{"cat": 3, "dog": 2}` small pictures under a folder."""
+    """Returns a function that writes `{"cat": 3, "dog": 2}` small images under a folder."""
 
     def write(counts: dict[str, int], under: str = "") -> Path:
         folder = tmp_path / under
@@ -25,7 +25,7 @@ def class_folder(tmp_path):
 
 @pytest.fixture
 def noise():
-    """Returns a function that makes a uint8 picture of noise with the given height and width."""
+    """Returns a function that makes a uint8 image of noise with the given height and width."""
     random = np.random.default_rng(0)
     return lambda *shape: random.integers(0, 256, shape, dtype=np.uint8)
 

@@ -257,7 +257,7 @@ def test_dark_colour_of_16_bits_keeps_its_transparency():
 
 
 def test_a_depth_that_the_file_states_is_followed():
-    """Netpbm says the largest value, and TIFF may say 12 bits: dark pictures stay dark."""
+    """Netpbm says the largest value, and TIFF may say 12 bits: dark images stay dark."""
     pgm = b"P5\n2 1\n4095\n" + struct.pack(">2H", 0, 700)
     assert open_image(pgm).getpixel((1, 0)) == (round(700 / 4095 * 255),) * 3
     packed = struct.pack(">I", 700)[1:]  # 0 and 700, in 12 bits each
@@ -392,7 +392,7 @@ def test_errors_are_single_sentences(tmp_path):
 
 @cache
 def examples() -> dict[str, bytes]:
-    """A small picture in every format, and in the forms of it that are decoded differently."""
+    """A small image in every format, and in the forms of it that are decoded differently."""
     noise = np.random.default_rng(0).integers(0, 255, (9, 12, 3), dtype=np.uint8)
     rgb = Image.fromarray(noise)
     deep = Image.fromarray(noise[:, :, 0].astype(np.uint16) * 16)
@@ -447,10 +447,10 @@ def test_file_names_do_not_look_like_images(text):
 
 
 @pytest.mark.parametrize(
-    "picture", [b"P3\n1 1\n255\n9 9 9\n", b"P2 # dark\n1 1\n255\n9\n", b"P5 2 2 255\n\1\2\3\4"]
+    "content", [b"P3\n1 1\n255\n9 9 9\n", b"P2 # dark\n1 1\n255\n9\n", b"P5 2 2 255\n\1\2\3\4"]
 )
-def test_pictures_of_text_on_stdin_are_no_file_names(picture):
-    (found,) = find_images(["-"], io.BytesIO(picture))
+def test_images_of_text_on_stdin_are_no_file_names(content):
+    (found,) = find_images(["-"], io.BytesIO(content))
     assert open_image(found).mode == "RGB"
 
 
@@ -468,7 +468,7 @@ def test_what_is_written_in_another_format_is_refused(tmp_path):
             open_image(path)
 
 
-def test_an_eps_picture_that_pillow_opened_is_refused():
+def test_an_eps_image_that_pillow_opened_is_refused():
     lazy = EpsImagePlugin.EpsImageFile(io.BytesIO(encoded(Image.new("RGB", (16, 16)), "EPS")))
     with (
         patch.object(EpsImagePlugin, "Ghostscript", side_effect=AssertionError),
@@ -477,7 +477,7 @@ def test_an_eps_picture_that_pillow_opened_is_refused():
         open_image(lazy)
 
 
-def test_a_damaged_picture_that_pillow_opened_gets_a_sentence():
+def test_a_damaged_image_that_pillow_opened_gets_a_sentence():
     cut = encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-900]
     with pytest.raises(BadImage, match="the image is cut short"):
         open_image(Image.open(io.BytesIO(cut)))
@@ -743,7 +743,7 @@ def test_jpeg_2000_that_asks_for_much_in_its_header_is_refused():
         open_image(with_coding(0, 65535, b""))
 
 
-def test_an_icon_with_a_large_picture_in_it_is_held_to_the_limit():
+def test_an_icon_with_a_large_image_in_it_is_held_to_the_limit():
     png = huge_png(20_000, 10_000)
     icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<4B2H2I", 16, 16, 0, 0, 1, 32, len(png), 22)
     with pytest.raises(BadImage, match="179 megapixels"):
@@ -774,7 +774,7 @@ def test_a_file_over_the_limit_is_not_read_further(monkeypatch):
 
 
 def bytes_taken(content: bytes) -> int:
-    """Memory that this process takes more, at the peak, while it opens a picture."""
+    """Memory that this process takes more, at the peak, while it opens an image."""
 
     def memory(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -811,7 +811,7 @@ def test_memory_is_a_stated_multiple_of_the_pixels():
     assert max(taken.values()) <= MOST_BYTES_PER_PIXEL, taken
 
 
-def test_threads_open_no_more_at_a_time_than_one_picture_may_have(monkeypatch):
+def test_threads_open_no_more_at_a_time_than_one_image_may_have(monkeypatch):
     monkeypatch.setattr(image_module, "MAX_PIXELS", 100)
     inside, most, lock = [], [], threading.Lock()
 
@@ -840,7 +840,7 @@ def test_a_thread_does_not_wait_for_itself():
 
 
 def test_threads_keep_pillow_quiet_and_leave_the_filters_as_they_were():
-    """Each picture makes Pillow warn; a filter that one thread takes away would let it through."""
+    """Each image makes Pillow warn; a filter that one thread takes away would let it through."""
     odd = tiff(3000, 3000, bytes(9_000_000), {262: 1})
     before = list(warnings.filters)
     errors = []

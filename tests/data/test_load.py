@@ -38,7 +38,7 @@ def test_data_without_splits_is_measured_whole(class_folder):
         select(str(root), "test")
 
 
-def test_a_folder_of_one_class_and_of_one_picture_can_be_measured(class_folder):
+def test_a_folder_of_one_class_and_of_one_image_can_be_measured(class_folder):
     assert len(select(str(class_folder({"cat": 1}))).images) == 1
 
 

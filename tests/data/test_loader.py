@@ -36,10 +36,10 @@ pytestmark = [
     # Python 3.12 and newer warn about any fork of a process with threads, which torch has.
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
     # torch's signal handler raises wherever the main process is, also while torch itself opens a
-    # temporary file, which nobody closes then, or while something of it is cleaned up.
+    # temporary file, which nobody closes then, and in what cleans up, such as hypothesis' callback.
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <Finalize object:pytest.PytestUnraisableExceptionWarning"
+        "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
     ),
 ]
 
@@ -66,7 +66,7 @@ except KeyboardInterrupt:
 
 
 class Patchy(ArraySet):
-    """Noise, of which some pictures are broken."""
+    """Noise, of which some images are broken."""
 
     def __init__(self, count, bad=()):
         images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
@@ -107,7 +107,7 @@ def test_a_batch():
     assert torch.equal(first.images[2], EVAL(Patchy(22).image(2)))
 
 
-def test_every_picture_once():
+def test_every_image_once():
     assert sorted(order(batches())) == list(range(22))
     assert [len(batch.labels) for batch in batches()] == [4, 4, 4, 4, 4, 2]
     assert [len(batch.labels) for batch in batches(drop_last=True)] == [4] * 5
@@ -129,7 +129,7 @@ def test_another_seed_or_epoch_gives_another_order_and_other_crops(other):
     assert not torch.equal(still[0].images, still[1].images)
 
 
-def test_what_happens_to_a_picture_does_not_depend_on_its_neighbours():
+def test_what_happens_to_an_image_does_not_depend_on_its_neighbours():
     shuffled = batches()
     small = dict(zip(order(shuffled), torch.cat([b.images for b in shuffled]), strict=True))
     large = batches(batch_size=22, shuffle=False)[0].images
@@ -167,7 +167,7 @@ def test_the_global_generators_are_left_alone(num_workers):
     assert [*got, draw()] == expected
 
 
-def test_a_bad_picture_is_named_and_moves_no_other():
+def test_a_bad_image_is_named_and_moves_no_other():
     good, bad = batches(), batches(Patchy(22, bad=(7, 20)))
     assert sorted(sentence for batch in bad for sentence in batch.bad) == [
         "noise image 20 is broken.",
@@ -181,7 +181,7 @@ def test_a_bad_picture_is_named_and_moves_no_other():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_batch_of_bad_pictures_is_empty(num_workers):
+def test_a_batch_of_bad_images_is_empty(num_workers):
     first, second = batches(Patchy(6, bad=range(4)), shuffle=False, num_workers=num_workers)
     assert first.images.shape == (0, 3, 16, 16)
     assert first.labels.shape == first.indices.shape == (0,)
@@ -222,7 +222,7 @@ def test_batch_size():
 
 
 def test_orders_are_fair():
-    """Over many epochs, each picture comes first about equally often, and epochs are unrelated."""
+    """Over many epochs, each image comes first about equally often, and epochs are unrelated."""
     loaders = (
         make_loader(Patchy(5), EVAL, batch_size=5, shuffle=True, epoch=e) for e in range(200)
     )
@@ -261,7 +261,7 @@ def test_batches_are_pinned_for_a_gpu():
 
 
 class Deadly(ArraySet):
-    """Grey pictures; who loads number 9 in a process of its own meets its end."""
+    """Grey images; who loads number 9 in a process of its own meets its end."""
 
     def __init__(self, end):
         super().__init__(np.zeros((16, 8, 8), dtype=np.uint8), [0] * 16, ["a"], "grey")

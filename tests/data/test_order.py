@@ -32,15 +32,15 @@ def test_together_the_processes_see_what_one_sees(count, batch, world, accum, st
 
 def test_repeats_are_neighbours_in_a_batch_and_meet_in_no_chunk():
     order = epoch_order(12, shuffle=True, seed=0, epoch=0, repeats=3)
-    pictures = epoch_order(12, shuffle=True, seed=0, epoch=0)[:4]
-    assert [number % 12 for number in order] == [each for each in pictures for _ in range(3)]
+    images = epoch_order(12, shuffle=True, seed=0, epoch=0)[:4]
+    assert [number % 12 for number in order] == [each for each in images for _ in range(3)]
     assert [number // 12 for number in order] == [0, 1, 2] * 4
     for chunk in chunks_of(order, Share(accum_steps=3)):
         assert len({number % 12 for number in chunk}) == 4
 
 
 @given(count=st.integers(0, 50), size=st.integers(1, 9), world=st.integers(1, 5))
-def test_every_picture_is_measured_once_and_in_the_company_of_one_process(count, size, world):
+def test_every_image_is_measured_once_and_in_the_company_of_one_process(count, size, world):
     shares = [share_of_rank(count, size, rank, world) for rank in range(world)]
     assert len({len(each) for each in shares}) == 1
     full = [batch for share in shares for batch in share if batch]

@@ -300,7 +300,7 @@ def test_a_pipe_in_place_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("cell", [None, {"bytes": b"", "path": None}, {"bytes": b"x" * 50}])
-def test_a_broken_picture_is_named_when_asked_for(tmp_path, cell):
+def test_a_broken_image_is_named_when_asked_for(tmp_path, cell):
     images = [*cells(3), cell]
     everything = load_split(
         str(write(tmp_path / "train.parquet", [0, 1, 0, 1], images=images)), "all"

@@ -26,7 +26,7 @@ from cvt.weights.record import Preprocessing
 
 @pytest.fixture
 def letters():
-    """Five 1 x 1 pictures whose grey level is ten times their index."""
+    """Five 1 x 1 images whose grey level is ten times their index."""
     images = (np.arange(5) * 10).astype(np.uint8).reshape(5, 1, 1)
     return ArraySet(images, [0, 1, 0, 1, 1], ["a", "b"], "letters")
 
@@ -67,7 +67,7 @@ def test_digits_are_all_there_and_split_for_good():
         "test": 359,
     }
     assert len(set().union(*names.values())) == 1797
-    # Figures are only comparable as long as these pictures are the test pictures.
+    # Figures are only comparable as long as these images are the test images.
     numbers = [int(name.removeprefix("digits image ")) for name in names["test"]]
     assert numbers[:3] == [0, 7, 14]
     assert sum(numbers) == 331478
@@ -185,7 +185,7 @@ def test_other_sizes_and_broken_ones_are_asked_for_every_time():
 
 
 @pytest.mark.parametrize("sizes", [[(65, 8)] * 3, [(64, 64)] * 200_000, []])
-def test_large_or_many_pictures_are_not_kept(sizes):
+def test_large_or_many_images_are_not_kept(sizes):
     images = Counted(sizes)
     assert remembered(images) is images
 

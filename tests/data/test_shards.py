@@ -28,7 +28,7 @@ EVAL = eval_transform(Preprocessing(input_size=(3, 16, 16)))
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 
-def picture(level, kind="PNG"):
+def drawn(level, kind="PNG"):
     out = io.BytesIO()
     Image.new("RGB", (8, 6), (level, level, level)).save(out, kind)
     return out.getvalue()
@@ -47,13 +47,13 @@ def write(path, samples):
 
 def numbered(start, stop, classes=2):
     for number in range(start, stop):
-        yield f"{number:04}.png", picture(number)
+        yield f"{number:04}.png", drawn(number)
         yield f"{number:04}.cls", str(number % classes).encode()
 
 
 @pytest.fixture
 def shards(tmp_path):
-    """Two shards of ten training pictures, one of four for validation."""
+    """Two shards of ten training images, one of four for validation."""
     for number in range(2):
         write(tmp_path / f"s/train-{number:03}.tar", numbered(10 * number, 10 * number + 10))
     write(tmp_path / "s/val-000.tar", numbered(20, 24))
@@ -175,7 +175,7 @@ def test_timms_info_file(tmp_path):
         samples = []
         for number in range(start, start + 3):
             facts = {"label": 9, "class": number % 2, "filename": f"{number}.JPEG"}
-            samples += [(f"{number}.jpg", picture(number, "JPEG"))]
+            samples += [(f"{number}.jpg", drawn(number, "JPEG"))]
             samples += [(f"{number}.json", json.dumps(facts).encode())]
         write(tmp_path / name, samples)
     split = {"name": "x", "num_samples": 6, "shard_lengths": [3, 3], "alt_label": "class"}
@@ -267,16 +267,16 @@ def test_class_names_beside_the_shards(shards):
 
 
 def test_labels_that_are_names(tmp_path):
-    samples = [("a.png", picture(1)), ("a.json", b'{"label": "dog"}')]
-    samples += [("b.png", picture(2)), ("b.cls.txt", b"cat\n")]
+    samples = [("a.png", drawn(1)), ("a.json", b'{"label": "dog"}')]
+    samples += [("b.png", drawn(2)), ("b.cls.txt", b"cat\n")]
     train = shard_splits(write(tmp_path / "a.tar", samples))["train"]
     assert train.classes == ("cat", "dog")
     assert train.labels.tolist() == [1, 0]
 
 
 def test_keys_end_at_the_first_dot_of_the_file_name(tmp_path):
-    samples = [("a.b/1.seg.png", picture(1)), ("a.b/1.JPG", picture(2, "JPEG"))]
-    samples += [("a.b/1.cls", b"0"), ("a.b/1.webp", picture(3)), (".hidden", b"")]
+    samples = [("a.b/1.seg.png", drawn(1)), ("a.b/1.JPG", drawn(2, "JPEG"))]
+    samples += [("a.b/1.cls", b"0"), ("a.b/1.webp", drawn(3)), (".hidden", b"")]
     train = shard_splits(write(tmp_path / "a.tar", samples))["train"]
     assert train.name(0).endswith("a.tar sample a.b/1")
     assert levels(train) == [2]
@@ -285,9 +285,9 @@ def test_keys_end_at_the_first_dot_of_the_file_name(tmp_path):
 def test_bad_samples_are_named_and_skipped(tmp_path):
     samples = list(numbered(0, 3))
     samples += [("blank.png", b""), ("blank.cls", b"1")]
-    samples += [("alone.cls", b"1"), ("mute.png", picture(4)), ("odd.png", picture(5))]
-    samples += [("odd.json", b"{"), ("far.png", picture(6)), ("far.cls", b"7")]
-    samples += [("last.png", picture(9)), ("last.cls", b"1")]
+    samples += [("alone.cls", b"1"), ("mute.png", drawn(4)), ("odd.png", drawn(5))]
+    samples += [("odd.json", b"{"), ("far.png", drawn(6)), ("far.cls", b"7")]
+    samples += [("last.png", drawn(9)), ("last.cls", b"1")]
     write(tmp_path / "train.tar", samples)
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     train = shard_splits(tmp_path)["train"]
@@ -334,7 +334,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_not_one_label(tmp_path):
-    write(tmp_path / "train.tar", [("a.png", picture(1)), ("a.txt", b"a cat")])
+    write(tmp_path / "train.tar", [("a.png", drawn(1)), ("a.txt", b"a cat")])
     with pytest.raises(
         UserError,
         match=r"Not one image of the train split of .*sample a has the files \.png, \.txt",
@@ -365,7 +365,7 @@ LABELS = {
 def test_a_label_that_is_none(tmp_path, kind):
     """It is named and skipped, and costs the others nothing."""
     suffix, content, why = LABELS[kind]
-    odd = [("odd.png", picture(9)), (f"odd{suffix}", content)]
+    odd = [("odd.png", drawn(9)), (f"odd{suffix}", content)]
     train = shard_splits(write(tmp_path / "train.tar", [*numbered(0, 4), *odd]))["train"]
     assert train.classes == ("0", "1")
     assert train.labels.tolist() == [0, 1, 0, 1, -1]
@@ -398,7 +398,7 @@ def test_any_text_as_a_label(contents):
 def labelled(path, texts):
     samples = []
     for number, text in enumerate(texts):
-        samples += [(f"{number:04}.png", picture(number)), (f"{number:04}.cls", text.encode())]
+        samples += [(f"{number:04}.png", drawn(number)), (f"{number:04}.cls", text.encode())]
     return shard_splits(write(path, samples))["train"]
 
 
@@ -469,11 +469,11 @@ def test_more_class_names_than_any_data_has(shards, monkeypatch):
 
 
 def test_a_split_without_labels_is_left_out_and_that_is_said(shards):
-    write(shards / "test-000.tar", [("a.png", picture(1)), ("b.png", picture(2))])
+    write(shards / "test-000.tar", [("a.png", drawn(1)), ("b.png", drawn(2))])
     data = load_data(f"wds/{shards}")
     assert data.test is None
     assert any("The test split of" in note and "no labels" in note for note in data.notes)
-    write(shards / "test-000.tar", [("a.png", picture(1)), ("a.cls", b"owl")])
+    write(shards / "test-000.tar", [("a.png", drawn(1)), ("a.cls", b"owl")])
     with pytest.raises(UserError, match=r"Not one image of the test split .* the label 'owl'"):
         shard_splits(shards)
 
@@ -487,14 +487,14 @@ def test_to_be_measured_any_split_will_do(tmp_path):
 
 
 def test_a_second_file_of_the_same_name_begins_another_sample(tmp_path):
-    samples = [("a.png", picture(1)), ("a.cls", b"0"), ("a.png", picture(2)), ("a.cls", b"1")]
+    samples = [("a.png", drawn(1)), ("a.cls", b"0"), ("a.png", drawn(2)), ("a.cls", b"1")]
     train = shard_splits(write(tmp_path / "a.tar", samples))["train"]
     assert levels(train) == [1, 2]
     assert train.labels.tolist() == [0, 1]
 
 
 def test_links_and_endless_names_are_named(tmp_path):
-    path = write(tmp_path / "train.tar", [*numbered(0, 2), ("n" * 5000 + ".png", picture(3))])
+    path = write(tmp_path / "train.tar", [*numbered(0, 2), ("n" * 5000 + ".png", drawn(3))])
     with tarfile.open(path, "a") as tar:
         info = tarfile.TarInfo("link.png")
         info.type, info.linkname = tarfile.LNKTYPE, "0000.png"
@@ -519,8 +519,8 @@ def test_one_long_name_costs_the_others_nothing(tmp_path):
 
 
 def test_names_that_are_no_utf_8_stay_apart(tmp_path):
-    samples = [("caf\udce8.png", picture(1)), ("caf\udce8.cls", b"0")]
-    samples += [("caf\udce9.png", picture(2)), ("caf\udce9.cls", b"1")]
+    samples = [("caf\udce8.png", drawn(1)), ("caf\udce8.cls", b"0")]
+    samples += [("caf\udce9.png", drawn(2)), ("caf\udce9.cls", b"1")]
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
         for name, content in samples:

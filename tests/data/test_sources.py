@@ -255,7 +255,7 @@ def test_a_class_folder_whose_name_is_no_text_is_refused_at_once(class_folder):
     refused(root, r"class folder .*caf\\xe9 is not in UTF-8")
 
 
-def test_files_whose_names_are_no_text_are_pictures(class_folder):
+def test_files_whose_names_are_no_text_are_images(class_folder):
     root = class_folder({"cat": 3, "dog": 3})
     os.rename(root / "dog/000.png", os.fsencode(root) + b"/dog/caf\xe9.png")
     data = load_data(str(root))
@@ -281,7 +281,7 @@ def test_a_class_folder_may_be_a_link_to_elsewhere(class_folder):
     assert np.bincount(folder_splits(root)["train"].labels).tolist() == [3, 3]
 
 
-def test_no_picture_is_on_both_sides_through_a_link(class_folder):
+def test_no_image_is_on_both_sides_through_a_link(class_folder):
     class_folder({"cat": 3, "dog": 3}, "train")
     root = class_folder({"cat": 1, "dog": 1}, "val").parent
     (root / "val/cat/all").symlink_to("../../train/cat")

@@ -68,7 +68,7 @@ def test_centre_at_a_size_that_is_not_square(noise):
 
 @pytest.mark.parametrize("size", [(1, 1), (1000, 1), (1, 1000), (5, 7)])
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
-def test_any_picture_comes_out_at_the_input_size(size, crop_mode):
+def test_any_image_comes_out_at_the_input_size(size, crop_mode):
     preprocessing = Preprocessing(input_size=(3, 33, 47), crop_mode=crop_mode)
     assert eval_transform(preprocessing)(Image.new("RGB", size)).shape == (3, 33, 47)
     for crop in ("random_resized", "pad", "none"):
@@ -262,7 +262,7 @@ def test_the_size_that_is_there_is_left_alone(noise):
 
 
 def test_the_crop_is_timms(noise):
-    """Of a picture of smooth colours, which torch and Pillow scale alike."""
+    """Of an image of smooth colours, which torch and Pillow scale alike."""
     ramp = np.linspace(0, 255, 300).astype(np.uint8)
     image = Image.fromarray(np.dstack([np.tile(ramp, (200, 1)), *[np.zeros((200, 300), "u1")] * 2]))
     given = ((64, 48), (0.1, 0.5), (0.8, 1.2), "bicubic")

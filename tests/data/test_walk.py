@@ -138,7 +138,7 @@ def test_linked_folders_and_files_are_followed_once(tmp_path):
     assert next(path for _, path in walked(tmp_path / "data/b")[0]) == f"{tmp_path}/data/b/2.png"
 
 
-def test_a_picture_belongs_where_it_is_not_where_a_link_is(tmp_path):
+def test_an_image_belongs_where_it_is_not_where_a_link_is(tmp_path):
     """However early the link comes."""
     draw(tmp_path / "b/0.png")
     (tmp_path / "a").mkdir()
@@ -369,17 +369,17 @@ def test_a_name_without_end_is_one_sentence():
     assert raw.taken < 200_000
 
 
-def test_a_picture_without_end_is_one_sentence(monkeypatch):
+def test_an_image_without_end_is_one_sentence(monkeypatch):
     assert MAX_STDIN == 536_870_910
     monkeypatch.setattr("cvt.data.walk.MAX_STDIN", 1_000_000)
     for piece in (b"\x89PNG\r\n\x1a\n", b"\0", b"\x01\x02"):
         raw = Endless(piece)
         (told,) = find_images(["-"], io.BufferedReader(raw))
-        assert str(told).startswith("stdin holds more than 1 MB, expected one picture")
+        assert str(told).startswith("stdin holds more than 1 MB, expected one image")
         assert raw.taken < 3_000_000
 
 
-def test_a_picture_of_text_is_no_list_of_names():
+def test_an_image_of_text_is_no_list_of_names():
     content = b"P3\n# words\n2 1\n255\n" + b"1 2 3\n4 5 6\n"
     assert found("-", stdin=content) == [content]
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cvt import figures
 from cvt.errors import Remark, UserError
-from cvt.figures import if_possible, picture, words
+from cvt.figures import drawing, if_possible, words
 
 ODD = [
     "$", "$$", "under $5_", "price_$5_to_$10", r"$\frac{", r"\$x\$", "_hidden", "a\nb",
@@ -19,7 +19,7 @@ ODD = [
 
 
 def draw(path, name):
-    with picture(path, figsize=(3, 2), layout="constrained") as figure:
+    with drawing(path, figsize=(3, 2), layout="constrained") as figure:
         axes = figure.subplots()
         axes.plot([0, 1], label=f"1  {words(name)}")
         axes.legend(title=words(name))
@@ -48,7 +48,7 @@ def test_any_name_can_be_drawn(tmp_path_factory, name):
 
 def test_a_formula_would_look_otherwise(tmp_path):
     draw(tmp_path / "a.png", "$x$")
-    with picture(tmp_path / "b.png", figsize=(3, 2), layout="constrained") as figure:
+    with drawing(tmp_path / "b.png", figsize=(3, 2), layout="constrained") as figure:
         assert figure.text(0, 0, "$x$").get_parse_math() is False
     assert matplotlib.rcParams["text.parse_math"]
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_drawn_or_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
         draw(tmp_path / "file" / "a.png", "a")
-    with pytest.raises(UserError, match="too large"), picture(tmp_path / "b.png", figsize=(1e6, 1)):
+    with pytest.raises(UserError, match="too large"), drawing(tmp_path / "b.png", figsize=(1e6, 1)):
         pass
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
@@ -78,5 +78,5 @@ def test_what_cannot_be_drawn_or_written_is_a_sentence(tmp_path):
 def test_a_picture_that_is_an_extra_costs_a_remark(tmp_path, monkeypatch):
     monkeypatch.setattr("cvt.errors._remarked", set())
     (tmp_path / "file").write_text("")
-    with pytest.warns(Remark, match="There is no picture: Cannot write"), if_possible():
+    with pytest.warns(Remark, match="There is no plot: Cannot write"), if_possible():
         draw(tmp_path / "file" / "a.png", "a")

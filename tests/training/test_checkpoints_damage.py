@@ -259,7 +259,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figures(run, whole, monkeypatch
 
     monkeypatch.setattr("cvt.errors._remarked", set())
     monkeypatch.setattr("cvt.training.job.save_curves", broken)
-    with pytest.warns(Remark, match=r"There is no picture: Cannot draw it\."):
+    with pytest.warns(Remark, match=r"There is no plot: Cannot draw it\."):
         train(TrainConfig(resume=str(run)), progress=False)
     assert (run / "result.json").exists()
 

@@ -12,8 +12,8 @@ import torch
 
 from cvt.data.loader import BatchLoader
 from cvt.runtime import join_world
+from cvt.training.checkpoints import RunFacts, read_run_facts
 from cvt.training.config import OptimConfig, TrainConfig, known
-from cvt.training.run_folder import Progress
 from processes import in_processes
 from trained import Event, differences, session
 
@@ -95,11 +95,11 @@ def order_from_a_generator():
 def epochs_begin_anew():
     """Rule 4 broken: the batch within the epoch is forgotten."""
 
-    def without_batch(plain: dict, what: str) -> Progress:
-        return Progress.from_dict({**plain, "batch": 0}, what)
+    def without_batch(checkpoint: Path) -> RunFacts:
+        facts = read_run_facts(checkpoint)
+        return replace(facts, progress=replace(facts.progress, batch=0))
 
-    forgetful = type("Forgetful", (Progress,), {"from_dict": staticmethod(without_batch)})
-    return {"cvt.training.setup.Progress": forgetful}
+    return {"cvt.training.setup.read_run_facts": without_batch}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from cvt.data import ArraySet, DataSplits
 from cvt.errors import UserError
-from cvt.plain import from_plain
+from cvt.plain import from_plain, to_plain
 from cvt.training.checkpoints import Identity, resumed_config, same_chunks
 from cvt.training.config import MixConfig, OptimConfig, TrainConfig
 from stored import stored_facts
@@ -50,11 +50,11 @@ START = identity_of(Named(["x/0", "x/1", "x/2"], [0, 1, 1]))
 )
 def test_the_same_data_are_the_same_run(same):
     START.check(same)
-    from_plain(Identity, json.loads(json.dumps(START.to_dict())), "it").check(same)
+    from_plain(Identity, json.loads(json.dumps(to_plain(START))), "it").check(same)
 
 
 def test_runs_from_before_there_were_teachers_have_none():
-    plain = {name: value for name, value in START.to_dict().items() if name != "teacher"}
+    plain = {name: value for name, value in to_plain(START).items() if name != "teacher"}
     assert from_plain(Identity, plain, "it") == START
 
 

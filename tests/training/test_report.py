@@ -1,6 +1,12 @@
 import json
 
-from cvt.training.report import TrainResult, report, save_result
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvt.errors import UserError
+from cvt.training.report import TrainResult, report, save_comparison, save_curves, save_result
+from cvt.training.run_folder import EpochRow
 
 
 def result(run, **changes):
@@ -42,3 +48,55 @@ def test_what_was_not_measured_is_not_said(tmp_path):
     text = report(result(tmp_path, test_top1=None, test_loss=None, bad=()))
     assert "Test" not in text
     assert "skipped" not in text
+
+
+RED = (0xD6, 0x27, 0x28)
+BLUE, ORANGE, GREY = (0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E), (0xC8, 0xC8, 0xC8)
+
+
+def history(epochs, top=90.0):
+    return [
+        EpochRow(
+            epoch=epoch, train_loss=2 / epoch, val_loss=2.5 / epoch, val_top1=top * (1 - 1 / epoch),
+            lr=0.1 / epoch, images_per_s=100.0, seconds=9.0, data_wait=0.0, memory_mb=64.0,
+        )
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+def count(path, colour):
+    """How many pixels of a picture have a colour."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    return int((np.abs(pixels - colour).max(axis=2) < 3).sum())
+
+
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_curves_mark_the_best_epoch(tmp_path, epochs):
+    save_curves(tmp_path / "curves.png", history(epochs), "a title")
+    assert count(tmp_path / "curves.png", RED) > 100
+    assert (count(tmp_path / "curves.png", BLUE) > 300) == (epochs > 1)
+
+
+def test_comparison_gives_every_data_set_a_panel(tmp_path):
+    sizes = {}
+    for names in (("pets",), ("pets", "digits")):
+        panels = {name: [("one", history(40)), ("two", history(9, 80.0))] for name in names}
+        save_comparison(tmp_path / "runs.png", panels)
+        assert min(count(tmp_path / "runs.png", colour) for colour in (BLUE, ORANGE)) > 60
+        with Image.open(tmp_path / "runs.png") as image:
+            sizes[len(names)] = image.size
+    assert sizes[2][1] == pytest.approx(2 * sizes[1][1], abs=2)
+
+
+def test_runs_past_the_tenth_are_grey(tmp_path):
+    runs = [(f"run {number}", history(30, 90.0 - number)) for number in range(12)]
+    save_comparison(tmp_path / "few.png", {"digits": runs[:10]})
+    save_comparison(tmp_path / "many.png", {"digits": runs})
+    assert count(tmp_path / "many.png", GREY) > count(tmp_path / "few.png", GREY) + 200
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write"):
+        save_curves(tmp_path / "file" / "curves.png", history(2), "a title")

@@ -57,9 +57,13 @@ def test_runs_are_found_below_and_sorted_by_their_best(folder):
     assert [run.name for run in runs] == ["sweep/b", "a", "c"]
     assert [run.state for run in runs] == ["stopped", "finished", "stopped"]
     stopped, finished, new = runs
-    assert (finished.best.epoch, finished.best.val_top1, finished.test_top1) == (2, 70.0, 65.0)
+    assert (finished.best.epoch, finished.best.val_top1, finished.result.test_top1) == (
+        2,
+        70.0,
+        65.0,
+    )
     assert (finished.seconds, finished.images_per_s) == (30.0, 200.0)
-    assert (stopped.config["epochs"], len(stopped.history), stopped.test_top1) == (9, 1, None)
+    assert (stopped.config["epochs"], len(stopped.history), stopped.result) == (9, 1, None)
     assert (new.best, new.images_per_s, new.seconds) == (None, None, 0)
 
 
@@ -188,19 +192,24 @@ ODD_RESULTS = [
     "null",
     "[]",
     "[" * 100_000,
-    '{"best_epoch": null, "best_top1": 1}',
-    '{"best_epoch": -1, "best_top1": 1}',
-    '{"best_epoch": 1, "best_top1": "high"}',
-    '{"best_epoch": 1, "best_top1": 1, "test_top1": [99]}',
-    '{"best_epoch": 1, "best_top1": 1, "test_top1": 1e999}',
-    '{"best_epoch": 1, "best_top1": ' + "9" * 5000 + "}",
+    *(
+        f'{{"data": "d", "best_loss": 1, "seconds": 1, {rest}}}'
+        for rest in (
+            '"best_epoch": null, "best_top1": 1',
+            '"best_epoch": -1, "best_top1": 1',
+            '"best_epoch": 1, "best_top1": "high"',
+            '"best_epoch": 1, "best_top1": 1, "test_top1": [99]',
+            '"best_epoch": 1, "best_top1": 1, "test_top1": 1e999',
+            '"best_epoch": 1, "best_top1": ' + "9" * 5000,
+        )
+    ),
 ]
 ODD_METRICS = [
-    "epoch\nnan\n",
-    "epoch\n1e999\n",
-    "epoch\n-3\n",
-    "epoch,seconds\n1,1e300\n",
-    "epoch,images_per_s\n1,inf\n",
+    "epoch,val_loss,val_top1\nnan,1,1\n",
+    "epoch,val_loss,val_top1\n1e999,1,1\n",
+    "epoch,val_loss,val_top1\n-3,1,1\n",
+    "epoch,val_loss,val_top1,seconds\n1,1,1,1e300\n",
+    "epoch,val_loss,val_top1,images_per_s\n1,1,1,inf\n",
     'epoch,"' + "x" * 200_000 + '"\n1\n',
     "epoch\n" + "1" * 5000,
 ]

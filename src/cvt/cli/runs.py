@@ -69,12 +69,16 @@ def _row(run: "Run") -> tuple[str, ...]:
         str(run.config["model"]),
         "-" if run.num_params is None else say_count(run.num_params),
         f"{len(run.history)}/{run.config.get('epochs') or '?'}",
-        "-" if best is None else f"{best.val_top1:.2f}",
-        "-" if run.test_top1 is None else f"{run.test_top1:.2f}",
+        _percent(best.val_top1 if best else None),
+        _percent(run.test_top1),
         "-" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
         say_time(run.seconds),
         run.state,
     )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _print_differences(runs: "list[Run]") -> None:

@@ -61,7 +61,7 @@ FORMATS = (
     ),
     Format("TGA", (".tga", ".icb", ".vda", ".vst"), None),
 )
-"""All formats that are read. Those that a program or another picture hides in (EPS, WMF, ICNS) and
+"""All formats that are read. Those that a program or another image hides in (EPS, WMF, ICNS) and
 those of editors and games are not among them: what decodes them is little tested."""
 
 SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
@@ -350,7 +350,7 @@ def _check_parts(numbers: dict[int, int], rows: dict[int, _Row]) -> None:
 
 
 def _bare_icon(content: bytes) -> tuple[bytes, int | None]:
-    """Puts the picture that Pillow takes out of an icon, if that is a PNG, in the icon's place."""
+    """Puts the image that Pillow takes out of an icon, if that is a PNG, in the icon's place."""
     (count,) = struct.unpack_from("<H", content, 4)
     entries = []
     for number in range(count):
@@ -364,7 +364,7 @@ def _bare_icon(content: bytes) -> tuple[bytes, int | None]:
     if format_of(inner) == "PNG":
         return _bare_png(inner)
     _, width, height = struct.unpack_from("<Iii", inner)
-    if not (0 <= width <= 256 and 0 <= height <= 512):  # a mask lies below the picture
+    if not (0 <= width <= 256 and 0 <= height <= 512):  # a mask lies below the image
         raise ValueError(f"an icon cannot be {width} x {height} pixels large")
     return content, None
 
@@ -466,5 +466,5 @@ _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4})\0\0)Exif", re.DOTA
 
 
 def _without_exif_item(content: bytes) -> tuple[bytes, int | None]:
-    """Makes EXIF unknown to the decoder; how such pictures are turned is said outside it."""
+    """Makes EXIF unknown to the decoder; how such images are turned is said outside it."""
     return _EXIF_ITEM.sub(rb"\1none", content), None

@@ -1,4 +1,4 @@
-"""One picture of a format that is read to upright 8-bit RGB, or one sentence why not."""
+"""One image of a format that is read to upright 8-bit RGB, or one sentence why not."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ MOST_BYTES_PER_PIXEL = 40
 
 JPEG 2000 with transparency takes the most; JPEG and PNG take a quarter of it."""
 
-_SMALL = 128  # so many of them have the pixels of one picture that is let in by itself
+_SMALL = 128  # so many of them have the pixels of one image that is let in by itself
 _BAND = 1 << 20  # pixels that are converted at a time where that takes many bytes for each
 
 _DEPTHS = (8, 10, 12, 14, 16)
@@ -56,11 +56,11 @@ ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 
 class BadImage(UserError):
-    """A picture that cannot be used; among many others it can be named, skipped and counted."""
+    """An image that cannot be used; among many others it can be named, skipped and counted."""
 
 
 def open_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
-    """Reads a picture as 8-bit RGB, the way up that its EXIF orientation says.
+    """Reads an image as 8-bit RGB, the way up that its EXIF orientation says.
 
     The formats are those of `cvt.data.formats`, whatever the file is called; HEIC asks for
     pillow-heif. Animations and multi-page files give their first frame. Transparent parts become
@@ -69,13 +69,13 @@ def open_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
     Grey and colour of more than 8 bits are scaled so that 0 stays black and the largest value of
     their depth becomes 255. A PGM that states its largest value and a TIFF of 12 bits are followed.
     16 and 32 bits are what scanners and cameras of 10 to 14 bits write as well: there it is the
-    smallest of 8, 10, 12, 14 and 16 bits that holds the picture's largest value. Negative integers,
-    those beyond 16 bits, and floats have no depth: they run from the picture's lowest value to its
+    smallest of 8, 10, 12, 14 and 16 bits that holds the image's largest value. Negative integers,
+    those beyond 16 bits, and floats have no depth: they run from the image's lowest value to its
     highest.
 
     Args:
         source: A path, the bytes of a file, an open binary file, or a Pillow image.
-        name: What an error calls the picture; its path, or "the image", where it is not given.
+        name: What an error calls the image; its path, or "the image", where it is not given.
 
     Raises:
         BadImage: The file is missing, a folder, unreadable, empty, beyond `MAX_BYTES`, not an image
@@ -90,8 +90,8 @@ def open_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
 def opened(source: ImageSource, *, name: str | None = None) -> Generator[Image.Image]:
     """Yields what `open_image` returns, and keeps its turn until the block is left.
 
-    The pictures of over 1.4 megapixels that all threads of a process are opening at a time have at
-    most `MAX_PIXELS` together; the next waits. So the threads take no more memory than one picture
+    The images of over 1.4 megapixels that all threads of a process are opening at a time have at
+    most `MAX_PIXELS` together; the next waits. So the threads take no more memory than one image
     may (`MOST_BYTES_PER_PIXEL`), and a block in which it is also made smaller keeps it so.
     """
     with ExitStack() as turn:
@@ -170,7 +170,7 @@ def _from_pillow(image: Image.Image, name: str, turn: ExitStack) -> Image.Image:
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(274)
-    except Exception:  # of odd EXIF; a picture is not worse for it
+    except Exception:  # of odd EXIF; an image is not worse for it
         return stated_orientation(image.info.get("exif"), image.info.get("xmp"))
 
 
@@ -291,9 +291,9 @@ class _Quiet:
 
 
 class _Turns:
-    """Lets as many pictures be opened at a time as have `MAX_PIXELS` together, first come first.
+    """Lets as many images be opened at a time as have `MAX_PIXELS` together, first come first.
 
-    A thread does not wait for itself, and one picture is always let in.
+    A thread does not wait for itself, and one image is always let in.
     """
 
     def __init__(self) -> None:

@@ -75,11 +75,7 @@ def _as_name(text: str) -> str | BadLabel:
 
 
 def declared_classes(names: Sequence[Any], where: str) -> Classes:
-    """Checks the class names that a file gives. ImageNet's hold two cranes: one may come twice.
-
-    Raises:
-        UserError: One is no name, or there are more than `MOST_CLASSES`.
-    """
+    """Checks the class names that a file gives. ImageNet's hold two cranes: one may come twice."""
     if len(names) > MOST_CLASSES:
         raise UserError(
             f"Got {len(names):,} class names in {where}, expected at most {MOST_CLASSES:,}."
@@ -100,9 +96,6 @@ def classes_of(labels: Iterable[Label | BadLabel], source: str) -> Classes:
 
     Whole numbers are sorted as such and names as text. What is not counted from 0 without a gap
     gets a note.
-
-    Raises:
-        UserError: There is not one label.
     """
     seen = {str(label) for label in labels if not isinstance(label, BadLabel)}
     if not all(_NUMBER.fullmatch(name) for name in seen):

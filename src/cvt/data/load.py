@@ -1,4 +1,4 @@
-"""From what the user typed after `cvt train` or `cvt eval` to sets of pictures."""
+"""From what the user typed after `cvt train` or `cvt eval` to sets of images."""
 
 import os
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Selection:
 
     Args:
         split: "train", "val" or "test"; "all" for the whole data.
-        num_found: Pictures in the whole data.
+        num_found: Images in the whole data.
         was_cut: Whether the split was cut out of data that comes without one.
         notes: What the user should be told of the data.
         unreadable: What of it could not be looked into.
@@ -58,8 +58,8 @@ def load_data(
     """Loads a data set for training.
 
     A split that the data comes with is used as it is. Where there is no validation split, one is
-    cut out of the training pictures, class by class, even if there is a test split: the test
-    pictures are for the final figure alone, and choosing a checkpoint by them would spoil it.
+    cut out of the training images, class by class, even if there is a test split: the test
+    images are for the final figure alone, and choosing a checkpoint by them would spoil it.
 
     Args:
         name: `digits`; a name in timm's spelling: `torch/...`, `hfds/...`, or `wds/` and a folder
@@ -69,12 +69,8 @@ def load_data(
         data_dir: Where `torch/` sets lie, where `hfds/` sets are cached, and what a relative path
             is relative to.
         val_fraction: Share of each class that a missing validation split takes, in (0, 1).
-        seed: Decides which pictures these are.
+        seed: Decides which images these are.
         download: Fetch a `torch/` set that is not there yet.
-
-    Raises:
-        UserError: There is no such data, it is unusable as the functions of the several kinds say,
-            it has a single class, or a class is too small to split.
     """
     splits = _read(name, data_dir, download)
     classes = splits["train"].classes
@@ -119,7 +115,7 @@ def load_split(
     data_dir: str | Path | None = None,
     download: bool = False,
 ) -> ImageSet:
-    """Loads one set of pictures: those that `select` would measure."""
+    """Loads one set of images: those that `select` would measure."""
     return select(name, split, data_dir=data_dir, download=download).images
 
 
@@ -131,20 +127,17 @@ def select(
     download: bool = False,
     run: RunData | None = None,
 ) -> Selection:
-    """Loads the pictures that are to be measured.
+    """Loads the images that are to be measured.
 
     Without `split` that is the test split that the data comes with, or else its validation split.
     Data without either is measured whole, unless it is what the run learned from: then only the
-    pictures that the run had held out for validation tell anything.
+    images that the run had held out for validation tell anything.
 
     Args:
         name: As for `load_data`, which also explains `data_dir` and `download`.
         split: "train", "val", "test", or "all" of the data, whose classes may then be as small as
             they are. A validation split that is missing is cut out, as the run did.
         run: The run whose weights are measured.
-
-    Raises:
-        UserError: As `load_data` does, but a single class will do; or there is no such split.
     """
     if split not in (None, "all", *SPLITS):
         hint = did_you_mean(split, SPLITS)
@@ -176,7 +169,7 @@ def select(
 def _cut_of_run(
     images: ImageSet, name: str, data_dir: str | Path | None, run: RunData, notes: list[str]
 ) -> dict[str, ImageSet]:
-    """Returns what a run learned from and what it held out, if it had these pictures; else {}.
+    """Returns what a run learned from and what it held out, if it had these images; else {}.
 
     Where that is in doubt, a note says so.
     """
@@ -196,7 +189,7 @@ def _cut_of_run(
     if is_there:
         notes.append(
             f"{name} is no longer what the run learned from, so all of it is measured; figures of "
-            "pictures that the run learned from say little."
+            "images that the run learned from say little."
         )
     elif is_alike and run.digests:
         notes.append(

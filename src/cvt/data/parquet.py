@@ -83,13 +83,7 @@ def _beside(file: Path, path: str, name: str) -> Path:
 
 
 def read_parquet(file: Path) -> ParquetRows:
-    """Reads labels and compressed images of a file with columns `image` and `label`.
-
-    Raises:
-        UserError: pyarrow is missing, the file is truncated or not parquet, a column is missing or
-            of another kind, the metadata of `datasets` are not as it writes them, or the images
-            would have more than `MOST_GROWTH` times the file's size in memory.
-    """
+    """Reads labels and compressed images of a file with columns `image` and `label`."""
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -246,10 +240,6 @@ def parquet_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageS
     Args:
         for_training: There has to be a train split; without one, all splits give the classes. To
             be measured, files whose names say no split are one.
-
-    Raises:
-        UserError: A file cannot be used (see `read_parquet`), a shard or the train file is
-            missing, or no row of a split has a label that can be used.
     """
     files = {"train": [path]} if not os.path.isdir(path) else _split_files(path, for_training)
     rows = {split: [read_parquet(file) for file in members] for split, members in files.items()}

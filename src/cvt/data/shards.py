@@ -210,9 +210,6 @@ def read_shard(path: Path, label_key: str = "label") -> Shard:
     in its `.json`. A sample without image or label is kept as a bad one, and so is what lies
     behind a damaged place, as a single one. Where a file's name comes a second time, another
     sample begins.
-
-    Raises:
-        UserError: The file cannot be read or is no tar archive at all.
     """
     if not path.is_file():  # a pipe would be waited for
         raise UserError(f"Got {path} as a shard, expected a tar file; check the path.")
@@ -393,10 +390,6 @@ def shard_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet
 
     Args:
         for_training: There has to be a train split; without one, all splits give the classes.
-
-    Raises:
-        UserError: There are no shards, one is missing or unreadable as a whole, there is no train
-            split, or not one sample has a label.
     """
     folder = path if os.path.isdir(path) else path.parent
     info = _read_info(folder)
@@ -438,9 +431,6 @@ def expand_braces(pattern: str) -> list[str]:
     """Returns what a pattern stands for: `{00..11}` counts, `{a,b}` enumerates.
 
     Numbers keep the width of the first, leading zeros included.
-
-    Raises:
-        UserError: It stands for more than `MOST_SHARDS`.
     """
     if len(pattern) > _MOST_PATTERN:
         raise UserError(

@@ -55,11 +55,6 @@ def folder_splits(root: Path, *, for_training: bool = True) -> dict[str, ImageSe
         for_training: There has to be a train folder, with images in each of its class folders, and
             no other split may have classes that it lacks. Otherwise classes without images, and
             others than the train folder's, do no harm.
-
-    Raises:
-        UserError: There are no images, no class folders or two of one name, a class folder's name
-            is no UTF-8, two folders are for one split, or what is a split and what a class cannot
-            be told by the names.
     """
     found = _Found(root, LeftOut(), [])
     folders = _split_folders(found)
@@ -126,12 +121,7 @@ def _split_folders(found: _Found) -> dict[str, Path]:
 
 
 def _refuse_splits_inside(root: Path, folders: Sequence[Path]) -> None:
-    """Refuses what would be taken for classes but looks like splits.
-
-    Raises:
-        UserError: Folders without loose images are called like `seg_train` and `seg_test`, or one
-            holds nothing but folders that are called like splits.
-    """
+    """Refuses what would be taken for classes but looks like splits."""
     grouping = [each for each in folders if not _loose_images(each, most=1)]
     words = {each: _split_words(each.name) for each in grouping}
     if len(grouping) == len(folders) and len(set().union(*words.values())) > 1:
@@ -158,11 +148,7 @@ def _split_words(name: str) -> set[str]:
 
 
 def _class_folders(folder: Path, found: _Found) -> list[_ClassFolder]:
-    """Returns the class folders of a split, not numbered; none for a test split without labels.
-
-    Raises:
-        UserError: There are none, or two of the same name, or one's name is no text.
-    """
+    """Returns the class folders of a split, not numbered; none for a test split without labels."""
     members: dict[str, _ClassFolder] = {}
     for path in _folders(folder):
         name = composed(path.name)
@@ -196,11 +182,7 @@ def _class_folders(folder: Path, found: _Found) -> list[_ClassFolder]:
 
 
 def _number(splits: dict[str, list[_ClassFolder]], for_training: bool) -> tuple[str, ...]:
-    """Gives each class folder its label; returns the names of the classes.
-
-    Raises:
-        UserError: There are classes for training that the train folder lacks.
-    """
+    """Gives each class folder its label; returns the names of the classes."""
     classes: list[str] = []
     for split in sorted(splits, key=lambda split: split != "train"):
         members = splits[split]
@@ -227,11 +209,7 @@ def _read(
     classes: tuple[str, ...],
     for_training: bool,
 ) -> dict[str, ImageSet]:
-    """Finds the images, once each, whatever links there are between classes and splits.
-
-    Raises:
-        UserError: There are none at all, or none in a class folder of the training split.
-    """
+    """Finds the images, once each, whatever links there are between classes and splits."""
     members = [(split, each) for split, several in splits.items() for each in several]
     paths: list[list[str]] = [[] for _ in members]
     for number, path in images_below([each.path for _, each in members], found.left_out):
@@ -318,7 +296,7 @@ def _is_text(name: str) -> bool:
 
 # --- The embedded data: scikit-learn's real scans of handwritten digits, with a fixed split.
 
-# The test pictures must never change, whatever seed the training uses.
+# The test images must never change, whatever seed the training uses.
 _SPLIT_SEED = 0
 
 
@@ -356,10 +334,6 @@ def torchvision_splits(name: str, data_dir: Path | None, *, download: bool) -> d
         name: A key of `TORCHVISION_SETS`, such as `torch/cifar10`.
         data_dir: torchvision's `root`: the folder that holds, or will hold, the data set's own.
         download: Fetch what is not there yet; ImageNet has to be fetched by hand.
-
-    Raises:
-        UserError: The name is unknown, `data_dir` is missing, or the files are not there and
-            cannot be fetched.
     """
     if name not in TORCHVISION_SETS:
         hint = did_you_mean(name, TORCHVISION_SETS)

@@ -1,4 +1,4 @@
-"""From a picture to the network's input tensor, built from timm's transforms."""
+"""From an image to the network's input tensor, built from timm's transforms."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +20,8 @@ from cvt.weights.record import Preprocessing
 
 # --- timm's Posterize where it asks for zero bits, which Pillow 13 refuses with a ValueError.
 #
-# Older Pillow made the picture black. timm's levels come down to zero bits now and then: about one
-# picture in a thousand with `rand-m9-mstd0.5-inc1`, many more with `augmix`. To be dropped once
+# Older Pillow made the image black. timm's levels come down to zero bits now and then: about one
+# image in a thousand with `rand-m9-mstd0.5-inc1`, many more with `augmix`. To be dropped once
 # timm (1.0.31 at the time of writing) looks after it itself; the test says when.
 
 
@@ -46,14 +46,14 @@ def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
 
 # --- Steps of a transform that cost less here than in torchvision, and compute the same.
 
-# Filters of which torch has a vectorised form for 8-bit pictures.
+# Filters of which torch has a vectorised form for 8-bit images.
 _QUICK = ("bilinear", "bicubic")
 
 
 class ToNormalizedTensor:
-    """From an RGB picture to a float32 tensor (3, H, W): torchvision's `ToTensor` and `Normalize`.
+    """From an RGB image to a float32 tensor (3, H, W): torchvision's `ToTensor` and `Normalize`.
 
-    The same roundings in the same order, hence equal to the bit, but the picture is copied once.
+    The same roundings in the same order, hence equal to the bit, but the image is copied once.
 
     Args:
         mean: Of each channel, for levels scaled to 0..1.
@@ -76,7 +76,7 @@ class ToNormalizedTensor:
 class ResizedCrop(RandomResizedCropAndInterpolation):
     """timm's random crop, scaled in half the time by torch where that has the filter.
 
-    torch's resampling of 8-bit pictures is a port of Pillow's. Both round the picture between the
+    torch's resampling of 8-bit images is a port of Pillow's. Both round the image between the
     two passes, so that a few pixels in a thousand differ by more than a level; neither is nearer
     than the other to the filter computed in float64 (tested).
 
@@ -105,7 +105,7 @@ class ResizedCrop(RandomResizedCropAndInterpolation):
 
 
 class ResizeTo:
-    """Scales an RGB picture to a size, as `ResizedCrop` does.
+    """Scales an RGB image to a size, as `ResizedCrop` does.
 
     Args:
         size: Height and width.
@@ -129,9 +129,9 @@ class ResizeTo:
 
 
 class PadCrop:
-    """torchvision's `RandomCrop(size, padding)`, without making the padded picture.
+    """torchvision's `RandomCrop(size, padding)`, without making the padded image.
 
-    A border of black is put around the picture and a part of its own size cut out at random.
+    A border of black is put around the image and a part of its own size cut out at random.
 
     Args:
         size: Height and width of what comes in, and of what comes out.
@@ -169,22 +169,14 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """Returns the fixed transform from an RGB picture to a float32 tensor (C, H, W).
-
-    Raises:
-        UserError: The input has neither one nor three channels.
-    """
+    """Returns the fixed transform from an RGB image to a float32 tensor (C, H, W)."""
     return _with_channels(preprocessing, T.Compose(_eval_steps(preprocessing)))
 
 
 def train_transform(preprocessing: Preprocessing, augment: Augment) -> Transform:
-    """Returns a random transform from an RGB picture to a float32 tensor (C, H, W).
+    """Returns a random transform from an RGB image to a float32 tensor (C, H, W).
 
     It draws from the global generators of Python, numpy and torch.
-
-    Raises:
-        UserError: The input has neither one nor three channels, or timm does not know the
-            `auto_augment` policy.
     """
     common = _common(preprocessing)
     try:
@@ -243,7 +235,7 @@ def _common(preprocessing: Preprocessing) -> dict[str, Any]:
     """Arguments of timm's that training and evaluation share, always for three channels."""
     channels = preprocessing.input_size[0]
     if channels not in (1, 3):
-        raise UserError(f"Got a model of {channels} input channels, expected 1 or 3 for pictures.")
+        raise UserError(f"Got a model of {channels} input channels, expected 1 or 3 for images.")
     copies = 3 if channels == 1 else 1
     return {
         "input_size": (3, *preprocessing.size),

@@ -237,10 +237,10 @@ def _special(entry: os.DirEntry[str] | Path) -> str | None:
     return kinds.get(stat.S_IFMT(entry.stat().st_mode), DEVICE)
 
 
-# --- Which pictures a command line means: files, folders, patterns, and what comes on stdin.
+# --- Which images a command line means: files, folders, patterns, and what comes on stdin.
 
 MAX_STDIN = 3 * MAX_PIXELS
-"""Bytes of a picture on stdin: as many as the largest picture has as RGB."""
+"""Bytes of an image on stdin: as many as the largest image has as RGB."""
 
 MAX_NAME = 4096
 """Bytes of a file name on stdin, as in Linux's PATH_MAX."""
@@ -254,12 +254,12 @@ def find_images(
     stdin: BinaryIO | None = None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> Iterator[Path | bytes | BadImage]:
-    """Yields the pictures that arguments stand for, in order; each file is opened later.
+    """Yields the images that arguments stand for, in order; each file is opened later.
 
     A folder stands for the images below it, as `cvt.data.walk` finds them. A pattern with `*`, `?`
     or `[` stands for the files that it matches and for the images below folders that it matches
     (`**` goes through folders, each once); a part of it that exists as it is written, such as the
-    folder `photos [2024]`, means itself. `-` reads stdin: the bytes of one picture, or file names,
+    folder `photos [2024]`, means itself. `-` reads stdin: the bytes of one image, or file names,
     one a line or ended by NUL, in whatever encoding the file system has. What stands for nothing
     is yielded as a `BadImage`, to be reported among the others.
 
@@ -379,19 +379,19 @@ def _from_stdin(stdin: BinaryIO) -> Iterator[Path | bytes | BadImage]:
     elif head.startswith(_UTF_16):
         yield BadImage("stdin is text in UTF-16, expected file names in UTF-8; convert them.")
     elif looks_like_image(head) or _CONTROLS.search(head) or not head.strip(b"\0"):
-        yield _picture(head, stdin)
+        yield _image(head, stdin)
     else:
         yield from _names(head, stdin, b"\0" if b"\0" in head else b"\n")
 
 
-_EMPTY = BadImage("stdin is empty, expected a picture or file names, one a line.")
+_EMPTY = BadImage("stdin is empty, expected an image or file names, one a line.")
 
 
-def _picture(head: bytes, stdin: BinaryIO) -> bytes | BadImage:
+def _image(head: bytes, stdin: BinaryIO) -> bytes | BadImage:
     content = head + stdin.read(MAX_STDIN + 1 - len(head))
     if len(content) > MAX_STDIN:
         return BadImage(
-            f"stdin holds more than {MAX_STDIN / 1e6:.0f} MB, expected one picture; name its file "
+            f"stdin holds more than {MAX_STDIN / 1e6:.0f} MB, expected one image; name its file "
             "instead."
         )
     return content

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cvt.evaluation.answers import Logits
-from cvt.figures import picture, words
+from cvt.figures import drawing, words
 
 # --- Whether a model is as often right as it says.
 
@@ -106,7 +106,7 @@ def save_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
     count = len(names)
     shares = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = 4.5 + 0.22 * min(count, _NAMED_UP_TO)
-    with picture(path, figsize=(side + 1, side), layout="constrained") as figure:
+    with drawing(path, figsize=(side + 1, side), layout="constrained") as figure:
         axes = figure.subplots()
         shades = PowerNorm(gamma=0.5, vmin=0, vmax=100)  # so that a few percent can be seen
         image = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="nearest")
@@ -147,7 +147,7 @@ def save_reliability(path: Path, answers: Reliability) -> None:
     """
     count = int(answers.counts.sum())
     title = f"Reliability, {count:,} images: calibration error {100 * answers.ece:.2f} %"
-    with picture(path, figsize=(5.6, 6.8), layout="constrained") as figure:
+    with drawing(path, figsize=(5.6, 6.8), layout="constrained") as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         _draw_bins(upper, answers)
         _draw_histogram(lower, answers)

@@ -43,10 +43,10 @@ from torch.optim import Optimizer
 from cvt.data import DataSplits
 from cvt.errors import UserError
 from cvt.files import cannot_write, read_small
-from cvt.plain import MOST_TEXT, Range, from_plain, read_json
+from cvt.plain import MOST_TEXT, Range, from_others, from_plain, read_json
 from cvt.runtime import World, is_lost_peer, software
 from cvt.training.config import TrainConfig
-from cvt.training.run_folder import CHECKPOINTS_FOLDER
+from cvt.training.run_folder import CHECKPOINTS_FOLDER, Progress
 
 # --- What a checkpoint's files hold, listed in JSON, and torch's reading of tensors by that list.
 #
@@ -61,7 +61,7 @@ _Number = Annotated[int, Range(0, 2**50)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chunk:
+class StoredChunk:
     """A part of a tensor, and where it lies.
 
     Args:
@@ -88,10 +88,10 @@ class StoredTensor:
         "bool",
     ]  # fmt: skip
     shape: tuple[_Number, ...]
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[StoredChunk, ...]
 
 
-def list_contents(metadata: Metadata) -> dict[str, Any]:
+def _list_contents(metadata: Metadata) -> dict[str, Any]:
     """Returns as plain data what torch says that it has written."""
     contents = {}
     for name, stored in metadata.state_dict_metadata.items():
@@ -100,7 +100,7 @@ def list_contents(metadata: Metadata) -> dict[str, Any]:
         for chunk in stored.chunks:
             where = metadata.storage_data[MetadataIndex(name, chunk.offsets)]
             chunks.append(
-                Chunk(
+                StoredChunk(
                     offsets=tuple(chunk.offsets),
                     sizes=tuple(chunk.sizes),
                     file=where.relative_path,
@@ -114,23 +114,15 @@ def list_contents(metadata: Metadata) -> dict[str, Any]:
     return contents
 
 
-def is_file_name(name: str) -> bool:
-    """Whether a file of tensors may be called so."""
-    return _FILE.fullmatch(name) is not None
-
-
-def check_contents(
+def _check_contents(
     contents: Mapping[str, StoredTensor], folder: Path, files: Collection[str]
 ) -> None:
     """Makes sure that a list and its folder agree, before anything is read by it.
 
     Args:
         files: The names of the files whose digests are known.
-
-    Raises:
-        UserError: Some part of the list cannot be, or points out of the folder or its files.
     """
-    sizes = {name: (folder / name).stat().st_size for name in files if is_file_name(name)}
+    sizes = {name: (folder / name).stat().st_size for name in files if _FILE.fullmatch(name)}
     named = {chunk.file for tensor in contents.values() for chunk in tensor.chunks}
     if named != set(files):
         odd = min(named ^ set(files))
@@ -158,12 +150,12 @@ def _fits(tensor: StoredTensor, sizes: Mapping[str, int]) -> bool:
     return len(starts) == len(tensor.chunks) and whole == math.prod(tensor.shape)
 
 
-class Reader(FileSystemReader):
+class _Reader(FileSystemReader):
     """torch's reader, by our list in place of its own.
 
     Args:
         folder: The checkpoint.
-        contents: What `check_contents` has found right.
+        contents: What `_check_contents` found right.
     """
 
     def __init__(self, folder: Path, contents: Mapping[str, StoredTensor]) -> None:
@@ -206,7 +198,7 @@ class Reader(FileSystemReader):
         return content
 
 
-class TensorsOnly(DefaultLoadPlanner):
+class _TensorsOnly(DefaultLoadPlanner):
     """torch's plan of what to load, less its way of unpickling whatever is no tensor."""
 
     def load_bytes(self, read_item: Any, value: Any) -> None:
@@ -264,9 +256,6 @@ class _Kept:
     scaler: dict[str, int | float] | None = None
 
 
-_KEPT = ("has_moments", "scaler")
-
-
 class _Writer(dcp.FileSystemWriter):
     """torch's writer, but it says what went wrong beneath it: torch's format hides that."""
 
@@ -298,16 +287,13 @@ def save_state(
     Args:
         facts: Plain data for JSON: config, progress and what else `read_facts` is to return.
         keep: How many checkpoints may stay.
-
-    Raises:
-        UserError: The disk is full or the folder not writable; older checkpoints are kept.
     """
     state = _state(tensors, has_moments=bool(tensors.optimizer.state))
     path = world.on_main(lambda: _make_room(run / CHECKPOINTS_FOLDER))
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with _single_process_allowed():
-            contents = list_contents(dcp.save(state, storage_writer=_Writer(temporary)))
+            contents = _list_contents(dcp.save(state, storage_writer=_Writer(temporary)))
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
         cause = _cause(error)
         if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
@@ -327,11 +313,7 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def newest(run: Path) -> Path:
-    """Returns the newest checkpoint that is whole; damaged ones are passed over.
-
-    Raises:
-        UserError: There is none.
-    """
+    """Returns the newest checkpoint that is whole; damaged ones are passed over."""
     folders = _saved(run)[::-1]
     for folder in folders:
         if _is_whole(folder):
@@ -350,27 +332,19 @@ def passed_over(run: Path, checkpoint: Path) -> list[Path]:
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """Returns the plain data that a checkpoint was saved with.
-
-    Raises:
-        UserError: The checkpoint is none, or not of this version.
-    """
+    """Returns the plain data that a checkpoint was saved with."""
     return _read(checkpoint).facts
 
 
 def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
-    """Puts a checkpoint's tensors in place; the processes may be others than those that saved it.
-
-    Raises:
-        UserError: They do not fit, or are damaged.
-    """
+    """Puts a checkpoint's tensors in place; other processes may have saved it."""
     stored = _read(checkpoint)
-    facts = from_plain(_Kept, {key: stored.facts.get(key) for key in _KEPT}, f"{checkpoint}")
+    facts = from_others(_Kept, stored.facts, str(checkpoint))
     state = _state(tensors, facts.has_moments)
     try:
         with _single_process_allowed():
-            reader = Reader(checkpoint, stored.contents)
-            dcp.load(state, storage_reader=reader, planner=TensorsOnly())
+            reader = _Reader(checkpoint, stored.contents)
+            dcp.load(state, storage_reader=reader, planner=_TensorsOnly())
     except _UNREADABLE as error:
         cause = _cause(error)
         if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
@@ -433,7 +407,7 @@ def _finish(
     temporary: Path, path: Path, facts: dict[str, Any], contents: dict[str, Any], keep: int
 ) -> None:
     try:
-        files = sorted(each for each in temporary.iterdir() if is_file_name(each.name))
+        files = sorted(each for each in temporary.iterdir() if _FILE.fullmatch(each.name))
         digests = {file.name: _digest(file) for file in files}
         stated = {"facts": facts, "contents": contents, "digests": digests}
         with open(temporary / _FACTS, "w", encoding="utf-8") as file:
@@ -465,11 +439,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _read(folder: Path) -> _State:
-    """Reads what a checkpoint says of itself, and makes sure that it can be.
-
-    Raises:
-        UserError: It cannot.
-    """
+    """Reads what a checkpoint says of itself, and makes sure that it can be."""
     stated = _stated(folder)
     stated.pop("digest", None)
     if "contents" not in stated:
@@ -480,12 +450,12 @@ def _read(folder: Path) -> _State:
     state = from_plain(_State, stated, str(folder / _FACTS))
     for name in state.digests:
         file = folder / name
-        if not is_file_name(name) or file.is_symlink() or not file.is_file():
+        if not _FILE.fullmatch(name) or file.is_symlink() or not file.is_file():
             raise UserError(
                 f"Cannot resume from {folder}: it says that {name!r} is a file of tensors in it, "
                 "which is not so; train again."
             )
-    check_contents(state.contents, folder, state.digests)
+    _check_contents(state.contents, folder, state.digests)
     return state
 
 
@@ -571,7 +541,7 @@ class Identity:
     """What a run's bits depend on besides its config.
 
     Args:
-        data: For each split its number of pictures and a digest of their names and labels.
+        data: For each split its number of images and a digest of their names and labels.
         software: Versions of this library and of those that it computes with.
         chunks: How many chunks a batch is dealt out to: processes times accumulation steps.
         teacher: Name and a digest of the network that is learned from; empty where there is none.
@@ -593,20 +563,8 @@ class Identity:
             teacher=tuple(teacher),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON."""
-        return {
-            **asdict(self),
-            "data": {name: list(found) for name, found in self.data.items()},
-            "teacher": list(self.teacher),
-        }
-
     def check(self, now: "Identity") -> None:
-        """Makes sure that data, teacher and software are those that this run was started with.
-
-        Raises:
-            UserError: They are not; the message says what changed.
-        """
+        """Makes sure that data, teacher and software are those that this run was started with."""
         changes = []
         for name, (count, digest) in self.data.items():
             new_count, new_digest = now.data.get(name, (0, ""))
@@ -630,23 +588,17 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What a checkpoint says of its run; `TrainConfig`, `Record`, `Progress` read the rest."""
+    """What a checkpoint says of its run; `TrainConfig` and `Record` read their parts."""
 
     config: dict[str, Any]
     identity: Identity
     record: dict[str, Any]
-    progress: dict[str, Any]
+    progress: Progress
 
 
 def read_run_facts(checkpoint: Path) -> RunFacts:
-    """Reads what a checkpoint says of its run.
-
-    Raises:
-        UserError: It is no checkpoint of a run, or of another version's.
-    """
-    plain = read_facts(checkpoint)
-    names = [each.name for each in fields(RunFacts) if each.name in plain]
-    return from_plain(RunFacts, {name: plain[name] for name in names}, f"the facts in {checkpoint}")
+    """Reads what a checkpoint says of its run."""
+    return from_others(RunFacts, read_facts(checkpoint), f"the facts in {checkpoint}")
 
 
 def resumed_config(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
@@ -654,19 +606,12 @@ def resumed_config(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
 
     A field of `given` that has its default counts as not given. With `given.force` all changes
     are taken over.
-
-    Raises:
-        UserError: Another field is given and differs, so the run would not be the same.
     """
     return _merged(given, stored, TrainConfig(), "", given.force)
 
 
 def same_chunks(config: TrainConfig, chunks: int, world_size: int) -> TrainConfig:
-    """Returns the config with the accumulation steps that keep a batch's chunks as they were.
-
-    Raises:
-        UserError: The number of processes does not allow it.
-    """
+    """Returns the config with the accumulation steps that keep a batch's chunks as they were."""
     if chunks % world_size and not config.force:
         raise UserError(
             f"Got {world_size} processes for a run whose batches have {chunks} chunks, expected a "

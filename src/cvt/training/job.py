@@ -25,9 +25,10 @@ from cvt.errors import UserError
 from cvt.figures import if_possible
 from cvt.files import atomic_write, remove_left_behind
 from cvt.parts.model import num_params
+from cvt.plain import to_plain
 from cvt.runtime import World, hardware, software
 from cvt.training.card import CardFacts, write_card
-from cvt.training.checkpoints import Identity, Tensors, save_state
+from cvt.training.checkpoints import Identity, RunFacts, Tensors, save_state
 from cvt.training.config import TrainConfig, known
 from cvt.training.network import Network
 from cvt.training.report import TrainResult, save_curves, save_result
@@ -222,14 +223,14 @@ def draw(job: Job) -> None:
 def keep_state(job: Job) -> None:
     """Writes the weights as they are, and a checkpoint that goes on from them."""
     history = job.progress.history
-    facts = {
-        "config": job.config.to_dict(),
-        "identity": job.identity.to_dict(),
-        "record": job.record.to_dict(),
-        "progress": job.progress.to_dict(),
-    }
+    facts = RunFacts(
+        config=job.config.to_dict(),
+        identity=job.identity,
+        record=job.record.to_dict(),
+        progress=job.progress,
+    )
     keep = job.config.keep_checkpoints
-    save_state(job.run, facts, job.tensors, keep=keep, world=job.world)
+    save_state(job.run, to_plain(facts), job.tensors, keep=keep, world=job.world)
     _save_weights(job, LAST_WEIGHTS, history[-1] if history else None)
     job.saved_at = time.monotonic()
 

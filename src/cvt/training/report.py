@@ -1,15 +1,15 @@
 """What is said and kept when a run has ended: the figures, the files, what to type next."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
 
 from cvt.errors import UserError, shown
-from cvt.figures import picture, words
+from cvt.figures import drawing, words
 from cvt.files import atomic_write
-from cvt.plain import Range, from_plain, json_text, read_json_file
+from cvt.plain import NOT_FINITE, Range, from_others, json_text, read_json_file, to_plain
 from cvt.training.run_folder import (
     BEST_WEIGHTS,
     CARD_FILE,
@@ -20,10 +20,12 @@ from cvt.training.run_folder import (
     METRICS_FILE,
     RESULT_FILE,
     EpochRow,
+    best_epoch,
 )
 from cvt.training.screen import say_time
 
 _Percent = Annotated[float, Range(0, 100)]
+_Nats = Annotated[float, NOT_FINITE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,62 +41,41 @@ class TrainResult:
         test_top1: The same weights' accuracy on the test split, or None if the data has none.
         test_loss: Their loss there.
         seconds: Time from the call to the end, of the last session if the run was resumed.
-        bad: A sentence for each picture that could not be read.
+        bad: A sentence for each image that could not be read.
         test_top5: Top-5 accuracy on the test split, where there are more than five classes.
     """
 
     run: Path
     data: str
-    best_epoch: int
-    best_top1: float
-    best_loss: float
-    test_top1: float | None
-    test_loss: float | None
-    seconds: float
+    best_epoch: Annotated[int, Range(1)]
+    best_top1: _Percent
+    best_loss: _Nats
+    test_top1: _Percent | None = None
+    test_loss: _Nats | None = None
+    seconds: Annotated[float, Range(0)]
     bad: tuple[str, ...] = ()
-    test_top5: float | None = None
+    test_top5: _Percent | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON; figures that do not exist are left out."""
-        plain = {**vars(self), "run": str(self.run), "bad": list(self.bad)}
-        return {name: value for name, value in plain.items() if value is not None}
+        return to_plain(self, none=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResultFacts:
-    """What other rooms read of a `result.json`; see `TrainResult`."""
-
-    best_epoch: Annotated[int, Range(1)]
-    best_top1: _Percent
-    test_top1: _Percent | None = None
-    test_top5: _Percent | None = None
-    bad: tuple[str, ...] = ()
+def save_result(run: Path, result: TrainResult) -> None:
+    """Writes `result.json`, by which a run is known to be finished."""
+    with atomic_write(run / RESULT_FILE, "w") as file:
+        file.write(json_text(result.to_dict(), indent=2) + "\n")
 
 
-def read_result(run: Path) -> ResultFacts | None:
-    """Reads a finished run's result; None of a run that is not finished.
-
-    Raises:
-        UserError: The file is no result of a run.
-    """
+def read_result(run: Path) -> TrainResult | None:
+    """Reads a finished run's result, wherever the run lies now; None of one not finished."""
     path = run / RESULT_FILE
     if not path.exists():
         return None
     plain = read_json_file(path)
     if not isinstance(plain, dict):
         raise UserError(f"{path} is not the result of a run; remove it and resume the run.")
-    known = {each.name for each in fields(ResultFacts)}
-    return from_plain(ResultFacts, {key: plain[key] for key in plain if key in known}, str(path))
-
-
-def save_result(run: Path, result: TrainResult) -> None:
-    """Writes `result.json`, by which a run is known to be finished.
-
-    Raises:
-        UserError: The disk is full or the folder not writable.
-    """
-    with atomic_write(run / RESULT_FILE, "w") as file:
-        file.write(json_text(result.to_dict(), indent=2) + "\n")
+    return from_others(TrainResult, {**plain, "run": run}, str(path))
 
 
 def report(result: TrainResult) -> str:
@@ -114,7 +95,7 @@ def report(result: TrainResult) -> str:
     files = {
         CARD_FILE: "what was trained, on what, how, and how good it is",
         f"{BEST_WEIGHTS}, {LAST_WEIGHTS}": "weights that describe themselves",
-        f"{METRICS_FILE}, {CURVES_FILE}": "every epoch, as a table and as a picture",
+        f"{METRICS_FILE}, {CURVES_FILE}": "every epoch, as a table and as a plot",
         f"{EVENTS_FOLDER}/": "the same, and single updates, for TensorBoard",
         CONFIG_FILE: "everything that the run was told",
     }
@@ -131,7 +112,7 @@ def report(result: TrainResult) -> str:
     return "\n".join(lines)
 
 
-# --- The pictures of runs: losses, accuracy and learning rate over the epochs.
+# --- Plots of runs: losses, accuracy and learning rate over the epochs.
 
 _TRAINING, _VALIDATION, _RATE, _BEST, _REST = "#7f7f7f", "#1f77b4", "#2ca02c", "#d62728", "#c8c8c8"
 _MARKED_UP_TO = 15
@@ -139,24 +120,20 @@ _NAMED_UP_TO = 10
 
 
 def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
-    """Draws three panels into a PNG. The epoch whose weights were kept is marked in two of them.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+    """Draws three panels into a PNG. The epoch whose weights were kept is marked in two of them."""
     epochs = [row.epoch for row in history]
     style: dict[str, Any] = {
         "marker": "." if len(history) < _MARKED_UP_TO else "",
         "linewidth": 1.6,
     }
-    with picture(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
+    with drawing(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
         _draw_run(figure, history, epochs, style)
         figure.suptitle(words(title, 120), fontsize=11)
 
 
 def _draw_run(figure: Any, history: list[EpochRow], epochs: list[int], style: Any) -> None:
     losses, accuracy, rate = figure.subplots(1, 3)
-    best = _best(history)
+    best = best_epoch(history)
     losses.plot(epochs, [row.train_loss for row in history], color=_TRAINING, **style)
     losses.plot(epochs, [row.val_loss for row in history], color=_VALIDATION, **style)
     losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=5)
@@ -183,12 +160,9 @@ def save_comparison(
     Args:
         panels: By data set, the runs' names and epochs, the best run first. The first ten have
             colours and names, the rest are grey.
-
-    Raises:
-        UserError: The file cannot be written.
     """
     count = max(len(panels), 1)
-    with picture(path, dpi=120, figsize=(9, 4.2 * count), layout="constrained") as figure:
+    with drawing(path, dpi=120, figsize=(9, 4.2 * count), layout="constrained") as figure:
         for axes, (data, runs) in zip(
             figure.subplots(count, squeeze=False)[:, 0], panels.items(), strict=False
         ):
@@ -197,7 +171,7 @@ def save_comparison(
 
 def _draw_panel(axes: Any, data: str, runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> None:
     for number, (name, history) in reversed(list(enumerate(runs))):
-        best = _best(history)
+        best = best_epoch(history)
         named = number < _NAMED_UP_TO
         axes.plot(
             [row.epoch for row in history],
@@ -217,13 +191,6 @@ def _draw_panel(axes: Any, data: str, runs: Sequence[tuple[str, Sequence[EpochRo
     axes.set_title(f"Validation top-1 (%) on {words(data)}")
     axes.set_ylim(bottom=_after_the_climb([history for _, history in runs]))
     _tidy(axes)
-
-
-def _best(history: Sequence[EpochRow]) -> EpochRow:
-    best = history[0]
-    for row in history[1:]:
-        best = row if row.is_better_than(best) else best
-    return best
 
 
 def _after_the_climb(histories: Sequence[Sequence[EpochRow]]) -> float | None:

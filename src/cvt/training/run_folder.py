@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from cvt.errors import UserError
 from cvt.files import cannot_write, expanded
-from cvt.plain import NOT_FINITE, Range, from_plain
+from cvt.plain import NOT_FINITE, Range
 from cvt.tables import read_csv, write_csv
 from cvt.training.config import TrainConfig
 
@@ -46,11 +46,10 @@ class EpochRow:
     data_wait: _Figure = math.nan
     memory_mb: _Figure = math.nan
 
-    def is_better_than(self, other: "EpochRow | None") -> bool:
-        """Whether this epoch's weights are to be kept: higher top-1, or as high with less loss."""
-        if other is None:
-            return True
-        return (self.val_top1, -self.val_loss) > (other.val_top1, -other.val_loss)
+
+def best_epoch(history: Sequence[EpochRow]) -> EpochRow:
+    """Returns the epoch whose weights are kept: highest top-1, then least loss, then the first."""
+    return max(history, key=lambda row: (row.val_top1, -row.val_loss))
 
 
 @dataclass(kw_only=True)
@@ -60,11 +59,11 @@ class Progress:
     Args:
         epoch: The epoch in hand, from 0.
         batch: Batches of it that are done.
-        loss_sum: Sum over its pictures of their training loss.
-        num_images: Pictures of it that were trained on.
+        loss_sum: Sum over its images of their training loss.
+        num_images: Images of it that were trained on.
         seconds: Time its updates took, waiting for batches included.
         wait_seconds: The part of that time in which there was no batch to work on.
-        bad: A sentence for each picture that could not be read so far.
+        bad: A sentence for each image that could not be read so far.
         history: The finished epochs.
         best: The epoch whose weights are the best so far.
     """
@@ -79,15 +78,21 @@ class Progress:
     history: list[EpochRow] = field(default_factory=list)
     best: EpochRow | None = None
 
+    def __post_init__(self) -> None:
+        numbers = [row.epoch for row in self.history]
+        is_best_known = self.best in self.history if numbers else self.best is None
+        if numbers != list(range(1, self.epoch + 1)) or not is_best_known:
+            raise UserError(f"Got {len(numbers)} epochs of a run that do not go together.")
+
     def count(self, loss: float, num_images: int, seconds: float, waited: float = 0.0) -> None:
-        """Adds an update's pictures with their mean loss, and its time, `waited` a part of it."""
+        """Adds an update's images with their mean loss, and its time, `waited` a part of it."""
         self.loss_sum += loss * num_images
         self.num_images += num_images
         self.seconds += seconds
         self.wait_seconds += waited
 
     def note_bad(self, sentences: tuple[str, ...]) -> list[str]:
-        """Remembers pictures that could not be read; returns those not known before."""
+        """Remembers images that could not be read; returns those not known before."""
         new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in self.bad]
         self.bad += new
         return new
@@ -108,8 +113,7 @@ class Progress:
             memory_mb=memory_mb,
         )
         self.history.append(row)
-        if row.is_better_than(self.best):
-            self.best = row
+        self.best = row if self.best is None else best_epoch([self.best, row])
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum, self.num_images = 0.0, 0
         self.seconds, self.wait_seconds = 0.0, 0.0
@@ -122,34 +126,13 @@ class Progress:
 
     @property
     def images_per_s(self) -> float:
-        """Pictures per second that the epoch in hand was trained on."""
+        """Images per second that the epoch in hand was trained on."""
         return self.num_images / self.seconds if self.seconds else 0.0
 
     @property
     def data_wait(self) -> float:
         """Share of the epoch in hand in which there was no batch to work on, 0 to 1."""
         return min(self.wait_seconds / self.seconds, 1.0) if self.seconds else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for `from_dict`."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: Any, what: str = "the progress of a run") -> "Progress":
-        """Rebuilds what `to_dict` wrote.
-
-        Args:
-            what: What a message calls the data.
-
-        Raises:
-            UserError: It is of other kinds, or its parts contradict one another.
-        """
-        progress = from_plain(cls, plain, what)
-        numbers = [row.epoch for row in progress.history]
-        is_best_known = progress.best in progress.history if numbers else progress.best is None
-        if numbers != list(range(1, progress.epoch + 1)) or not is_best_known:
-            raise UserError(f"Got {len(numbers)} epochs in {what} that do not go together.")
-        return progress
 
 
 BEST_WEIGHTS = "best.safetensors"
@@ -168,11 +151,7 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 
 
 def make_run_folder(config: TrainConfig) -> Path:
-    """Makes an empty folder: `config.out`, or the next free `runs/DATA-MODEL-NUMBER`.
-
-    Raises:
-        UserError: `config.out` already holds something, or nothing can be written there.
-    """
+    """Makes an empty folder: `config.out`, or the next free `runs/DATA-MODEL-NUMBER`."""
     if config.out is None:
         return _next_free(config)
     run = expanded(config.out)
@@ -219,10 +198,6 @@ def held(run: Path) -> Generator[None]:
     """Marks a run as in training inside the block; the mark goes with the process, however it ends.
 
     A file system without locks marks nothing.
-
-    Raises:
-        UserError: Another process is training it, or what is written there would come to lie
-            elsewhere.
     """
     import fcntl  # not on Windows
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cvt.errors import UserError
 from cvt.files import expanded
 from cvt.plain import from_others, read_yaml_file
-from cvt.training.report import read_result
+from cvt.training.report import TrainResult, read_result
 from cvt.training.run_folder import (
     BEST_WEIGHTS,
     CONFIG_FILE,
@@ -18,6 +18,7 @@ from cvt.training.run_folder import (
     METRICS_FILE,
     RESULT_FILE,
     EpochRow,
+    best_epoch,
     is_held,
     read_metrics,
 )
@@ -37,7 +38,7 @@ class Run:
         name: Its path below the folder that was searched.
         config: Every field under its name on the command line, such as `optim.lr`.
         history: The finished epochs.
-        test_top1: On the test split, if the run is finished and the data has one.
+        result: Of a finished run.
         num_params: Of its weights, or None before the first are written.
         state: `running` is seen on this machine, and over file systems that share locks.
     """
@@ -46,17 +47,19 @@ class Run:
     path: Path
     config: Mapping[str, Any]
     history: tuple[EpochRow, ...]
-    test_top1: float | None
+    result: TrainResult | None
     num_params: int | None
     state: Literal["finished", "running", "stopped"]
 
     @property
     def best(self) -> EpochRow | None:
         """The epoch whose weights were kept."""
-        best = None
-        for row in self.history:
-            best = row if row.is_better_than(best) else best
-        return best
+        return best_epoch(self.history) if self.history else None
+
+    @property
+    def test_top1(self) -> float | None:
+        """On the test split, if the run is finished and the data has one."""
+        return self.result.test_top1 if self.result else None
 
     @property
     def seconds(self) -> float:
@@ -65,7 +68,7 @@ class Run:
 
     @property
     def images_per_s(self) -> float | None:
-        """Pictures per second that the finished epochs were trained on."""
+        """Images per second that the finished epochs were trained on."""
         images = sum(row.images_per_s * row.seconds for row in self.history)
         return images / self.seconds if self.seconds else None
 
@@ -97,9 +100,6 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
 
     Returns:
         The runs, and a sentence for each folder that looks like a run but cannot be read.
-
-    Raises:
-        UserError: There is no such folder, or no run in it.
     """
     folder = expanded(folder)
     if not folder.is_dir():
@@ -168,7 +168,7 @@ def _read_run(path: Path, folder: Path) -> Run:
         path=path,
         config=config,
         history=tuple(read_metrics(path)),
-        test_top1=result.test_top1 if result else None,
+        result=result,
         num_params=_num_params(path),
         state="running" if is_held(path) else finished,
     )

@@ -141,7 +141,7 @@ def _resume(given: TrainConfig, run: Path, world: World) -> Job:
         stored.check(job.identity)
     check_batch(config, len(splits.train), world.size)
     load_tensors(checkpoint, job.tensors)
-    job.progress = Progress.from_dict(facts.progress, f"the progress in {checkpoint}")
+    job.progress = facts.progress
     job.set_lr(job.done_updates - 1)
     job.notes += notes
     job.notes += [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt.bench.contest.results import Results, Standing
-from cvt.figures import picture, words
+from cvt.figures import drawing, words
 
 # --- Names beside the points of a picture, so that none lies on another, on a point or on a line.
 
@@ -152,7 +152,7 @@ def save_plot(path: Path, results: Results) -> None:
     facts = results.facts
     height = max(5.0, 2.0 + _HEIGHT_A_LABEL * len(found))
     height = min(height, 11.0)
-    with picture(path, dpi=_DPI, figsize=(13, height)) as figure:
+    with drawing(path, dpi=_DPI, figsize=(13, height)) as figure:
         _fill(figure, height, found, facts)
 
 

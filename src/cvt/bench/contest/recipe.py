@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from cvt.bench.names import Contender
 from cvt.data import Batch, DataSplits, load_data
 from cvt.errors import UserError
+from cvt.plain import to_plain
 from cvt.runtime import ALONE, choose_device, choose_precision
 from cvt.systems.catalog import row_of
 from cvt.training.checkpoints import Identity
@@ -205,7 +206,7 @@ class SharedRecipe:
         warm_up = "as given" if self.has_own_warm_up else "at most a tenth of the run"
         return {
             "recipe": {**recipe, "warm_up": warm_up},
-            **{name: self.identity.to_dict()[name] for name in ("data", "software")},
+            **{name: to_plain(self.identity)[name] for name in ("data", "software")},
         }
 
     def _args(self, contender: Contender) -> dict[str, Any]:

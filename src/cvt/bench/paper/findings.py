@@ -14,7 +14,7 @@ from cvt.bench.names import Contender
 from cvt.bench.paper.ablation import Ablation, Variant
 from cvt.bench.paper.tables import PAPER
 from cvt.bench.tables import Block, say_gmacs, say_number
-from cvt.figures import if_possible, picture, words
+from cvt.figures import drawing, if_possible, words
 from cvt.files import atomic_write
 from cvt.zoo.describe import describe
 
@@ -385,7 +385,7 @@ def save_ablation(path: Path, tables: Sequence[Sequence[Finding]], title: str) -
     """
     heights = [len(findings) + 0.9 for findings in tables]
     size = (8.4, 1.2 + 0.42 * sum(heights))
-    with picture(path, figsize=size, layout="constrained") as figure:
+    with drawing(path, figsize=size, layout="constrained") as figure:
         _fill(figure, tables, heights)
         figure.suptitle(words(title, 100), fontsize=11)
 

@@ -10,7 +10,7 @@ from cvt import tables as markdown
 from cvt.bench.speed.forms import named_form
 from cvt.bench.speed.plan import Entrant, Measurement, Plan, Setting, say_threads
 from cvt.bench.tables import Block, say_rate, to_markdown
-from cvt.figures import picture, words
+from cvt.figures import drawing, words
 from cvt.training.screen import say_memory
 
 # --- What the rounds of a bench say together.
@@ -371,7 +371,7 @@ def save_speed_plot(path: Path, results: SpeedResults) -> None:
     labels = max(len(words(row.entrant.label)) for row in results.rows) * _A_LETTER + 0.2
     most = max(len(results.of(setting)) for setting in settings)
     width, height = columns * (labels + 4.6), lines * (most * _A_BAR + 0.85) + 0.4
-    with picture(path, dpi=_DPI, figsize=(width, height), layout="constrained") as figure:
+    with drawing(path, dpi=_DPI, figsize=(width, height), layout="constrained") as figure:
         panels = figure.subplots(lines, columns, squeeze=False)
         for axes, setting in zip(panels.flat, settings, strict=False):
             _draw(axes, setting, results.of(setting), most)
