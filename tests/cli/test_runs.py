@@ -75,7 +75,7 @@ def test_runs_are_listed_whatever_becomes_of_their_picture(run, folder, monkeypa
     monkeypatch.chdir(folder)
     code, out, err = run("runs", folder, "--plot", picture)
     assert (code, err.count("\n")) == (1, 1)
-    assert "There is no picture of the runs" in err
+    assert "There is no plot of the runs" in err
     assert "90.00" in out
 
 

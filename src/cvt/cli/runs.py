@@ -18,7 +18,7 @@ def runs(
     /,
     *,
     plot: Annotated[
-        Path | None, Parameter(help="Where a picture of all validation curves goes (PNG).")
+        Path | None, Parameter(help="Plot all validation curves into this file (PNG).")
     ] = None,
     json: Json = False,
 ) -> int:
@@ -105,11 +105,11 @@ def _said(value: Any, say_value: Any) -> str:
 
 
 def _drawn(found: "list[Run]", path: Path, json: bool) -> bool:
-    """Draws the runs, which are listed whatever becomes of their picture."""
+    """Draws the runs, which are listed whatever becomes of their plot."""
     try:
         _plot(found, path)
     except UserError as error:
-        say(f"cvt: There is no picture of the runs: {error}", error=True)
+        say(f"cvt: There is no plot of the runs: {error}", error=True)
         return False
     if not json:
         say()

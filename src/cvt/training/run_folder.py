@@ -20,11 +20,114 @@ from cvt.plain import NOT_FINITE, Range
 from cvt.tables import read_csv, write_csv
 from cvt.training.config import TrainConfig
 
+BEST_WEIGHTS = "best.safetensors"
+LAST_WEIGHTS = "last.safetensors"
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.csv"
+CURVES_FILE = "curves.png"
+RESULT_FILE = "result.json"
+CARD_FILE = "README.md"
+CHECKPOINTS_FOLDER = "checkpoints"
+EVENTS_FOLDER = "tensorboard"
+_LOCK_FILE = ".lock"
+_LONGEST_DATA = 50  # letters, each of up to four bytes of the 255 that a name may have
+_HELD = (errno.EACCES, errno.EAGAIN)
+
+
+def make_run_folder(config: TrainConfig) -> Path:
+    """Makes an empty folder: `config.out`, or the next free `runs/DATA-MODEL-NUMBER`."""
+    if config.out is None:
+        return _next_free(config)
+    run = expanded(config.out)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        # What is hidden was left by a session that was killed before it wrote anything of worth.
+        is_taken = any(not each.name.startswith(".") for each in run.iterdir())
+    except OSError as error:
+        raise UserError(f"Cannot make the folder {run}: {error.strerror}.") from error
+    if is_taken:
+        raise UserError(
+            f"The folder {run} is not empty, and a run never overwrites; go on with it by "
+            f"`cvt train --resume {quote(str(run))}`, or give another --out."
+        )
+    return run
+
+
+def _next_free(config: TrainConfig) -> Path:
+    data = Path(config.data).resolve().stem[:_LONGEST_DATA] if config.data else ""
+    # What begins with a dot is hidden, from `cvt runs` too.
+    name = re.sub(r"[^\w.-]+", "-", f"{data.lstrip('.') or 'data'}-{config.model}")
+    for number in count(1):
+        run = Path("runs") / f"{name}-{number}"
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(
+                f"Cannot make the folder {run}: {error.strerror}; give another with --out."
+            ) from error
+        return run
+    raise AssertionError("count() does not end")
+
+
+def is_run(run: Path) -> bool:
+    """Whether a folder is one in which a training was begun at least."""
+    return any((run / name).exists() for name in (CONFIG_FILE, CHECKPOINTS_FOLDER))
+
+
+@contextmanager
+def held(run: Path) -> Generator[None]:
+    """Marks a run as in training inside the block; the mark goes with the process, however it ends.
+
+    A file system without locks marks nothing.
+    """
+    import fcntl  # not on Windows
+
+    path = run / _LOCK_FILE
+    for name in (CHECKPOINTS_FOLDER, EVENTS_FOLDER, _LOCK_FILE):
+        if (run / name).is_symlink():
+            raise UserError(
+                f"Got a link in the place of {run / name}, and a run writes and deletes in its own "
+                "folder only; put there what the link leads to."
+            )
+    try:
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "rb")  # noqa: SIM115
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                raise UserError(
+                    f"The run {run} is being trained by another process; wait for it, or stop it."
+                ) from None
+        yield
+
+
+def is_held(run: Path) -> bool:
+    """Whether another process is training a run at this moment."""
+    import fcntl
+
+    try:
+        file = open(os.open(run / _LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
+    except OSError:  # never trained in by this version, or not ours to read
+        return False
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in _HELD
+    return False
+
+
 # --- How far a run has come: everything but the weights that going on exactly needs.
 
 _Count = Annotated[int, Range(0, 2**53)]
 _Figure = Annotated[float, NOT_FINITE]
 _Amount = Annotated[float, Range(0)]
+_MOST = 1e12  # what clocks and counters can say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,40 +238,6 @@ class Progress:
         return min(self.wait_seconds / self.seconds, 1.0) if self.seconds else 0.0
 
 
-BEST_WEIGHTS = "best.safetensors"
-LAST_WEIGHTS = "last.safetensors"
-CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.csv"
-CURVES_FILE = "curves.png"
-RESULT_FILE = "result.json"
-CARD_FILE = "README.md"
-CHECKPOINTS_FOLDER = "checkpoints"
-EVENTS_FOLDER = "tensorboard"
-_LOCK_FILE = ".lock"
-_MOST = 1e12
-_LONGEST_DATA = 50  # letters, each of up to four bytes of the 255 that a name may have
-_HELD = (errno.EACCES, errno.EAGAIN)
-
-
-def make_run_folder(config: TrainConfig) -> Path:
-    """Makes an empty folder: `config.out`, or the next free `runs/DATA-MODEL-NUMBER`."""
-    if config.out is None:
-        return _next_free(config)
-    run = expanded(config.out)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        # What is hidden was left by a session that was killed before it wrote anything of worth.
-        is_taken = any(not each.name.startswith(".") for each in run.iterdir())
-    except OSError as error:
-        raise UserError(f"Cannot make the folder {run}: {error.strerror}.") from error
-    if is_taken:
-        raise UserError(
-            f"The folder {run} is not empty, and a run never overwrites; go on with it by "
-            f"`cvt train --resume {quote(str(run))}`, or give another --out."
-        )
-    return run
-
-
 def write_metrics(run: Path, history: list[EpochRow]) -> None:
     """Writes `metrics.csv`, a line an epoch, whole each time: it never runs ahead of the state."""
     columns = [each.name for each in fields(EpochRow)]
@@ -186,75 +255,6 @@ def read_metrics(run: Path) -> list[EpochRow]:
                 why = f"{name} of epoch {row.epoch} is {getattr(row, name):g}"
                 raise UserError(f"{path} is not {what} ({why}); {remedy}.")
     return rows
-
-
-def is_run(run: Path) -> bool:
-    """Whether a folder is one in which a training was begun at least."""
-    return any((run / name).exists() for name in (CONFIG_FILE, CHECKPOINTS_FOLDER))
-
-
-@contextmanager
-def held(run: Path) -> Generator[None]:
-    """Marks a run as in training inside the block; the mark goes with the process, however it ends.
-
-    A file system without locks marks nothing.
-    """
-    import fcntl  # not on Windows
-
-    path = run / _LOCK_FILE
-    for name in (CHECKPOINTS_FOLDER, EVENTS_FOLDER, _LOCK_FILE):
-        if (run / name).is_symlink():
-            raise UserError(
-                f"Got a link in the place of {run / name}, and a run writes and deletes in its own "
-                "folder only; put there what the link leads to."
-            )
-    try:
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "rb")  # noqa: SIM115
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _HELD:
-                raise UserError(
-                    f"The run {run} is being trained by another process; wait for it, or stop it."
-                ) from None
-        yield
-
-
-def is_held(run: Path) -> bool:
-    """Whether another process is training a run at this moment."""
-    import fcntl
-
-    try:
-        file = open(os.open(run / _LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
-    except OSError:  # never trained in by this version, or not ours to read
-        return False
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno in _HELD
-    return False
-
-
-def _next_free(config: TrainConfig) -> Path:
-    data = Path(config.data).resolve().stem[:_LONGEST_DATA] if config.data else ""
-    # What begins with a dot is hidden, from `cvt runs` too.
-    name = re.sub(r"[^\w.-]+", "-", f"{data.lstrip('.') or 'data'}-{config.model}")
-    for number in count(1):
-        run = Path("runs") / f"{name}-{number}"
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(
-                f"Cannot make the folder {run}: {error.strerror}; give another with --out."
-            ) from error
-        return run
-    raise AssertionError("count() does not end")
 
 
 # --- TensorBoard's events, in `RUN/tensorboard`.

@@ -308,7 +308,7 @@ class Screen:
             self.say(_advice(row.data_wait, self._num_workers, os.cpu_count() or 1))
 
     def _is_much(self, data_wait: float) -> bool:
-        """Whether preparing pictures holds up the network; on a CPU both need the same cores."""
+        """Whether preparing images holds up the network; on a CPU both need the same cores."""
         return self._has_accelerator and data_wait > _MUCH_WAITING
 
 
@@ -379,7 +379,7 @@ def _fitting(figures: list[str], room: int) -> str:
 
 
 def _advice(data_wait: float, num_workers: int, num_cores: int) -> str:
-    said = f"{data_wait:.0%} of the training time went by waiting for pictures: "
+    said = f"{data_wait:.0%} of the training time went by waiting for images: "
     if num_workers < num_cores:
         return said + (
             f"more workers may help (--num-workers, now {num_workers} on {num_cores} cores)."
