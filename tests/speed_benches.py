@@ -39,6 +39,7 @@ class FakeSpeed:
     weights: str = "abc"
     lacking: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     questions: Mapping[str, Any] = field(default_factory=dict)
+    told: list[Mapping[str, Any]] = field(default_factory=list)
     asked: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __call__(self, task, plain, must_stop):
@@ -61,15 +62,18 @@ class FakeSpeed:
                     for name in plain["models"]
                 },
             }
-        self.asked.append(plain)
+        self.told.append(plain)
+        known = plain["measurement"]
+        self.asked.append(known)
         if len(self.asked) == self.stop_at:
             raise Stopped
-        label = label_of(plain)
-        if label in self.broken and self.broken_at in (0, plain["batch_size"]):
+        label = label_of(known)
+        if label in self.broken and self.broken_at in (0, known["batch_size"]):
             raise Failed(self.broken[label])
         calls = sum(label_of(each) == label for each in self.asked)
         rates = self.rates.get(label, [100.0])
         return {
+            **known,
             "images_per_s": rates[(calls - 1) % len(rates)],
             "calls": 7,
             "prepare_s": 0.5,

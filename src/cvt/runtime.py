@@ -196,13 +196,36 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Returns the most memory in use so far, in MB of 2**20 bytes: the GPU's, or the process's."""
+    """Returns the most memory in use so far, in MB of 2**20 bytes: the GPU's, or the process's.
+
+    Apple's GPUs tell no peak, but what is in use.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == "mps":
+        return memory_mb(device)
+    if peak := _kernel_mb("VmHWM"):
+        return peak
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def memory_mb(device: torch.device) -> float:
+    """Returns the memory in use at this moment; where only a peak can be had, that."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20
+    return _kernel_mb("VmRSS") or peak_memory_mb(device)
+
+
+def _kernel_mb(field: str) -> float:
+    """Returns one of Linux's figures of this process; 0 where there is none."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(field)), 0.0)
 
 
 # --- The processes that train together, as torchrun starts them; alone, a world of one.

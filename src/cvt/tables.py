@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -130,8 +130,12 @@ def read_csv(path: Path, kind: Callable[..., Row], what: str, remedy: str) -> li
         return []
     hints = {name: _kinds(hint) for name, hint in get_type_hints(kind).items()}
     content = read_small(path, MOST_TEXT)
+    assert is_dataclass(kind)
+    needed = [each.name for each in fields(kind) if each.default is each.default_factory]
     try:
         lines = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        if missing := [name for name in needed if name not in (lines.fieldnames or ())]:
+            raise ValueError(f"it has no column {missing[0]}")
         return [
             from_plain(
                 kind,

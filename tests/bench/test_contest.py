@@ -9,9 +9,8 @@ import pytest
 from contests import SMALL, FakeWork, accuracy, contest, lines, trained
 from cvt.bench.contest.contest import ContestStopped
 from cvt.bench.contest.recipe import Budget
-from cvt.bench.contest.results import Outcome
-from cvt.bench.contest.runs import PACE, TRAIN
-from cvt.bench.folder import read_rows
+from cvt.bench.contest.runs import COMPARISON, PACE, TRAIN
+from cvt.bench.folder import ResultsFolder
 from cvt.bench.names import Contender
 from cvt.bench.speed.measure import TAKE_TURNS
 from cvt.errors import UserError
@@ -72,7 +71,7 @@ def test_what_was_measured_is_in_the_results_and_in_the_table_of_runs(tmp_path):
         (label, str(seed)) for label in NAMES for seed in (0, 1)
     ]
     assert {row["inference_images_per_s"] for row in rows[2:4]} == {"1001.0"}
-    assert read_rows(tmp_path / "out" / "results.csv", Outcome)[3] == one.runs[1]
+    assert ResultsFolder(tmp_path / "out", COMPARISON).rows[3] == one.runs[1]
 
 
 def test_the_best_stands_first_in_the_table_and_a_picture_is_drawn(tmp_path, drawn):

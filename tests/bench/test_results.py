@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cvt.bench.contest.contest import read_outcome
 from cvt.bench.contest.results import Outcome, Results, Spread, Standing, notes_of
 from cvt.bench.contest.runs import COMPARISON, Ledger
-from cvt.bench.folder import ResultsFolder, read_rows, results_folder
+from cvt.bench.folder import ResultsFolder, results_folder
 from cvt.bench.names import Contender
 from cvt.errors import UserError
 from cvt.training.config import TrainConfig
@@ -39,7 +39,7 @@ outcomes = st.builds(
 def test_the_table_of_runs_says_again_what_was_written(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("ledger")
     ResultsFolder(folder, COMPARISON).write(rows, lambda row: {"macs": 5})
-    assert read_rows(folder / "results.csv", Outcome) == rows
+    assert ResultsFolder(folder, COMPARISON).rows == rows
 
 
 @given(st.lists(numbers, min_size=2, max_size=6))

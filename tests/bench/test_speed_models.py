@@ -10,8 +10,8 @@ from torch import nn
 
 import cvt
 from cvt.bench.speed import facts as speed_machine
-from cvt.bench.speed.facts import channels_of, count, digest_of, find_facts
-from cvt.bench.speed.models import build, is_checkpoint
+from cvt.bench.speed.facts import count, digest_of, find_facts
+from cvt.bench.speed.models import build, channels_of, is_checkpoint
 from cvt.errors import UserError
 from cvt.zoo.describe import describe
 
@@ -137,12 +137,12 @@ def test_channels():
 def test_facts_of_the_machine(monkeypatch):
     monkeypatch.setenv("OMP_PROC_BIND", "true")
     facts = find_facts([], [32], ["float32"], ["cpu"], None)
-    assert facts["devices"] == ["cpu"]
-    assert facts["threads"] == [torch.get_num_threads()]
-    assert facts["environment"]["OMP_PROC_BIND"] == "true"
-    assert facts["software"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
-    assert facts["hardware"]["cpu"]
-    assert find_facts([], [32], [], ["cpu"], [1, 3])["threads"] == [1, 3]
+    assert facts.devices == ["cpu"]
+    assert facts.threads == [torch.get_num_threads()]
+    assert facts.environment["OMP_PROC_BIND"] == "true"
+    assert facts.software["torch"] == torch.__version__.partition("+")[0] or torch.__version__
+    assert facts.hardware["cpu"]
+    assert find_facts([], [32], [], ["cpu"], [1, 3]).threads == [1, 3]
 
 
 @pytest.fixture
@@ -152,12 +152,12 @@ def no_bf16(monkeypatch):
 
 def test_a_device_or_dtype_that_is_not_there_is_told(no_bf16):
     facts = find_facts([], [32], ["float32", "bf16", "int8"], ["cpu", "xpu:7"], None)
-    assert facts["devices"] == ["cpu", "xpu:7"]
-    assert list(facts["lacking"]["cpu"]) == ["bf16"]
-    assert "bfloat16" in facts["lacking"]["cpu"]["bf16"]
-    assert set(facts["lacking"]["xpu:7"]) == {"float32", "bf16", "int8"}
-    assert "'xpu:7'" in facts["lacking"]["xpu:7"]["int8"]
-    assert set(facts["hardware"]) == {"cpu"}
+    assert facts.devices == ["cpu", "xpu:7"]
+    assert list(facts.lacking["cpu"]) == ["bf16"]
+    assert "bfloat16" in facts.lacking["cpu"]["bf16"]
+    assert set(facts.lacking["xpu:7"]) == {"float32", "bf16", "int8"}
+    assert "'xpu:7'" in facts.lacking["xpu:7"]["int8"]
+    assert set(facts.hardware) == {"cpu"}
 
 
 def test_where_nothing_can_be_measured_it_is_refused(no_bf16):
@@ -167,7 +167,7 @@ def test_where_nothing_can_be_measured_it_is_refused(no_bf16):
         find_facts([], [32], ["bf16"], ["cpu"], None)
 
 
-def test_passes_and_pictures_are_looked_up_before_anything_runs(tmp_path):
+def test_passes_and_images_are_looked_up_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="Did you mean 'pack'"):
         find_facts([], [32], [], ["cpu"], None, forms=["deploy", "deploy-without-pakc"])
     with pytest.raises(UserError, match="There is no data at"):

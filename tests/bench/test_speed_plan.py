@@ -1,9 +1,13 @@
+"""From the command line's words to what is measured."""
+
 import shlex
 
 import pytest
 
-from cvt.bench.speed.plan import BenchConfig, make_plan, make_settings
+from cvt.bench.speed.forms import FORMS, find_form, read_form
+from cvt.bench.speed.plan import BenchConfig, Entrant, make_plan, make_settings, read_pins
 from cvt.errors import UserError
+from cvt.inference.passes import PASSES
 
 
 def plan_of(*models, **changes):
@@ -23,6 +27,20 @@ def test_everything_is_measured_in_every_form_and_dtype_once():
     ]  # fmt: skip
     assert set(bases_of(plan).values()) == {"cvt_13:eager:float32"}
     assert plan.base_words == "cvt_13:eager:float32"
+
+
+def test_number_formats_have_long_names_too():
+    long = BenchConfig(models=("cvt_13",), dtypes=("bfloat16", "fp32", "bf16"))
+    assert long.dtypes == ("bf16", "float32")
+    assert long.folder == BenchConfig(models=("cvt_13",), dtypes=("bf16", "float32")).folder
+
+
+def test_pins_hold_and_the_rest_is_a_product():
+    plan = plan_of("cvt_13:fp16", "cvt_21", forms=("eager", "deploy"), dtypes=("float32", "bf16"))
+    assert [each.label for each in plan.entrants] == [
+        "cvt_13:eager:fp16", "cvt_13:deploy:fp16", "cvt_21:eager:float32", "cvt_21:eager:bf16",
+        "cvt_21:deploy:float32", "cvt_21:deploy:bf16",
+    ]  # fmt: skip
 
 
 def test_a_base_without_dtype_is_that_of_ones_own():
@@ -51,16 +69,16 @@ def test_a_base_that_is_not_named_is_measured_too():
 
 def test_int8_is_held_against_float32_where_the_base_has_no_int8():
     plan = plan_of("cvt_13:deploy:float32", "cvt_13:openvino:int8", base="hf/cvt_13",
-                   calibration="pictures")  # fmt: skip
+                   calibration="photos")  # fmt: skip
     assert set(bases_of(plan).values()) == {"hf/cvt_13:eager:float32"}
-    own = plan_of("cvt_13:openvino:int8", "cvt_13:deploy:int8", calibration="pictures")
+    own = plan_of("cvt_13:openvino:int8", "cvt_13:deploy:int8", calibration="photos")
     assert set(bases_of(own).values()) == {"cvt_13:openvino:int8"}
 
 
 def test_settings_are_a_product_and_training_has_those_that_can():
     config = BenchConfig(models=("cvt_13",), forms=("eager", "deploy"), batch_sizes=(1, 16),
                          tasks=("inference", "training"), image_sizes=(224, 384))  # fmt: skip
-    settings = make_settings(config, {"devices": ["cpu"], "threads": [1, 2]})
+    settings = make_settings(config, ["cpu"], [1, 2])
     assert len(set(settings)) == len(settings) == 16
     assert settings[0].words == "inference, batch 1, 224x224 pixels, cpu, 1 thread"
     plan = make_plan(config)
@@ -77,7 +95,7 @@ def test_the_folder_is_one_for_each_bench_and_rounds_are_no_other():
         {"base": "cvt_13"},
         {"threads": (1,)},
         {"forms": ("deploy",)},
-        {"dtypes": ("bf16",), "calibration": "pictures"},
+        {"dtypes": ("bf16",), "calibration": "photos"},
     ):
         assert BenchConfig(models=("hf/cvt_13", "cvt_13"), **changes).folder != one.folder
 
@@ -112,7 +130,7 @@ def test_the_command_is_one_that_can_be_typed(tmp_path):
         (("cvt_13",), {"base": "cvt_14"}, "Did you mean 'cvt_13'"),
         (("cvt_13:deploy",), {"tasks": ("training",)}, "for training.*eager, autocast, compile"),
         (("cvt_13",), {"forms": ("deploy-compiel",)}, "Did you mean 'deploy-compile'"),
-        (("cvt_13:openvino:int8",), {}, "cvt_13:openvino:int8 without pictures.*--calibration"),
+        (("cvt_13:openvino:int8",), {}, "cvt_13:openvino:int8 without images.*--calibration"),
         (("cvt_13:eager:int8",), {"calibration": "a"}, "forms deploy, deploy-compile, .*openvino"),
         (("cvt_13:deploy",), {"base": "cvt_13:eager:int8", "calibration": "a"}, "eager:int8, but"),
         (("cvt_13:deploy",), {"calibration": "a"}, "float32 alone"),
@@ -124,3 +142,113 @@ def test_the_command_is_one_that_can_be_typed(tmp_path):
 def test_mistakes(models, changes, words):
     with pytest.raises(UserError, match=words):
         plan_of(*models, **changes)
+
+
+# --- Names: of models with what they are pinned to, and of forms.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cvt_13", ("cvt_13", None, None)),
+        ("cvt_31", ("cvt_31", None, None)),
+        ("cvt_13:deploy", ("cvt_13", "deploy", None)),
+        ("cvt_13:bf16", ("cvt_13", None, "bf16")),
+        ("cvt_13:bfloat16", ("cvt_13", None, "bf16")),
+        ("mine:make:eager:fp32", ("mine:make", "eager", "float32")),
+        ("hf/cvt_13:eager:float32", ("hf/cvt_13", "eager", "float32")),
+        ("cvt_13+kv_stride=[1,2,2]:compile", ("cvt_13+kv_stride=[1,2,2]", "compile", None)),
+        ("mine.nets:make", ("mine.nets:make", None, None)),
+        ("mine:make:openvino:fp16", ("mine:make", "openvino", "fp16")),
+        ("mine:make:bf16", ("mine:make", None, "bf16")),
+        ("cvt_13:deploy-compile", ("cvt_13", "deploy-compile", None)),
+        ("cvt_13:deploy-without-pack-a:fp16", ("cvt_13", "deploy-without-pack-a", "fp16")),
+        ("mine:make:deploy-without-all", ("mine:make", "deploy-without-all", None)),
+        ("demo:openvino:int8", ("demo", "openvino", "int8")),
+        ("weights.safetensors:bf16", ("weights.safetensors", None, "bf16")),
+    ],
+)  # fmt: skip
+def test_names_are_read_with_what_they_are_pinned_to(text, expected):
+    pins = read_pins(text)
+    assert (pins.model, pins.form, pins.dtype) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cvt_13:depoly", "Did you mean 'deploy'"),
+        ("cvt_13:depoly-without-pack", "Did you mean 'deploy'"),
+        ("demo:openvin:int8", "Did you mean 'openvino'"),
+        ("cvt_13:eager-without-pack", "NAME:FORM:DTYPE"),
+        ("cvt_13:deploy-without-", "NAME:FORM:DTYPE"),
+        ("timm/resnet18:eager:float23", "Did you mean 'float32'"),
+        ("cvt_13:bf16:deploy", "NAME:FORM:DTYPE"),
+        ("mine:make:compiel", "Did you mean 'compile'"),
+        ("mine:", "NAME:FORM:DTYPE"),
+        (":make", "NAME:FORM:DTYPE"),
+        ("", "NAME:FORM:DTYPE"),
+    ],
+)
+def test_mistakes_in_names(text, words):
+    with pytest.raises(UserError, match=words):
+        read_pins(text)
+
+
+def test_every_form_infers_and_some_can_be_trained():
+    can_train = {
+        form for form in FORMS if Entrant(model="a", form=form, dtype="float32").can("training")
+    }
+    assert can_train == {"eager", "autocast", "compile"}
+    assert all(form.words and not form.words.endswith(".") for form in FORMS.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "left_out", "words"),
+    [
+        ("deploy", "deploy", (), "in PyTorch"),
+        ("deploy-compile", "deploy-compile", (), "over cvt.deploy (but for its pass pack)"),
+        ("deploy-without-pack", "deploy", ("pack",), "without its passes pack"),
+        ("deploy-compile-without-pack-slices", "deploy-compile", ("pack", "slices"),
+         "without its passes pack, slices"),
+        ("openvino-without-all", "openvino", PASSES, "without any of its passes"),
+        ("deploy-upto-batchnorm", "deploy", PASSES[1:], "with the passes up to batchnorm only"),
+        (f"deploy-upto-{PASSES[-1]}", "deploy", (), "only"),
+    ],
+)  # fmt: skip
+def test_forms_without_passes(text, form, left_out, words):
+    found = read_form(text)
+    assert found.infer is FORMS[form].infer
+    assert found.left_out() == left_out
+    assert found.words.endswith(words)
+
+
+@pytest.mark.parametrize("text", ["deploy-pack", "eager-without-pack", "deploy-upto-a-b", "deploy-",
+                                  "deploy-without-", "deploy-upto-", "without-pack"])  # fmt: skip
+def test_what_is_no_form(text):
+    assert find_form(text) is None
+    with pytest.raises(UserError, match="deploy-without-PASS"):
+        read_form(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("deploy-without-pakc", "Did you mean 'pack'"),
+        ("deploy-without-pack-slises", "Did you mean 'slices'"),
+        ("deploy-upto-batchnrom", "Did you mean 'batchnorm'"),
+        ("deploy-without-all-pack", "all by itself"),
+        ("deploy-upto-all", "Got the pass 'all'"),
+    ],
+)
+def test_passes_that_are_none(text, words):
+    with pytest.raises(UserError, match=words):
+        read_form(text).left_out()
+
+
+def test_passes_have_names_that_forms_can_be_made_of():
+    assert not [name for name in PASSES if "-" in name or ":" in name or name == "all"]
+
+
+def test_int8_is_of_deployed_forms():
+    made = {name for name, form in FORMS.items() if form.has_passes}
+    assert made == {"deploy", "deploy-compile", "deploy-compile-graphs", "openvino"}

@@ -2,10 +2,15 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 
-from cvt.bench.processes import Failed
+import speed_benches
+from cvt.bench.processes import Failed, do_here
+from cvt.bench.speed.bench import MEASURE
+from cvt.bench.speed.measure import measure
+from cvt.bench.speed.results import Measurement
 from cvt.errors import UserError
 
 QUICK = ("--image-size", "32", "--batch-size", "2", "--device", "cpu", "--threads", "1",
@@ -100,21 +105,19 @@ def test_rows_that_cannot_run_say_so_and_the_rest_goes_on(run, tmp_path, monkeyp
 
 @pytest.fixture
 def in_process(monkeypatch):
-    from cvt.bench.processes import do_here
-    from cvt.bench.speed import measure as speed_peak
-
-    monkeypatch.setattr(speed_peak, "LEAST_S", 0.0)
-    monkeypatch.setattr(speed_peak, "_LARGEST_ON_CPU", 256)
-    monkeypatch.setattr("cvt.bench.speed.measure.die_first", lambda: None)
+    """Work is done in this process, and the peak is none that is measured."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "as it was")
 
     def work(task, plain, stop):
         try:
+            if task == MEASURE:
+                known = Measurement(**plain.pop("measurement"))
+                return asdict(measure(known, **plain, peak=lambda device, dtype: 100.0))
             return do_here(task, plain)
         except UserError as error:
             raise Failed(str(error)) from error
 
-    monkeypatch.setattr("cvt.bench.speed.bench.work", work)
+    monkeypatch.setattr(speed_benches.WORK, work)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def in_process(monkeypatch):
         (("os:getcwd",), ("returned str", "torch.nn.Module")),
         (("cvt_13", "--form", "fast"), ("form 'fast'", "eager")),
         (("cvt_nano_32:deploy-without-pakc",), ("'pakc'", "'pack'")),
-        (("demo:openvino:int8",), ("without pictures", "--calibration")),
+        (("demo:openvino:int8",), ("without images", "--calibration")),
         (("cvt_13", "--dtype", "int8", "--calibration", "."), ("eager:int8", "NAME:FORM:DTYPE")),
         (("demo:openvino:int8", "--calibration", "lost"), ("There is no data at",)),
         (("cvt_13:depoly",), ("depoly", "deploy")),
@@ -153,9 +156,7 @@ def test_mistakes(run, in_process, tmp_path, monkeypatch, arguments, words):
 
 
 def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
-    from speed_benches import FakeSpeed
-
-    monkeypatch.setattr("cvt.bench.speed.bench.work", FakeSpeed(stop_at=2))
+    monkeypatch.setattr(speed_benches.WORK, speed_benches.FakeSpeed(stop_at=2))
     code, _, err = run("bench", "cvt_13", "--repeats", "3", "--out", tmp_path / "out")
     assert code == 130
     assert err == "cvt: Stopped after 1 of 3 measurements; the same command goes on from there.\n"

@@ -4,17 +4,16 @@
 rows that are there; a call that asks for something else is refused.
 """
 
-import csv
-import io
 from collections.abc import Callable, Collection, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from cvt.errors import UserError
-from cvt.files import atomic_write, cannot_write, read_small
-from cvt.plain import MOST_TEXT, from_plain, read_yaml_file, write_yaml
+from cvt.files import atomic_write, cannot_write
+from cvt.plain import read_yaml_file, write_yaml
+from cvt.tables import read_csv, write_csv
 from cvt.training.run_folder import held, is_held
 
 
@@ -68,13 +67,12 @@ class ResultsFolder(Generic[R]):
 
     def __init__(self, path: Path, contents: Contents[R]) -> None:
         self.path, self.contents = path, contents
-        try:
-            self.rows = read_rows(path / contents.table_file, contents.row)
-        except ValueError as error:
-            raise UserError(
-                f"{path / contents.table_file} is not a table of {contents.rows} ({error}); mend "
-                f"it, or {contents.mend}."
-            ) from None
+        self.rows = read_csv(
+            path / contents.table_file,
+            contents.row,
+            f"a table of {contents.rows}",
+            f"mend it, or {contents.mend}",
+        )
 
     def add(self, row: R) -> None:
         """Writes a row down, in place of one of the same key."""
@@ -94,11 +92,10 @@ class ResultsFolder(Generic[R]):
             more: What further columns, which are for people alone, say of a row.
         """
         self.rows = list(rows)
-        write_csv(
-            self.path / self.contents.table_file,
-            [{**asdict(row), **(more(row) if more else {})} for row in self.rows],
-            [each.name for each in fields(self.contents.row)],
-        )
+        lines = [{**asdict(row), **(more(row) if more else {})} for row in self.rows]
+        names = dict.fromkeys(each.name for each in fields(self.contents.row))
+        columns = list({**names, **dict.fromkeys(lines[0] if lines else ())})
+        write_csv(self.path / self.contents.table_file, columns, lines)
 
 
 @contextmanager
@@ -146,44 +143,3 @@ def _pin(path: Path, contents: Contents[Any], plan: Mapping[str, Any]) -> None:
     if stored != plan:
         with atomic_write(file, "w") as text:
             text.write(write_yaml(dict(plan)))
-
-
-def write_csv(path: Path, lines: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> None:
-    """Writes a table: columns of these names, and then of whatever else the first line has."""
-    with atomic_write(path, "w") as file:
-        columns = dict.fromkeys([*names, *(lines[0] if lines else ())])
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def read_rows(path: Path, kind: type[R]) -> list[R]:
-    """Reads a table of a dataclass; no file is one without rows.
-
-    Other columns are passed over, and a field with a default may have none; what is empty is None,
-    but for text. Raises ValueError, with the reason, where it is no such table.
-    """
-    if not path.exists():
-        return []
-    hints = get_type_hints(kind)
-    needed = [each.name for each in fields(kind) if each.default is MISSING]
-    lines = csv.DictReader(io.StringIO(read_small(path, MOST_TEXT).decode(), newline=""))
-    try:
-        if missing := [name for name in needed if name not in (lines.fieldnames or ())]:
-            raise ValueError(f"it has no column {missing[0]}")
-        return [
-            from_plain(kind, {n: _value(v, hints[n]) for n, v in line.items() if n in hints}, "it")
-            for line in lines
-        ]
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
-
-
-def _value(text: str | None, hint: Any) -> Any:
-    if text is None:
-        raise ValueError("a line is too short")
-    if hint is str:
-        return text
-    if text == "":
-        return None
-    return int(text) if int in (hint, *get_args(hint)) else float(text)

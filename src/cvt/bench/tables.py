@@ -1,64 +1,34 @@
-"""A table with its title and notes: one content for the terminal and for Markdown."""
+"""Tables of results, described by columns, and figures as text."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from cvt import tables as markdown
+from cvt.tables import Table
 
 T = TypeVar("T")
+
+Block = Table  # until comparisons and the paper's tables say Table themselves
 
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """A column: its heading, and how it says what a result has there."""
+    """A column: its heading, and what it says of a result."""
 
     heading: str
     say: Callable[[T], str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """What is printed of one table; cells and notes are plain text.
-
-    Args:
-        notes: Sentences under it.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        title: str,
-        columns: Sequence[Column[T]],
-        results: Iterable[T],
-        notes: Iterable[str] = (),
-    ) -> "Block":
-        """Returns a table with a row for each result."""
-        return cls(
-            title=title,
-            columns=tuple(column.heading for column in columns),
-            rows=tuple(tuple(column.say(each) for column in columns) for each in results),
-            notes=tuple(notes),
-        )
-
-    def to_markdown(self, level: int = 2) -> str:
-        """Returns a heading of this level, the table, and a list of the notes."""
-        cells = [[markdown.cell(cell) for cell in row] for row in self.rows]
-        lines = [f"{'#' * level} {markdown.text(self.title)}", ""]
-        lines += markdown.table([markdown.cell(each) for each in self.columns], cells)
-        if self.notes:
-            lines += ["", *(f"- {markdown.text(note)}" for note in self.notes)]
-        return "\n".join(lines) + "\n"
-
-
-def to_markdown(blocks: Sequence[Block]) -> str:
-    """Returns several tables below each other."""
-    return "\n".join(block.to_markdown() for block in blocks)
+def table_of(
+    columns: Sequence[Column[T]], results: Iterable[T], title: str = "", notes: Iterable[str] = ()
+) -> Table:
+    """Returns a table with a row for each result."""
+    return Table(
+        title=title,
+        columns=tuple(column.heading for column in columns),
+        rows=tuple(tuple(column.say(each) for column in columns) for each in results),
+        notes=tuple(notes),
+    )
 
 
 def say_number(value: float | None, digits: int | None = None) -> str:

@@ -38,7 +38,7 @@ _Base = Annotated[
 _Calibration = Annotated[
     str | None,
     Parameter(
-        help="A folder or parquet file of pictures: int8 is calibrated on some, and other dtypes "
+        help="A folder or parquet file of images: int8 is calibrated on some, and other dtypes "
         "are compared with float32 on others."
     ),
 ]
@@ -98,19 +98,18 @@ def bench(
 
 
 def _run(config: "BenchConfig", json: bool) -> int:
-    from cvt.bench.speed.bench import run_bench
-    from cvt.bench.speed.folder import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE
-    from cvt.bench.speed.report import notes_of, speed_blocks
+    from cvt.bench.speed.bench import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE, run_bench
+    from cvt.bench.speed.report import notes_of
 
     results = run_bench(config, progress=not json)
     if json:
         print_json(results.to_dict())
         return int(results.has_failures)
-    for block in speed_blocks(results):
+    for table in results.tables:
         say()
-        say(block.title)
+        say(table.title)
         say()
-        print_table(block.columns, block.rows)
+        print_table(table.columns, table.rows)
     say()
     for note in notes_of(results):
         say_lines(note)

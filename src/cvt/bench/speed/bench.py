@@ -4,33 +4,36 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from cvt.bench.folder import ResultsFolder, results_folder, write_csv
+from cvt.bench.folder import Contents, ResultsFolder, results_folder
 from cvt.bench.processes import Failed, Stopped, Work, work
 from cvt.bench.screen import Screen
-from cvt.bench.speed.folder import BENCH, COMPILED_FOLDER, CSV_FILE, PLOT_FILE, TABLE_FILE
-from cvt.bench.speed.plan import (
-    BenchConfig,
-    Entrant,
-    Measurement,
-    Plan,
-    Setting,
-    is_whole,
-    make_plan,
-    make_settings,
-)
-from cvt.bench.speed.report import SpeedResults, report_text, save_speed_plot, sum_up
+from cvt.bench.speed.plan import BenchConfig, Entrant, Plan, Setting, make_plan, make_settings
+from cvt.bench.speed.report import report_text, save_speed_plot
+from cvt.bench.speed.results import Facts, Measurement, SpeedResults, sum_up
 from cvt.bench.tables import say_rate
 from cvt.figures import if_possible
 from cvt.files import atomic_write
-from cvt.runtime import StopRequest, stop_requests
+from cvt.plain import from_plain
+from cvt.runtime import stop_requests
+from cvt.tables import write_csv
 from cvt.training.screen import say_memory
 
+MEASURED_FILE = "measurements.csv"
+CSV_FILE = "table.csv"
+TABLE_FILE = "table.md"
+PLOT_FILE = "speed.png"
+COMPILED_FOLDER = ".compiled"
+
+# Tasks for processes of their own, so that this one stays small.
 FACTS, MEASURE = "cvt.bench.speed.facts:facts_asked", "cvt.bench.speed.measure:measure_asked"
+
+T = TypeVar("T")
+Ask = Callable[[str, Mapping[str, Any]], Any]
 
 
 class BenchStopped(KeyboardInterrupt):
@@ -46,161 +49,190 @@ def run_bench(
     entrants in an order of their own, right after each other, as they are divided by each other.
     What is in the folder already is not measured again; a round that was broken off in a setting
     is, there, since its ratios want to be of one time. Who has failed in a setting is left out of
-    its further rounds, and stays so until `config.retry`, which makes that setting's anew.
+    its further rounds, and stays so until `config.retry`, which makes that setting's anew. A
+    measurement that fails is no error, but stands in the results.
 
     Args:
         progress: Print what happens.
         do: What does the work instead of `cvt.bench.processes.work`.
-
-    Raises:
-        UserError: Something that was asked for is not there, or the folder cannot be used. A
-            measurement that fails is no error, but stands in the results.
-        BenchStopped: Ctrl-C; the same call goes on.
     """
-    plan = make_plan(config)
-    folder = config.folder
+    plan, do = make_plan(config), do or work
     with stop_requests() as stop:
-        facts = _facts(plan, config, do or work, stop)
-        settings = make_settings(config, facts)
-        with results_folder(folder, BENCH, _description(plan, config, facts)) as ledger:
+
+        def ask(task: str, plain: Mapping[str, Any]) -> Any:
+            if stop.is_set:
+                raise Stopped
+            return do(task, plain, lambda: stop.is_set)
+
+        try:
+            facts = from_plain(Facts, ask(FACTS, _questions(config, plan)), "the machine's facts")
+        except Stopped:
+            raise BenchStopped("Stopped before the first measurement.") from None
+        settings = make_settings(config, facts.devices, facts.threads)
+        with results_folder(config.folder, BENCH, _pinned(config, plan, facts)) as folder:
             if config.retry:
-                ledger.drop([each for each in ledger.rows if not each.is_finished])
-            todo = [
+                folder.drop([each for each in folder.rows if not each.is_finished])
+            rounds = [
                 (round_, setting, plan.entrants_of(setting.task))
                 for round_ in range(1, config.repeats + 1)
                 for setting in _shuffled(settings, round_)
             ]
-            left = [each for each in todo if not is_whole(ledger.rows, each[1], each[2], each[0])]
-            count = [sum(len(entrants) for *_, entrants in each) for each in (todo, left)]
-            screen = Screen(count[0], count[0] - count[1], progress)
-            with screen:
-                bench = _Bench(plan, config, settings, facts, ledger, screen, stop, do or work)
-                return bench.run(left)
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """A bench in hand."""
-
-    plan: Plan
-    config: BenchConfig
-    settings: Sequence[Setting]
-    facts: Mapping[str, Any]
-    ledger: ResultsFolder[Measurement]
-    screen: Screen
-    stop: StopRequest
-    do: Work
-
-    def run(self, left: Sequence[tuple[int, Setting, Sequence[Entrant]]]) -> SpeedResults:
-        """Makes the measurements that are left, and writes tables and picture."""
-        folder = self.config.folder
-        if self.ledger.rows and left:
-            self.screen.say(f"Going on with {folder}.")
-        try:
-            for round_, setting, entrants in left:
-                self._round(round_, setting, entrants)
-        except Stopped:
-            self._write()
-            raise BenchStopped(
-                f"Stopped after {self.screen.done} of {self.screen.total} measurements; the same "
-                "command goes on from there."
-            ) from None
-        shutil.rmtree(folder / COMPILED_FOLDER, ignore_errors=True)
-        return self._write()
-
-    def _round(self, round_: int, setting: Setting, entrants: Sequence[Entrant]) -> None:
-        measured = self.ledger.rows
-        failed = {e.entrant for e in measured if e.setting == setting and not e.is_finished}
-        self.ledger.drop(
-            [e for e in measured if e.setting == setting and e.round == round_ and e.is_finished]
-        )
-        for entrant in _shuffled(entrants, f"{round_} {setting}"):
-            if entrant in failed:
-                self.screen.skipped()
-            else:
-                measurement = self._measure(round_, setting, entrant)
-                self.ledger.add(measurement)
-                self.screen.ended(f"{entrant.label}, {setting.words}", _say(measurement))
-
-    def _measure(self, round_: int, setting: Setting, entrant: Entrant) -> Measurement:
-        if self.stop.is_set:
-            raise Stopped
-        self.screen.now(f"round {round_}: {entrant.label}, {setting.words}")
-        known: dict[str, Any] = {
-            **asdict(setting),
-            **asdict(entrant),
-            "round": round_,
-            "load": os.getloadavg()[0],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        lacking = self.facts["lacking"].get(setting.device, {}).get(entrant.dtype)
-        if lacking:
-            return Measurement(**known, error=lacking)
-        compiled = re.sub(r"[^\w.-]+", "_", f"{entrant.label}-{setting.words}")
-        told: dict[str, Any] = {
-            **asdict(setting),
-            **asdict(entrant),
-            "seconds": self.config.seconds,
-            "calibration": self.config.calibration,
-            "cache": str((self.config.folder / COMPILED_FOLDER / compiled).absolute()),
-        }
-        try:
-            return Measurement(**known, **self.do(MEASURE, told, lambda: self.stop.is_set))
-        except Failed as error:
-            return Measurement(**known, error=" ".join(str(error).split()))
-
-    def _write(self) -> SpeedResults:
-        folder, measured = self.config.folder, self.ledger.rows
-        results = sum_up(self.plan, self.settings, measured, self.facts)
-        write_csv(folder / CSV_FILE, [row.to_dict() for row in results.rows])
-        with atomic_write(folder / TABLE_FILE, "w") as file:
-            file.write(report_text(results, measured))
-        with if_possible():
-            save_speed_plot(folder / PLOT_FILE, results)
+            left = [each for each in rounds if not _is_whole(folder.rows, *each)]
+            total, missing = (sum(len(each[2]) for each in those) for those in (rounds, left))
+            with Screen(total, total - missing, progress) as screen:
+                if folder.rows and left:
+                    screen.say(f"Going on with {config.folder}.")
+                is_stopped = False
+                try:
+                    for known, is_left_out in _due(folder, left):
+                        if is_left_out:
+                            screen.skipped()
+                            continue
+                        screen.now(f"round {known.round}: {known.label}, {known.words}")
+                        measured = _measured(known, config, facts, ask)
+                        folder.add(measured)
+                        screen.ended(f"{known.label}, {known.words}", _say(measured))
+                except Stopped:
+                    is_stopped = True
+                results = sum_up(config, plan, settings, facts, folder.rows)
+                _write(results)
+                if is_stopped:
+                    raise BenchStopped(
+                        f"Stopped after {screen.done} of {total} measurements; the same command "
+                        "goes on from there."
+                    )
+        shutil.rmtree(config.folder / COMPILED_FOLDER, ignore_errors=True)
         return results
 
 
-def _say(measurement: Measurement) -> str:
-    if measurement.images_per_s is None:
-        return f"failed: {measurement.error}"
-    memory = measurement.memory_mb
-    more = "" if memory is None else f", {say_memory(memory)} above the model"
-    return f"{say_rate(measurement.images_per_s)} images/s{more}"
+def _is_whole(
+    rows: Iterable[Measurement], round_: int, setting: Setting, entrants: Iterable[Entrant]
+) -> bool:
+    """Whether a round in a setting has everyone, but for those that have failed there already."""
+    there = [each for each in rows if each.setting == setting]
+    made = {each.entrant for each in there if each.round == round_ or not each.is_finished}
+    return made.issuperset(entrants)
 
 
-def _facts(plan: Plan, config: BenchConfig, do: Work, stop: StopRequest) -> dict[str, Any]:
-    """Asks a process of its own, so that this one stays small and whatever it imports is gone."""
+def _due(
+    folder: ResultsFolder[Measurement], rounds: Iterable[tuple[int, Setting, Sequence[Entrant]]]
+) -> Iterator[tuple[Measurement, bool]]:
+    """Goes through what is to be measured, and says whether it is left out, having failed before.
+
+    What there is of a round in a setting is forgotten when its turn comes.
+    """
+    for round_, setting, entrants in rounds:
+        there = [each for each in folder.rows if each.setting == setting]
+        failed = {each.entrant for each in there if not each.is_finished}
+        folder.drop([each for each in there if each.round == round_ and each.is_finished])
+        for entrant in _shuffled(entrants, f"{round_} {setting}"):
+            known = Measurement(
+                **asdict(setting),
+                **asdict(entrant),
+                round=round_,
+                load=os.getloadavg()[0],
+                date=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            yield known, entrant in failed
+
+
+def _measured(known: Measurement, config: BenchConfig, facts: Facts, ask: Ask) -> Measurement:
+    if lacking := facts.lacking.get(known.device, {}).get(known.dtype):
+        return replace(known, error=lacking)
+    compiled = re.sub(r"[^\w.-]+", "_", f"{known.label}-{known.words}")
+    told = {
+        "measurement": asdict(known),
+        "seconds": config.seconds,
+        "calibration": config.calibration,
+        "cache": str((config.folder / COMPILED_FOLDER / compiled).absolute()),
+    }
     try:
-        found = do(FACTS, plan.questions(config), lambda: stop.is_set)
-    except Stopped:
-        raise BenchStopped("Stopped before the first measurement.") from None
-    asked = {name: getattr(config, name) for name in ("command", "seconds", "calibration")}
-    return {**asked, **found}
+        return from_plain(Measurement, ask(MEASURE, told), "a measurement")
+    except Failed as error:
+        return replace(known, error=" ".join(str(error).split()))
 
 
-def _description(plan: Plan, config: BenchConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _say(measured: Measurement) -> str:
+    if measured.images_per_s is None:
+        return f"failed: {measured.error}"
+    memory = measured.memory_mb
+    more = "" if memory is None else f", {say_memory(memory)} above the model"
+    return f"{say_rate(measured.images_per_s)} images/s{more}"
+
+
+def _write(results: SpeedResults) -> None:
+    folder = results.config.folder
+    rows = [asdict(row) for row in results.rows]
+    write_csv(folder / CSV_FILE, list(rows[0]), rows)
+    with atomic_write(folder / TABLE_FILE, "w") as file:
+        file.write(report_text(results))
+    with if_possible():
+        save_speed_plot(folder / PLOT_FILE, results)
+
+
+def _shuffled(values: Iterable[T], seed: int | str) -> list[T]:
+    """Returns them in an order that is another one for each seed, and the same for the same."""
+    values = list(values)
+    random.Random(seed).shuffle(values)
+    return values
+
+
+# --- What a bench asks of the machine first, and what makes it the one that it is.
+
+
+def _questions(config: BenchConfig, plan: Plan) -> dict[str, Any]:
+    """Returns what `find_facts` is asked."""
+    return {
+        "models": plan.all_of("model"),
+        "forms": plan.all_of("form"),
+        "image_sizes": list(config.image_sizes),
+        "dtypes": plan.all_of("dtype"),
+        "devices": list(config.devices),
+        "threads": list(config.threads) if config.threads else None,
+        "calibration": config.calibration,
+    }
+
+
+def _pinned(config: BenchConfig, plan: Plan, facts: Facts) -> dict[str, Any]:
     """Returns what makes a bench the one that it is, as plain data; more rounds are no other."""
     return {
         "entries": [each.label for each in plan.entrants],
         "base": plan.base_words,
         "tasks": list(config.tasks),
-        "devices": facts["devices"],
-        "threads": facts["threads"],
+        "devices": facts.devices,
+        "threads": facts.threads,
         "image sizes": list(config.image_sizes),
         "batch sizes": list(config.batch_sizes),
         "seconds": config.seconds,
         "calibration": config.calibration,
-        "weights": {
-            name: each["weights"] for name, each in facts["models"].items() if "weights" in each
-        },
-        "hardware": facts["hardware"],
-        "software": facts["software"],
-        "environment": facts["environment"],
+        "weights": facts.weights,
+        "hardware": facts.hardware,
+        "software": facts.software,
+        "environment": facts.environment,
     }
 
 
-def _shuffled(values: Sequence[Any], seed: int | str) -> list[Any]:
-    """Returns them in an order that is another one for each seed, and the same for the same."""
-    values = list(values)
-    random.Random(seed).shuffle(values)
-    return values
+# A package that was installed, or a GPU that was found, since the first measurement.
+_MAY_GROW = ("software", "hardware")
+
+
+def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Names a part that is another one; what was added to the machine changes none."""
+    for name in {**stored, **now}:
+        one, other = stored.get(name), now.get(name)
+        if name in _MAY_GROW and isinstance(one, Mapping) and isinstance(other, Mapping):
+            one, other = dict(one), {key: other.get(key) for key in one}
+        if one != other:
+            return f"{name} is {stored.get(name)} there, and {now.get(name)} now"
+    return ""
+
+
+BENCH = Contents(
+    name="bench",
+    plan_file="bench.yaml",
+    table_file=MEASURED_FILE,
+    row=Measurement,
+    rows="measurements",
+    mend="give another --out",
+    difference=_difference,
+)

@@ -7,8 +7,9 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,179 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvt.bench.speed.facts import TORCH_DTYPES, channels_of, judge, read_pictures
-from cvt.bench.speed.forms import FORMS, Wish, named_form
-from cvt.bench.speed.models import build
+from cvt.bench.speed.forms import FORMS, Ready, Wish
+from cvt.bench.speed.models import build, channels_of
+from cvt.bench.speed.results import Measurement
 from cvt.errors import UserError
+from cvt.evaluation.answers import preprocessing_of
+from cvt.inference import onednn
+from cvt.inference.agreement import agreement
+from cvt.inference.int8 import Calibration, calibration_images
 from cvt.parts.model import VisionModel
-from cvt.runtime import autocast
+from cvt.plain import from_plain
+from cvt.runtime import NUMBER_FORMATS, autocast, memory_mb, peak_memory_mb
 from cvt.zoo.create import create_model
+
+SEED = 0
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|[Oo]ut of memory|bad_alloc")
+_NOISE = re.compile(r"^\[enforce fail[^\]]*\] err == 0\. ")  # where in torch it was noticed
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+
+
+def measure_asked(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a process of its own: `measure` in plain data.
+
+    Args:
+        plain: `measurement`, as it is known before, and the other arguments of `measure`.
+    """
+    with suppress(OSError):  # another system, or not ours to say
+        # Linux then ends this process, and not another one, when the machine's memory runs out.
+        _OOM_SCORE.write_text("1000")
+    rest = dict(plain)
+    known = from_plain(Measurement, rest.pop("measurement"), "a measurement")
+    return asdict(measure(known, **rest))
+
+
+def measure(
+    known: Measurement,
+    *,
+    seconds: float,
+    cache: str,
+    calibration: str | None = None,
+    make: Callable[[str, int], nn.Module] = build,
+    peak: Callable[[torch.device, torch.dtype], float] | None = None,
+) -> Measurement:
+    """Times a model on random images, and returns the measurement with its figures.
+
+    Inference is a call in eval mode without gradients. A training step is zero_grad, a forward
+    pass in training mode, cross-entropy with random labels, backward, and AdamW; as in `cvt train`
+    weights are float32, and other dtypes mean autocast, with a loss scale for fp16.
+
+    Args:
+        known: Who, and in which setting.
+        seconds: How long to time at least.
+        cache: A folder for what is compiled.
+        calibration: Images, for int8 and for what our models in it and in other dtypes than
+            float32 are compared on.
+        make: Builds the model of a name for a size.
+        peak: Returns the GFLOP/s of large products; None: `matrix_gflops`.
+    """
+    torch.set_num_threads(known.threads)
+    torch.manual_seed(SEED)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    device = torch.device(known.device)
+    with _memory_told():
+        network = make(known.model, known.image_size).to(device)
+        if known.task == "training":
+            figures = _train(known, network, device, seconds)
+        else:
+            figures = _infer(known, network, device, seconds, calibration, make)
+        if known.dtype != "int8":
+            dtype = NUMBER_FORMATS[known.dtype]
+            figures["peak_gflops"] = (peak or matrix_gflops)(device, dtype)
+    return replace(known, **figures)
+
+
+def _infer(
+    known: Measurement,
+    network: nn.Module,
+    device: torch.device,
+    seconds: float,
+    calibration: str | None,
+    make: Callable[[str, int], nn.Module],
+) -> dict[str, Any]:
+    calibrating, judging = None, None
+    is_ours = isinstance(network, VisionModel)
+    if calibration and known.dtype != "float32" and (is_ours or known.dtype == "int8"):
+        calibrating, judging = read_images(network, calibration, known.image_size)
+    form, dtype = known.made_by, NUMBER_FORMATS[known.dtype]
+    wish = Wish(dtype=dtype, device=device, without=form.left_out(), images=calibrating)
+    since = time.perf_counter()
+    ready = form.infer(network.eval(), wish)
+    prepare_s = time.perf_counter() - since
+    images = _random_images(known, network).to(device, ready.dtype)
+    with torch.inference_mode():
+        figures = _times(lambda: ready.call(images), known.batch_size, device, seconds)
+        if judging is not None:
+            torch.manual_seed(SEED)  # the same weights, where they are fresh
+            reference = make(known.model, known.image_size).to(device).eval()
+            figures |= judge(reference, ready, judging, known.batch_size, device)
+    return {"prepare_s": prepare_s, **figures}
+
+
+def _train(
+    known: Measurement, network: nn.Module, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    network.train()
+    make = known.made_by.train
+    assert make is not None
+    images = _random_images(known, network).to(device)
+    labels = torch.randint(2**20, (known.batch_size,)).to(device)
+    call = make(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=known.dtype == "fp16")
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, known.dtype):
+            loss = torch.stack(
+                [
+                    nn.functional.cross_entropy(logits, labels % logits.shape[1])
+                    for logits in logits_of(call(images))
+                ]
+            ).mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return {"prepare_s": 0.0, **_times(step, known.batch_size, device, seconds)}
+
+
+def _random_images(known: Measurement, network: nn.Module) -> Tensor:
+    side = known.image_size
+    return torch.randn(known.batch_size, channels_of(network), side, side)
+
+
+def _times(
+    call: Callable[[], object], batch_size: int, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    meter = MemoryMeter(device)
+    first = timed(call, device)
+    meter.forget_peak()
+    median, calls = median_seconds(call, device, seconds)
+    return {
+        "images_per_s": batch_size / median,
+        "calls": calls,
+        "first_call_s": first,
+        "memory_mb": meter.peak_mb(),
+    }
+
+
+def logits_of(answer: Any) -> tuple[Tensor, ...]:
+    """Returns the logits (B, K) in what a model returned: one tensor, or one a classifier."""
+    answer = getattr(answer, "logits", answer)
+    found = tuple(answer) if isinstance(answer, tuple | list) else (answer,)
+    if not found or not all(isinstance(each, Tensor) and each.ndim == 2 for each in found):
+        raise UserError(
+            f"The model returned {type(answer).__name__}, expected logits (batch, classes) to "
+            "learn from; time its inference only."
+        )
+    return found
+
+
+@contextmanager
+def _memory_told() -> Generator[None]:
+    """Turns the several ways in which memory runs out into one sentence."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(f"Out of memory: {str(error) or 'Python got no more'}") from error
+    except RuntimeError as error:
+        if _NO_MEMORY.search(str(error)) is None:
+            raise
+        said = _NOISE.sub("", str(error))
+        raise UserError(f"Out of memory: {said}") from error
+
 
 # --- Timing calls: the first one, and then many.
 
@@ -77,14 +244,13 @@ def median_seconds(
     return statistics.median(found), length * len(found)
 
 
-# --- How much memory is taken above what was there at a certain moment.
+# --- How much memory is taken.
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_MB = 2**20
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 class MemoryMeter:
-    """Measures from the moment that it is made; all in MB of 2**20 bytes.
+    """Measures the memory that is taken above what was there when it was made, in MB of 2**20.
 
     On CUDA it is what tensors take. On the CPU it is the process's resident memory: on Linux the
     kernel's own high-water mark, which can be taken down again, elsewhere what the process's peak
@@ -96,8 +262,10 @@ class MemoryMeter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        _settle()
-        self._start = _used_mb(device)
+        gc.collect()
+        if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)  # glibc keeps the pages of a model that is gone
+        self._start = memory_mb(device)
 
     def forget_peak(self) -> None:
         """Makes `peak_mb` look only at what comes from now on."""
@@ -108,256 +276,117 @@ class MemoryMeter:
 
     def peak_mb(self) -> float:
         """Returns the most that was taken above the start."""
-        return max(_peak_mb(self.device) - self._start, 0.0)
-
-
-def _used_mb(device: torch.device) -> float:
-    """Returns what is taken at this moment; where only a peak can be had, that."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device) / _MB
-    if device.type == "mps":
-        return torch.mps.driver_allocated_memory() / _MB
-    return _status("VmRSS") or _peak_mb(device)
-
-
-def _settle() -> None:
-    """Gives back what is free, so that it does not hide what is taken next."""
-    gc.collect()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # glibc keeps the pages of a model that is gone
-
-
-def _peak_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _MB
-    if device.type == "mps":
-        return torch.mps.driver_allocated_memory() / _MB
-    if peak := _status("VmHWM"):
-        return peak
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (_MB if sys.platform == "darwin" else 1024)
-
-
-def _status(field: str) -> float:
-    """Returns one of the kernel's figures of this process; 0 where it has none."""
-    if not _STATUS.exists():
-        return 0.0
-    for line in _STATUS.read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+        return max(peak_memory_mb(self.device) - self._start, 0.0)
 
 
 # --- The rate of large matrix products: what the arithmetic of a network is held against.
 
-LEAST_S = 0.3
-_FEWEST = 2
 _SMALLEST, _LARGEST, _LARGEST_ON_CPU = 256, 8192, 4096
 _LONGEST_S = 0.5  # of a product
+_LEAST_S, _FEWEST = 0.3, 2
+
+Product = Callable[[], object]
+Way = Callable[[int, torch.device, torch.dtype], Product | None]
 
 
-def matrix_gflops(device: torch.device, dtype: torch.dtype) -> float:
-    """Returns the best rate of square products in 10**9 operations a second, two a multiply-add.
-
-    In as many threads as torch has at the moment, and in float32 at torch's set precision. The
-    matrices are as large as can be multiplied in half a second, with 8192 rows at most on an
-    accelerator and 4096 on a processor: where a dtype is imitated, a product takes 700 times as
-    long.
-    """
-    largest = _LARGEST_ON_CPU if device.type == "cpu" else _LARGEST
-    side = _SMALLEST
-    with torch.inference_mode():
-        best = _seconds(side, device, dtype)
-        while side < largest and best * 8 <= _LONGEST_S:
-            side *= 2
-            best = _seconds(side, device, dtype)
-    return 2 * side**3 / best / 1e9
-
-
-def _seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Returns the shortest time of a product, after one that makes the library ready."""
+def torch_product(side: int, device: torch.device, dtype: torch.dtype) -> Product:
+    """Returns torch's own product of two square matrices."""
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return partial(torch.mm, one, other)
+
+
+def packed_product(side: int, device: torch.device, dtype: torch.dtype) -> Product | None:
+    """Returns oneDNN's product with a matrix packed before, if there is one.
+
+    On AMD's processors with AVX-512 it is twice as fast in float32 as torch's own, which is MKL's.
+    """
+    if device.type != "cpu" or not onednn.can_pack(dtype):
+        return None
+    one, other = (torch.randn(side, side).to(dtype) for _ in range(2))
+    return partial(onednn.linear, one, onednn.pack(other), None, "none", "")
+
+
+def shortest_seconds(product: Product, device: torch.device) -> float:
+    """Returns the shortest time of a call, after one that makes the library ready."""
     found: list[float] = []
-    one @ other
+    product()
     begin = time.perf_counter()
-    while len(found) < _FEWEST or time.perf_counter() - begin < LEAST_S:
-        found.append(timed(lambda: one @ other, device))
+    while len(found) < _FEWEST or time.perf_counter() - begin < _LEAST_S:
+        found.append(timed(product, device))
     return min(found)
 
 
-SEED = 0
-_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|[Oo]ut of memory|bad_alloc")
-_NOISE = re.compile(r"^\[enforce fail[^\]]*\] err == 0\. ")  # where in torch it was noticed
-_OOM_SCORE = Path("/proc/self/oom_score_adj")
+def matrix_gflops(
+    device: torch.device,
+    dtype: torch.dtype,
+    ways: Sequence[Way] = (torch_product, packed_product),
+    clock: Callable[[Product, torch.device], float] = shortest_seconds,
+) -> float:
+    """Returns the best rate of square products in 10**9 operations a second, two a multiply-add.
 
-
-def measure(
-    *,
-    model: str,
-    form: str,
-    dtype: str,
-    task: str,
-    device: str,
-    threads: int,
-    image_size: int,
-    batch_size: int,
-    seconds: float,
-    cache: str,
-    calibration: str | None = None,
-) -> dict[str, Any]:
-    """Times a model on random images; meant for a process of its own.
-
-    Inference is a call in eval mode without gradients. A training step is zero_grad, a forward
-    pass in training mode, cross-entropy with random labels, backward, and AdamW; as in `cvt train`
-    weights are float32, and other dtypes mean autocast, with a loss scale for fp16.
+    That is of the fastest way to multiply, in as many threads as torch has at the moment, and in
+    float32 at torch's set precision. The matrices are as large as the first way can multiply in
+    half a second, with 8192 rows at most on an accelerator and 4096 on a processor: where a dtype
+    is imitated, a product takes 700 times as long.
 
     Args:
-        seconds: How long to time at least.
-        cache: A folder for what is compiled.
-        calibration: Pictures, for int8 and for what it and other dtypes are compared on.
-
-    Returns:
-        `images_per_s` at the median call; `calls` that were timed; `prepare_s` that making the
-        form took, and `first_call_s` that the first call took after that; `memory_mb`, the most
-        that was taken in the timed calls above the ready model; and `peak_gflops`, the rate of
-        large matrix products in the same dtype and threads, None for int8. With pictures, for
-        inference of our models in another dtype than float32, also what `speed_pictures.judge`
-        returns.
-
-    Raises:
-        UserError: No memory is left, or the model returns no logits to learn from.
+        ways: Make a product of matrices of that many rows; None where they cannot.
+        clock: Returns the seconds of a product.
     """
-    torch.set_num_threads(threads)
-    torch.manual_seed(SEED)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-    place = torch.device(device)
-    with _memory_told():
-        network = build(model, image_size).to(place)
-        shape = (batch_size, channels_of(network), image_size, image_size)
-        if task == "training":
-            figures = _train(network, shape, form, dtype, place, seconds)
-        else:
-            figures = _infer(network, shape, model, form, dtype, place, seconds, calibration)
-        peak = None if dtype == "int8" else matrix_gflops(place, TORCH_DTYPES[dtype])
-    return {**figures, "peak_gflops": peak}
+    largest = _LARGEST_ON_CPU if device.type == "cpu" else _LARGEST
+    first, *others = ways
 
+    def seconds(way: Way) -> float:
+        product = way(side, device, dtype)
+        return float("inf") if product is None else clock(product, device)
 
-@contextmanager
-def _memory_told() -> Generator[None]:
-    """Turns the several ways in which memory runs out into one sentence."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(f"Out of memory: {str(error) or 'Python got no more'}") from error
-    except RuntimeError as error:
-        if _NO_MEMORY.search(str(error)) is None:
-            raise
-        said = _NOISE.sub("", str(error))
-        raise UserError(f"Out of memory: {said}") from error
-
-
-def die_first() -> None:
-    """Has Linux end this process, and not another one, when the machine's memory runs out."""
-    with suppress(OSError):  # another system, or not ours to say
-        _OOM_SCORE.write_text("1000")
-
-
-def logits_of(answer: Any) -> tuple[Tensor, ...]:
-    """Returns the logits (B, K) in what a model returned: one tensor, or one a classifier.
-
-    Raises:
-        UserError: There are none.
-    """
-    answer = getattr(answer, "logits", answer)
-    found = tuple(answer) if isinstance(answer, tuple | list) else (answer,)
-    if not found or not all(isinstance(each, Tensor) and each.ndim == 2 for each in found):
-        raise UserError(
-            f"The model returned {type(answer).__name__}, expected logits (batch, classes) to "
-            "learn from; time its inference only."
-        )
-    return found
-
-
-def _infer(
-    network: nn.Module,
-    shape: tuple[int, ...],
-    model: str,
-    form: str,
-    dtype: str,
-    device: torch.device,
-    seconds: float,
-    calibration: str | None,
-) -> dict[str, Any]:
-    calibrating, judging = None, None
-    is_ours = isinstance(network, VisionModel)
-    if calibration is not None and dtype != "float32" and (is_ours or dtype == "int8"):
-        calibrating, judging = read_pictures(network, calibration, shape[-1])
-    name = named_form(form)
-    wish = Wish(
-        dtype=TORCH_DTYPES[dtype], device=device, without=name.left_out(), images=calibrating
-    )
-    since = time.perf_counter()
-    ready = name.entry.infer(network.eval(), wish)
-    prepare_s = time.perf_counter() - since
-    images = torch.randn(shape).to(device, ready.dtype)
+    side = _SMALLEST
     with torch.inference_mode():
-        figures = _times(lambda: ready.call(images), shape[0], device, seconds)
-        if judging is not None:
-            torch.manual_seed(SEED)  # the same weights, where they are fresh
-            reference = build(model, shape[-1]).to(device).eval()
-            figures |= judge(reference, ready, judging, shape[0], device)
-    return {"prepare_s": prepare_s, **figures}
+        best = seconds(first)
+        while side < largest and best * 8 <= _LONGEST_S:
+            side *= 2
+            best = seconds(first)
+        best = min([best, *map(seconds, others)])
+    return 2 * side**3 / best / 1e9
 
 
-def _train(
-    network: nn.Module,
-    shape: tuple[int, ...],
-    form: str,
-    dtype: str,
-    device: torch.device,
-    seconds: float,
+# --- How far a model in another dtype agrees with itself in float32, on real images.
+
+COUNT = 300  # as many to calibrate on as `cvt.deploy` takes by itself, and as many to judge with
+
+
+def read_images(model: nn.Module, name: str, image_size: int) -> tuple[Tensor, Tensor]:
+    """Returns images (N, C, H, W) to calibrate on, and others to judge with; 300 of each.
+
+    They are prepared as the model says, but for the size. Every other one of those that are read
+    is kept to judge with; fewer than two are all for both.
+    """
+    if not isinstance(model, VisionModel):
+        raise UserError(
+            f"Got a {type(model).__name__} that does not say how to prepare images; compare "
+            "dtypes of a model of `cvt models` or of a checkpoint."
+        )
+    own = preprocessing_of(model)
+    prepared = replace(own, input_size=(own.input_size[0], image_size, image_size))
+    images = calibration_images(model, Calibration(name, num_images=2 * COUNT), prepared)
+    return (images[0::2], images[1::2]) if len(images) > 1 else (images, images)
+
+
+def judge(
+    reference: nn.Module, ready: Ready, images: Tensor, batch_size: int, device: torch.device
 ) -> dict[str, Any]:
-    network.train()
-    make = named_form(form).entry.train
-    assert make is not None
-    images, labels = torch.randn(shape).to(device), torch.randint(2**20, shape[:1]).to(device)
-    call = make(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
+    """Returns how far a model agrees with itself in float32, as fields of a measurement.
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device, dtype):
-            loss = torch.stack(
-                [
-                    nn.functional.cross_entropy(logits, labels % logits.shape[1])
-                    for logits in logits_of(call(images))
-                ]
-            ).mean()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    return {"prepare_s": 0.0, **_times(step, shape[0], device, seconds)}
-
-
-def _times(
-    call: Callable[[], object],
-    batch_size: int,
-    device: torch.device,
-    seconds: float,
-) -> dict[str, Any]:
-    meter = MemoryMeter(device)
-    first = timed(call, device)
-    meter.forget_peak()
-    median, calls = median_seconds(call, device, seconds)
+    It is called with batches of the size that it was timed with, as compiled forms are made anew
+    for another; images that don't fill a batch are left out, or one is filled with repetitions.
+    """
+    filled = images.repeat(-(-batch_size // len(images)), 1, 1, 1)[: max(batch_size, len(images))]
+    batches = [each.to(device) for each in filled.split(batch_size) if len(each) == batch_size]
+    found = agreement(reference, lambda batch: ready.call(batch.to(ready.dtype)), batches)
     return {
-        "images_per_s": batch_size / median,
-        "calls": calls,
-        "first_call_s": first,
-        "memory_mb": meter.peak_mb(),
+        "agreement": found.top1,
+        "logit_error": found.relative_mean,
+        "judged_on": min(found.num_images, len(images)),
     }
 
 
@@ -382,7 +411,7 @@ def take_turns(plain: Mapping[str, Any], clock: Clock = median_seconds) -> dict[
         clock: Returns the median seconds of a call, and how many were timed.
     """
     device, side = torch.device(plain["device"]), plain["image_size"]
-    wish = Wish(dtype=TORCH_DTYPES[plain["precision"]], device=device)
+    wish = Wish(dtype=NUMBER_FORMATS[plain["precision"]], device=device)
     networks = {
         label: create_model(each["model"], **each["model_args"]).eval()
         for label, each in plain["models"].items()
@@ -403,9 +432,3 @@ def take_turns(plain: Mapping[str, Any], clock: Clock = median_seconds) -> dict[
             del networks[label], found[label]
         network.to("cpu")
     return {label: statistics.median(rates) for label, rates in found.items()}
-
-
-def measure_asked(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The task of a process of its own."""
-    die_first()
-    return measure(**plain)

@@ -5,40 +5,34 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt.bench.names import Contender, read_contender
 from cvt.errors import UserError, did_you_mean
 from cvt.systems.catalog import ROWS
 from cvt.systems.cvt import PAPER_ROWS
-from cvt.weights.source import DEMO
+from cvt.weights.source import DEMO, FILE_SUFFIXES, names_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 HF, TIMM = "hf/", "timm/"
-_FILES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin")
-_IN_FOLDERS = ("best.safetensors", "last.safetensors", "config.json")
 
 
 def is_checkpoint(name: str) -> bool:
     """Whether a name is that of trained weights on this machine: a file, a folder, or `demo`."""
-    if name in ROWS or name.startswith((HF, TIMM)):
+    if name == DEMO:
+        return True
+    if name in ROWS or name.startswith((HF, TIMM)) or ":" in name:
         return False
-    has_weights = any((Path(name) / each).is_file() for each in _IN_FOLDERS)
-    return name == DEMO or (":" not in name and (name.endswith(_FILES) or has_weights))
+    return name.endswith(FILE_SUFFIXES) or (os.path.isdir(name) and names_weights(name))
 
 
 def check_name(name: str) -> None:
-    """Looks at a name as far as that goes without importing anything heavy.
-
-    Raises:
-        UserError: It is no model's (the nearest is named), or its changes are no FIELD=VALUE.
-    """
+    """Refuses a name that is no model's, as far as that can be told without building one."""
     if is_checkpoint(name):
-        if name != DEMO and not Path(name).exists():
+        if name != DEMO and not os.path.exists(name):
             raise UserError(f"There is no file {name}; name a checkpoint that is there.")
         return
     if name.startswith(TIMM) or ":" in name:
@@ -61,10 +55,6 @@ def build(name: str, image_size: int) -> "nn.Module":
             `timm/` and a name of timm's; or `module:callable`, called without arguments, from an
             installed module or else from one in the current folder.
         image_size: Side of the images that it will see, for position tables.
-
-    Raises:
-        UserError: There is no such model, its package is not installed, a checkpoint cannot be
-            loaded, or what was called returned none.
     """
     check_name(name)
     if is_checkpoint(name):
@@ -167,3 +157,11 @@ def _of_user(name: str) -> "nn.Module":
             f"Got {name!r}, which returned {type(model).__name__}, expected a torch.nn.Module."
         )
     return model
+
+
+def channels_of(model: "nn.Module") -> int:
+    """Returns the channels of the images that a model takes, by what it says of itself, or 3."""
+    told = getattr(model, "in_chans", None) or getattr(
+        getattr(model, "config", None), "num_channels", 3
+    )
+    return told if isinstance(told, int) else 3

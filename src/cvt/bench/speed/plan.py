@@ -4,21 +4,25 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cvt.bench.speed.forms import FORMS, base_of, check_forms, named_form, read_form
+from cvt.bench.speed.forms import FORMS, Form, base_of, find_form, forms_that, read_form
 from cvt.bench.speed.models import check_name, is_checkpoint
 from cvt.errors import UserError, did_you_mean
+from cvt.runtime import number_format
 from cvt.systems.catalog import ROWS
-
-# --- What `cvt bench` measures: who, in which form and arithmetic, and in which setting.
 
 INT8 = "int8"
 DTYPES = ("float32", "bf16", "fp16", INT8)
 TASKS = ("inference", "training")
+
+T = TypeVar("T")
+
+# --- Who is measured, and in which setting.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +30,8 @@ class Entrant:
     """A model in one form and arithmetic.
 
     Args:
-        model: As `speed_models.build` takes it.
-        form: As `speed_form_names.read_form` takes it.
+        model: As `build` takes it.
+        form: As `read_form` takes it.
         dtype: One of `DTYPES`.
     """
 
@@ -40,14 +44,14 @@ class Entrant:
         """The entrant as one word: `cvt_13:eager:float32`."""
         return f"{self.model}:{self.form}:{self.dtype}"
 
+    @property
+    def made_by(self) -> Form:
+        """What happens to the model."""
+        return read_form(self.form)
+
     def can(self, task: str) -> bool:
         """Whether its form can do a task."""
-        return task == "inference" or named_form(self.form).entry.train is not None
-
-    @property
-    def can_be_made(self) -> bool:
-        """Whether there is such a form in that dtype."""
-        return self.dtype != INT8 or named_form(self.form).entry.has_passes
+        return task == "inference" or self.made_by.train is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,30 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Case(Entrant, Setting):
+    """An entrant in a setting."""
+
+    @property
+    def setting(self) -> Setting:
+        """In which setting."""
+        return _part(Setting, self)
+
+    @property
+    def entrant(self) -> Entrant:
+        """Who."""
+        return _part(Entrant, self)
+
+
+def _part(kind: type[T], whole: Case) -> T:
+    return kind(**{name: getattr(whole, name) for name in kind.__annotations__})
+
+
+def say_threads(device: str, threads: int) -> str:
+    """Returns `, 2 threads` behind a CPU; what the host does beside an accelerator is left out."""
+    return f", {threads} thread{'s' * (threads > 1)}" if device == "cpu" else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pins:
     """A model as it is named on the command line, with what is said of its form and dtype."""
 
@@ -85,27 +113,15 @@ class Pins:
     form: str | None = None
     dtype: str | None = None
 
-    def entrants(self, forms: Sequence[str], dtypes: Sequence[str]) -> list[Entrant]:
-        """Returns the model in all the forms and dtypes, or in those that it is pinned to."""
-        return [
-            Entrant(model=self.model, form=form, dtype=dtype)
-            for form in ([self.form] if self.form else forms)
-            for dtype in ([self.dtype] if self.dtype else dtypes)
-        ]
-
 
 def read_pins(text: str) -> Pins:
-    """Reads `NAME`, `NAME:FORM`, `NAME:DTYPE` or `NAME:FORM:DTYPE`; NAME may be `module:callable`.
-
-    Raises:
-        UserError: What stands behind the name is neither a form nor a dtype (the nearest is named).
-    """
+    """Reads `NAME[:FORM][:DTYPE]`, where the name may be `module:callable`."""
     name, *pins = text.split(":")
     is_known = "/" in name or name.partition("+")[0] in ROWS or is_checkpoint(name)
-    if pins and not is_known and not read_form(pins[0]) and pins[0] not in DTYPES:
+    if pins and not is_known and not find_form(pins[0]) and not _dtype(pins[0]):
         name = f"{name}:{pins.pop(0)}"
-    form = pins.pop(0) if pins and read_form(pins[0]) else None
-    dtype = pins.pop(0) if pins and pins[0] in DTYPES else None
+    form = pins.pop(0) if pins and find_form(pins[0]) else None
+    dtype = _dtype(pins.pop(0)) if pins and _dtype(pins[0]) else None
     if pins or not all(name.split(":")):
         known = DTYPES if form else (*FORMS, *DTYPES)
         hint = did_you_mean(base_of(pins[0]), known) if pins else ""
@@ -116,25 +132,13 @@ def read_pins(text: str) -> Pins:
     return Pins(model=name, form=form, dtype=dtype)
 
 
-def check_one_of(what: str, values: Iterable[str], known: Iterable[str]) -> None:
-    """Makes sure that all of them are known.
-
-    Raises:
-        UserError: One is not; the nearest is named.
-    """
-    known = list(known)
-    for value in values:
-        if value not in known:
-            hint = did_you_mean(value, known)
-            raise UserError(f"Got {what} {value!r}, expected one of {', '.join(known)}.{hint}")
+def _dtype(text: str) -> str | None:
+    with suppress(UserError):
+        return number_format(text, DTYPES)
+    return None
 
 
-def say_threads(device: str, threads: int) -> str:
-    """Returns `, 2 threads` behind a CPU; what the host does beside an accelerator is left out."""
-    return f", {threads} thread{'s' * (threads > 1)}" if device == "cpu" else ""
-
-
-_T = TypeVar("_T")
+# --- What is asked for.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +153,7 @@ class BenchConfig:
             dtype out, every entry has the base of its own dtype.
         repeats: Rounds, in each of which everything is measured once.
         seconds: How long one measurement times calls at least.
-        calibration: Pictures, as `cvt.deploy` takes them by a path or name: what int8 is calibrated
+        calibration: Images, as `cvt.deploy` takes them by a path or name: what int8 is calibrated
             on, and what entries in another dtype than float32 are compared with float32 on.
         retry: Measure again what has failed before.
         out: The results folder; None: one under `runs/` that is named after all of this.
@@ -169,6 +173,32 @@ class BenchConfig:
     calibration: str | None = None
     retry: bool = False
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise UserError(
+                "Got no model to measure; name some, as in cvt bench cvt_13 hf/cvt_13; `cvt "
+                "models` lists ours."
+            )
+        for form in self.forms:
+            read_form(form)
+        dtypes = _unique(number_format(each, DTYPES) for each in self.dtypes)
+        object.__setattr__(self, "dtypes", tuple(dtypes))
+        for task in self.tasks:
+            if task not in TASKS:
+                raise UserError(
+                    f"Got task {task!r}, expected one of {', '.join(TASKS)}."
+                    f"{did_you_mean(task, TASKS)}"
+                )
+        counts = {"batch size": self.batch_sizes, "image size": self.image_sizes,
+                  "threads": self.threads or ()}  # fmt: skip
+        for name, values in counts.items():
+            if min(values, default=1) < 1:
+                raise UserError(f"Got {name} {min(values)}, expected 1 or more.")
+        if self.repeats < 1:
+            raise UserError(f"Got repeats {self.repeats}, expected 1 or more; 5 show the spread.")
+        if not 0 < self.seconds < float("inf"):
+            raise UserError(f"Got seconds {self.seconds:g}, expected more than zero, as in 2.")
 
     @property
     def folder(self) -> Path:
@@ -205,6 +235,9 @@ class BenchConfig:
         return words
 
 
+# --- What follows from it.
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Who is measured, and what each one is held against.
@@ -226,72 +259,43 @@ class Plan:
         """Returns those whose form can do a task."""
         return [each for each in self.entrants if each.can(task)]
 
-    def questions(self, config: BenchConfig) -> dict[str, Any]:
-        """Returns what `speed_facts.find_facts` is asked."""
-        return {
-            "models": _unique(each.model for each in self.entrants),
-            "forms": _unique(each.form for each in self.entrants),
-            "image_sizes": list(config.image_sizes),
-            "dtypes": _unique(each.dtype for each in self.entrants),
-            "devices": list(config.devices),
-            "threads": list(config.threads) if config.threads else None,
-            "calibration": config.calibration,
-        }
+    def all_of(self, field: str) -> list[str]:
+        """Returns each model, form or dtype of the entrants once."""
+        return _unique(getattr(each, field) for each in self.entrants)
 
 
 def make_plan(config: BenchConfig) -> Plan:
-    """Works out who is measured.
-
-    Raises:
-        UserError: Something is not known (the nearest is named), is no number above zero, cannot
-            be trained, or is in int8 where that cannot be.
-    """
-    _check(config)
+    """Works out who is measured, and refuses what cannot be."""
     entrants = _unique(
-        entrant
+        Entrant(model=pins.model, form=form, dtype=dtype)
         for pins in map(_read, config.models)
-        for entrant in pins.entrants(config.forms, config.dtypes)
+        for form in ([pins.form] if pins.form else config.forms)
+        for dtype in ([pins.dtype] if pins.dtype else config.dtypes)
     )
     bases = _bases(entrants, config.base)
-    entrants = _unique([*bases.values(), *entrants]) if config.base else entrants
-    plan = Plan(entrants=tuple(entrants), bases={**{each: each for each in entrants}, **bases})
-    _check_int8(plan, config.calibration)
-    _check_tasks(plan, config.tasks)
-    return plan
+    if config.base:
+        entrants = _unique([*bases.values(), *entrants])
+    for entrant in entrants:
+        _check_int8(entrant, config.calibration)
+        _check_tasks(entrant, config.tasks, is_base=entrant in bases.values())
+    if config.calibration and all(each.dtype == "float32" for each in entrants):
+        raise UserError(
+            f"Got --calibration {config.calibration} with float32 alone, which needs none; leave "
+            "it out, or add a --dtype."
+        )
+    return Plan(entrants=tuple(entrants), bases={each: bases.get(each, each) for each in entrants})
 
 
-def make_settings(config: BenchConfig, facts: Mapping[str, Any]) -> list[Setting]:
+def make_settings(
+    config: BenchConfig, devices: Sequence[str], threads: Sequence[int]
+) -> list[Setting]:
     """Returns every combination, on the devices and with the threads that were found."""
     return [
-        Setting(task=task, device=device, threads=threads, image_size=size, batch_size=batch)
-        for task, device, threads, size, batch in product(
-            config.tasks,
-            facts["devices"],
-            facts["threads"],
-            config.image_sizes,
-            config.batch_sizes,
+        Setting(task=task, device=device, threads=count, image_size=size, batch_size=batch)
+        for task, device, count, size, batch in product(
+            config.tasks, devices, threads, config.image_sizes, config.batch_sizes
         )
     ]
-
-
-def _check(config: BenchConfig) -> None:
-    if not config.models:
-        raise UserError(
-            "Got no model to measure; name some, as in cvt bench cvt_13 hf/cvt_13; `cvt models` "
-            "lists ours."
-        )
-    check_forms(config.forms)
-    check_one_of("dtype", config.dtypes, DTYPES)
-    check_one_of("task", config.tasks, TASKS)
-    for name in ("batch_sizes", "image_sizes", "threads"):
-        for value in getattr(config, name) or ():
-            if value < 1:
-                word = name.removesuffix("s").replace("_", " ") if name != "threads" else name
-                raise UserError(f"Got {word} {value}, expected 1 or more.")
-    if config.repeats < 1:
-        raise UserError(f"Got repeats {config.repeats}, expected 1 or more; 5 show the spread.")
-    if not 0 < config.seconds < float("inf"):
-        raise UserError(f"Got seconds {config.seconds:g}, expected more than zero, as in 2.")
 
 
 def _read(text: str) -> Pins:
@@ -309,121 +313,39 @@ def _bases(entrants: Sequence[Entrant], base: str | None) -> dict[Entrant, Entra
     form = pins.form or (measured[0].form if measured else "eager")
     own = _unique(each.dtype for each in measured if each.form == form)
     dtypes = [pins.dtype] if pins.dtype else own or _unique(each.dtype for each in entrants)
-    if pins.dtype is None and not named_form(form).entry.has_passes:
+    if pins.dtype is None and not read_form(form).has_passes:
         # What it has no int8 for is held against its float32.
         dtypes = _unique("float32" if each == INT8 else each for each in dtypes)
     found = {each: Entrant(model=pins.model, form=form, dtype=each) for each in dtypes}
     return {each: found.get(each.dtype, found[dtypes[0]]) for each in entrants}
 
 
-def _check_int8(plan: Plan, calibration: str | None) -> None:
-    for entrant in plan.entrants:
-        if entrant.dtype == INT8 and calibration is None:
-            raise UserError(
-                f"Got {entrant.label} without pictures to calibrate it on; name a folder or a "
-                "parquet file of them by --calibration."
-            )
-        if not entrant.can_be_made:
-            forms = ", ".join(name for name, form in FORMS.items() if form.has_passes)
-            raise UserError(
-                f"Got {entrant.label}, but int8 is made by the forms {forms} only; name a form for "
-                "each entry, as in NAME:FORM:DTYPE."
-            )
-    if calibration and all(each.dtype == "float32" for each in plan.entrants):
+def _check_int8(entrant: Entrant, calibration: str | None) -> None:
+    if entrant.dtype != INT8:
+        return
+    if calibration is None:
         raise UserError(
-            f"Got --calibration {calibration} with float32 alone, which needs none; leave it out, "
-            "or add a --dtype."
+            f"Got {entrant.label} without images to calibrate it on; name a folder or a parquet "
+            "file of them by --calibration."
+        )
+    if not entrant.made_by.has_passes:
+        raise UserError(
+            f"Got {entrant.label}, but int8 is made by the forms "
+            f"{forms_that(lambda form: form.has_passes)} only; name a form for each entry, as in "
+            "NAME:FORM:DTYPE."
         )
 
 
-def _check_tasks(plan: Plan, tasks: Sequence[str]) -> None:
-    for entrant in plan.entrants:
-        is_base = entrant in plan.bases.values()
-        lacking = [task for task in tasks if not entrant.can(task)]
-        if lacking and (is_base or len(lacking) == len(tasks)):
-            forms = ", ".join(name for name, form in FORMS.items() if form.train)
-            what = f"the base {entrant.label}" if is_base else entrant.label
-            raise UserError(
-                f"Got {what} for training, which its form cannot do; take one of {forms}"
-                f"{', or name another --base' if is_base else ''}."
-            )
+def _check_tasks(entrant: Entrant, tasks: Sequence[str], is_base: bool) -> None:
+    lacking = [task for task in tasks if not entrant.can(task)]
+    if lacking and (is_base or len(lacking) == len(tasks)):
+        what = f"the base {entrant.label}" if is_base else entrant.label
+        raise UserError(
+            f"Got {what} for training, which its form cannot do; take one of "
+            f"{forms_that(lambda form: form.train)}"
+            f"{', or name another --base' if is_base else ''}."
+        )
 
 
-def _unique(values: Iterable[_T]) -> list[_T]:
+def _unique(values: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(values))
-
-
-# --- One line of what was measured.
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What one process came to; `speed_measure.measure` says what the figures are.
-
-    Args:
-        round: From 1.
-        images_per_s: None where it failed.
-        agreement: For how many of `judged_on` pictures it names the class that float32 does, in %.
-        logit_error: The mean error of its logits, in units of their spread.
-        load: The machine's load average over the minute before, its own last process included.
-        date: When it began, in UTC.
-        error: What went wrong, if it failed.
-    """
-
-    task: str
-    device: str
-    threads: int
-    image_size: int
-    batch_size: int
-    model: str
-    form: str
-    dtype: str
-    round: int
-    images_per_s: float | None = None
-    calls: int | None = None
-    prepare_s: float | None = None
-    first_call_s: float | None = None
-    memory_mb: float | None = None
-    peak_gflops: float | None = None
-    agreement: float | None = None
-    logit_error: float | None = None
-    judged_on: int | None = None
-    load: float | None = None
-    date: str = ""
-    error: str = ""
-
-    @property
-    def setting(self) -> Setting:
-        """In which setting."""
-        return Setting(
-            task=self.task,
-            device=self.device,
-            threads=self.threads,
-            image_size=self.image_size,
-            batch_size=self.batch_size,
-        )
-
-    @property
-    def entrant(self) -> Entrant:
-        """Who."""
-        return Entrant(model=self.model, form=self.form, dtype=self.dtype)
-
-    @property
-    def key(self) -> tuple[Setting, Entrant, int]:
-        """What it is of."""
-        return self.setting, self.entrant, self.round
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether it went well."""
-        return self.images_per_s is not None
-
-
-def is_whole(
-    measured: Sequence[Measurement], setting: Setting, entrants: Sequence[Entrant], round_: int
-) -> bool:
-    """Whether a round in a setting has everyone, but for those that have failed there already."""
-    there = [each for each in measured if each.setting == setting]
-    of_round = {each.entrant for each in there if each.round == round_}
-    failed = {each.entrant for each in there if not each.is_finished}
-    return all(each in of_round | failed for each in entrants)
