@@ -1,7 +1,7 @@
-"""The formats of images that are read, and what of a file reaches its decoder.
+"""The image formats that are read, and the part of a file that its decoder gets to see.
 
-A decoder is handed what says how the pixels lie, and no more: text, colour profiles, thumbnails,
-EXIF and further frames, by which odd and hostile files differ from plain ones, stay behind.
+A decoder is handed what describes the pixels and nothing else: text, colour profiles, thumbnails,
+EXIF and further frames, where odd and hostile files differ from plain ones, are stripped.
 """
 
 import re
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_SCANS = 100
-"""Scans of a JPEG; encoders write about ten, and each goes over the whole image."""
+"""Scans of a JPEG, each of which covers the whole image; encoders write about ten."""
 
 _MAX_TILE = 1 << 24  # pixels of a TIFF's tile, where the image itself is smaller
 _MAX_TEXT = 1 << 20  # bytes in which an orientation is looked for
 
 
-class Format(NamedTuple):
-    """A format by the name that Pillow gives it.
+class ImageFormat(NamedTuple):
+    """An image format.
 
     Args:
-        name: In `PIL.Image.open(formats=[name])`.
+        name: Pillow's, as in `PIL.Image.open(formats=[name])`.
         suffixes: In lower case, with the dot.
-        start: Matches the beginning of a file; None: the format has no mark of its own.
+        start: Matches the beginning of a file; None if the format has no signature.
     """
 
     name: str
@@ -36,33 +36,33 @@ def _start(pattern: bytes) -> re.Pattern[bytes]:
 
 
 FORMATS = (
-    Format("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), _start(rb"\xff\xd8\xff")),
-    Format("PNG", (".png", ".apng"), _start(rb"\x89PNG\r\n\x1a\n")),
-    Format("GIF", (".gif",), _start(rb"GIF8[79]a")),
-    Format("BMP", (".bmp", ".dib"), _start(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0")),
-    Format("TIFF", (".tif", ".tiff"), _start(rb"II[*+]\0|MM\0[*+]")),
-    Format("WEBP", (".webp",), _start(rb"RIFF....WEBP")),
-    Format(
+    ImageFormat("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), _start(rb"\xff\xd8\xff")),
+    ImageFormat("PNG", (".png", ".apng"), _start(rb"\x89PNG\r\n\x1a\n")),
+    ImageFormat("GIF", (".gif",), _start(rb"GIF8[79]a")),
+    ImageFormat("BMP", (".bmp", ".dib"), _start(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0")),
+    ImageFormat("TIFF", (".tif", ".tiff"), _start(rb"II[*+]\0|MM\0[*+]")),
+    ImageFormat("WEBP", (".webp",), _start(rb"RIFF....WEBP")),
+    ImageFormat(
         "PPM",
         (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
         _start(rb"P[1-6]\s*(?:#[^\r\n]*[\r\n]\s*|\d+\s+){2}|Pf\s+-?\d"),
     ),
-    Format("ICO", (".ico",), _start(rb"\0\0\x01\0[^\0]")),
-    Format(
+    ImageFormat("ICO", (".ico",), _start(rb"\0\0\x01\0[^\0]")),
+    ImageFormat(
         "JPEG2000",
         (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
         _start(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"),
     ),
-    Format("AVIF", (".avif", ".avifs"), _start(rb"....ftyp(?:....){0,31}?avi[fs]")),
-    Format(
+    ImageFormat("AVIF", (".avif", ".avifs"), _start(rb"....ftyp(?:....){0,31}?avi[fs]")),
+    ImageFormat(
         "HEIF",
         (".heic", ".heif", ".heics", ".heifs", ".hif"),
         _start(rb"....ftyp(?:....){0,31}?(?:hei[cxms]|hev[cxms]|mif1|msf1)"),
     ),
-    Format("TGA", (".tga", ".icb", ".vda", ".vst"), None),
+    ImageFormat("TGA", (".tga", ".icb", ".vda", ".vst"), None),
 )
-"""All formats that are read. Those that a program or another image hides in (EPS, WMF, ICNS) and
-those of editors and games are not among them: what decodes them is little tested."""
+"""All formats that are read. Those that embed a program or another image (EPS, WMF, ICNS) and those
+of editors and games are left out: their decoders are little tested."""
 
 SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 """Suffixes of image files, in lower case and with the dot; HEIC also where it cannot be read."""
@@ -79,17 +79,17 @@ def looks_like_image(content: bytes) -> bool:
 
 
 class Excess(ValueError):
-    """A file that asks for more than its pixels do; what is said goes on after its name."""
+    """A file that costs far more than its pixels would; the message continues after its name."""
 
 
 def bare(content: bytes, kind: str) -> tuple[bytes, int | None]:
-    """Returns what a decoder needs of a file, and the orientation (1 to 8) that EXIF or XMP state.
+    """Returns the part of a file that its decoder needs, and the orientation (1 to 8) stated in it.
 
     Args:
-        kind: What `format_of` said.
+        kind: As `format_of` returned it.
 
     Raises:
-        Excess: It would cost more than its pixels do.
+        Excess: It would cost far more than its pixels do.
         ValueError, struct.error: It is damaged.
     """
     strips = {
@@ -106,13 +106,13 @@ def bare(content: bytes, kind: str) -> tuple[bytes, int | None]:
 
 
 def stated_orientation(exif: bytes | None, xmp: bytes | str | None) -> int | None:
-    """Returns the orientation, 1 to 8, in blocks of EXIF and XMP; the first of them counts more."""
+    """Returns the orientation, 1 to 8, that EXIF or else XMP states."""
     turn = _exif_orientation(exif) if exif else None
     return turn or (_xmp_orientation(xmp) if xmp else None)
 
 
 def _exif_orientation(exif: bytes) -> int | None:
-    """Looks for the one tag, and at no other: whatever they hold, it does not matter here."""
+    """Looks for the one tag and at no other, whatever the others hold."""
     try:
         directory = _Directory(exif.removeprefix(b"Exif\0\0"))
         for row in directory.rows():
@@ -133,7 +133,7 @@ def _xmp_orientation(xmp: bytes | str) -> int | None:
     return int(found[1]) if found else None
 
 
-# JPEG: everything but restart markers and stuffed bytes.
+# JPEG: all markers but restarts and stuffed bytes.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _START, _END, _SCAN, _JFIF, _APP1, _ADOBE, _COMMENT = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -162,7 +162,7 @@ def _bare_jpeg(content: bytes) -> tuple[bytes, int | None]:
 
 
 def _segments(content: bytes, place: int) -> Iterator[tuple[int, int, int]]:
-    """Yields marker, beginning and end of each segment, those between scans too."""
+    """Yields marker, start and end of each segment, those between scans included."""
     while found := _MARKER.search(content, place):
         place = found.end()
         if found[1][0] not in (1, _START, _END):
@@ -171,7 +171,7 @@ def _segments(content: bytes, place: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _check_scans(content: bytes, start: int, frame: tuple[int, int, int, int] | None) -> None:
-    """Counts scans where a decoder would go through more than the first."""
+    """Counts the scans of a JPEG that a decoder would read beyond the first."""
     if frame is None or len(content) < start + 5:
         return
     marker, height, width, parts = frame
@@ -208,7 +208,7 @@ def _bare_png(content: bytes) -> tuple[bytes, int | None]:
 
 
 def _png_block(name: bytes, body: bytes) -> dict[str, bytes]:
-    """Returns the EXIF or XMP that a chunk holds; text of other kinds is not even inflated."""
+    """Returns the EXIF or XMP in a chunk; other text is not even inflated."""
     if name == b"eXIf":
         return {"exif": body}
     if name not in (b"tEXt", b"zTXt", b"iTXt"):
@@ -234,7 +234,7 @@ def _inflated(packed: bytes) -> bytes:
 
 
 def _bare_gif(content: bytes) -> tuple[bytes, int | None]:
-    """Keeps the palette, what is said of the first frame, and what follows that."""
+    """Keeps the palette, the control block of the first frame, and what follows that."""
     flags = content[10:11] or b"\0"
     place = start = 13 + (3 << (flags[0] & 7) + 1 if flags[0] & 0x80 else 0)
     control = b""
@@ -249,8 +249,8 @@ def _bare_gif(content: bytes) -> tuple[bytes, int | None]:
     return content[:start] + control + content[place:], None
 
 
-# Size, bits, compression, kind of colour, order of bits, offsets and lengths of strips and tiles,
-# palette, and what the compressions need.
+# TIFF: size, bits, compression, kind of colour, order of bits, offsets and lengths of strips and
+# tiles, palette, and what the compressions need.
 _TAGS = frozenset(
     (
         *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324),
@@ -291,14 +291,14 @@ class _Directory:
             place += struct.calcsize(self.order + self.row)
 
     def number(self, row: _Row) -> int | None:
-        """Returns the whole number that a row holds, if it holds one and nothing else."""
+        """Returns a row's value if that is a single whole number."""
         _, kind, count, value = row
         if kind not in _NUMBERS or count != 1 or _SIZES[kind] > len(value):
             return None
         return struct.unpack_from(self.order + _NUMBERS[kind], value)[0]
 
     def data(self, row: _Row) -> bytes:
-        """Returns what a row holds, up to a size that text may have."""
+        """Returns the bytes that a row holds, up to `_MAX_TEXT`."""
         _, kind, count, value = row
         size = min(_MAX_TEXT, _SIZES.get(kind, 0) * count)
         if size <= len(value):
@@ -308,7 +308,7 @@ class _Directory:
 
 
 def _bare_tiff(content: bytes) -> tuple[bytes, int | None]:
-    """Writes a shorter directory in the place of the first, the last one then."""
+    """Overwrites the first directory by a shorter one, which is then the only one."""
     directory = _Directory(content)
     kept: dict[int, _Row] = {}
     others: dict[int, _Row] = {}
@@ -330,7 +330,7 @@ def _bare_tiff(content: bytes) -> tuple[bytes, int | None]:
 
 
 def _check_parts(numbers: dict[int, int], rows: dict[int, _Row]) -> None:
-    """Holds the strips or tiles of a TIFF against its size, of which they are to be parts."""
+    """Checks that the strips or tiles of a TIFF add up to no more than its size."""
     width, height, bands = numbers.get(256, 0), numbers.get(257, 0), numbers.get(277, 1)
     across, down = numbers.get(322, width), numbers.get(323, height)
     if bands > _MOST_BANDS:
@@ -350,7 +350,7 @@ def _check_parts(numbers: dict[int, int], rows: dict[int, _Row]) -> None:
 
 
 def _bare_icon(content: bytes) -> tuple[bytes, int | None]:
-    """Puts the image that Pillow takes out of an icon, if that is a PNG, in the icon's place."""
+    """Returns the image that Pillow would pick from an icon, if that is a PNG; else the icon."""
     (count,) = struct.unpack_from("<H", content, 4)
     entries = []
     for number in range(count):
@@ -374,7 +374,7 @@ _SIZE, _CODING, _CODING_OF_ONE, _TILE, _DATA, _EOC = 0xFF51, 0xFF52, 0xFF53, 0xF
 
 
 def _whole_jpeg_2000(content: bytes) -> tuple[bytes, int | None]:
-    """Checks what its decoder would take memory for: layers, tiles, and blocks of a few pixels."""
+    """Checks what would cost its decoder memory: layers, tiles, and blocks of a few pixels."""
     place, tile, size = _codestream(content) + 2, (0, 0), (0, 0, 1)
     while place + 4 <= len(content):
         marker, length = struct.unpack_from(">HH", content, place)
@@ -404,7 +404,7 @@ def _whole_jpeg_2000(content: bytes) -> tuple[bytes, int | None]:
 
 
 def _codestream(content: bytes) -> int:
-    """Returns where the codestream begins, which may lie in a box of a JP2 file."""
+    """Returns where the codestream begins; in a JP2 file it lies in a box."""
     place = 0
     while content[place : place + 2] != b"\xff\x4f":
         size, name = struct.unpack_from(">I4s", content, place)
@@ -441,7 +441,7 @@ def _check_layers(body: bytes) -> None:
 
 
 def _check_blocks(size: tuple[int, int, int], style: int, body: bytes) -> None:
-    """Counts the blocks that are coded by themselves, at every level of detail."""
+    """Counts the blocks that are coded separately, over all levels of detail."""
     width, height, _ = size
     levels, across, down = body[0], (body[1] & 15) + 2, (body[2] & 15) + 2
     blocks = 0
@@ -466,5 +466,5 @@ _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4})\0\0)Exif", re.DOTA
 
 
 def _without_exif_item(content: bytes) -> tuple[bytes, int | None]:
-    """Makes EXIF unknown to the decoder; how such images are turned is said outside it."""
+    """Hides EXIF from the decoder; the rotation of such images is stated elsewhere."""
     return _EXIF_ITEM.sub(rb"\1none", content), None

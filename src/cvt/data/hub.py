@@ -50,9 +50,7 @@ def hub_splits(
         classes = classes or own
         labels, images = _two_columns(loaded[split], image, label)
         sets[split] = HubSet(images, image, labels, own.names, classes, origin, split)
-    splits = labelled_splits({split: sets[split] for split in loaded}, name)
-    next(iter(splits.values())).notes += origin.notes
-    return splits
+    return labelled_splits({split: sets[split] for split in loaded}, name, origin.notes)
 
 
 def _load(name: str, cache_dir: Path | None) -> tuple[dict[str, "Dataset"], "Origin"]:

@@ -1,4 +1,4 @@
-"""One image of a format that is read to upright 8-bit RGB, or one sentence why not."""
+"""Opens one image as upright 8-bit RGB, or says in one sentence why it cannot be used."""
 
 import logging
 import os
@@ -21,27 +21,27 @@ from cvt.errors import UserError
 from cvt.files import url_in
 
 MAX_PIXELS = 178_956_970
-"""Twice Pillow's `MAX_IMAGE_PIXELS`, from which Pillow itself refuses; half a gigabyte of RGB."""
+"""Twice Pillow's `MAX_IMAGE_PIXELS`, where Pillow itself refuses; half a gigabyte of RGB."""
 
 MAX_BYTES = 6 * MAX_PIXELS
-"""Size of a file: colour of 16 bits that is not compressed, 1 GiB."""
+"""Size of a file, 1 GiB: that many pixels of uncompressed 16-bit colour."""
 
 MAX_ASPECT = 1000
-"""Resizing an image's short side to 256 pixels makes its long side 256 times this at most."""
+"""Long side over short side; a short side resized to 256 pixels makes the long one 256,000."""
 
 MOST_BYTES_PER_PIXEL = 40
-"""Memory that opening an image takes at its peak, beside three times the size of its file.
+"""Peak memory for opening an image, beside three times the size of its file.
 
 JPEG 2000 with transparency takes the most; JPEG and PNG take a quarter of it."""
 
-_SMALL = 128  # so many of them have the pixels of one image that is let in by itself
-_BAND = 1 << 20  # pixels that are converted at a time where that takes many bytes for each
+_SMALL = 128  # images of fewer than MAX_PIXELS / 128 pixels never wait for a turn
+_BAND = 1 << 20  # pixels converted at a time where each takes many bytes
 
 _DEPTHS = (8, 10, 12, 14, 16)
-_DARK = 1 << 14 - 8  # upper bytes of values of 14 bits are below it
+_DARK = 1 << 14 - 8  # the upper bytes of 14-bit values are below it
 _OTHER_ORDER = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 
-# EXIF's orientation -> what undoes it.
+# What undoes each EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,31 +56,31 @@ ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 
 class BadImage(UserError):
-    """An image that cannot be used; among many others it can be named, skipped and counted."""
+    """An image that cannot be used; among many, it is named, skipped and counted."""
 
 
 def open_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
-    """Reads an image as 8-bit RGB, the way up that its EXIF orientation says.
+    """Reads an image as 8-bit RGB, turned upright by its EXIF orientation.
 
-    The formats are those of `cvt.data.formats`, whatever the file is called; HEIC asks for
-    pillow-heif. Animations and multi-page files give their first frame. Transparent parts become
+    The formats are those of `cvt.data.formats`, whatever the file is called; HEIC needs
+    pillow-heif. Animations and multi-page files give their first frame. Transparency becomes
     white. CMYK is converted without its colour profile.
 
     Grey and colour of more than 8 bits are scaled so that 0 stays black and the largest value of
-    their depth becomes 255. A PGM that states its largest value and a TIFF of 12 bits are followed.
-    16 and 32 bits are what scanners and cameras of 10 to 14 bits write as well: there it is the
+    their depth becomes 255. A PGM's stated maximum and a TIFF's 12 bits are taken as the depth.
+    Scanners and cameras of 10 to 14 bits write 16 and 32 bits as well; there the depth is the
     smallest of 8, 10, 12, 14 and 16 bits that holds the image's largest value. Negative integers,
-    those beyond 16 bits, and floats have no depth: they run from the image's lowest value to its
-    highest.
+    those beyond 16 bits, and floats have no depth: they are scaled from the image's lowest value
+    to its highest.
 
     Args:
         source: A path, the bytes of a file, an open binary file, or a Pillow image.
-        name: What an error calls the image; its path, or "the image", where it is not given.
+        name: What an error calls the image; by default its path, or "the image".
 
     Raises:
-        BadImage: The file is missing, a folder, unreadable, empty, beyond `MAX_BYTES`, not an image
-            of these formats, damaged, of more than `MAX_PIXELS` or a multitude of scans (seen
-            before decoding), or over `MAX_ASPECT` times as long as wide.
+        BadImage: The file is missing, a folder, unreadable, empty, beyond `MAX_BYTES`, not of these
+            formats, damaged, of more than `MAX_PIXELS` or far too many scans (seen before
+            decoding), or more than `MAX_ASPECT` times as long as wide.
     """
     with opened(source, name=name) as image:
         return image
@@ -88,11 +88,11 @@ def open_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
 
 @contextmanager
 def opened(source: ImageSource, *, name: str | None = None) -> Generator[Image.Image]:
-    """Yields what `open_image` returns, and keeps its turn until the block is left.
+    """Yields what `open_image` returns, and holds its turn until the block is left.
 
-    The images of over 1.4 megapixels that all threads of a process are opening at a time have at
-    most `MAX_PIXELS` together; the next waits. So the threads take no more memory than one image
-    may (`MOST_BYTES_PER_PIXEL`), and a block in which it is also made smaller keeps it so.
+    The images of over 1.4 megapixels that a process opens at a time, in all its threads, have at
+    most `MAX_PIXELS` together; the next one waits. So the threads take no more memory than a single
+    image may (`MOST_BYTES_PER_PIXEL`), provided that the block makes it smaller.
     """
     with ExitStack() as turn:
         yield _read(source, name, turn)
@@ -154,7 +154,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _from_pillow(image: Image.Image, name: str, turn: ExitStack) -> Image.Image:
-    """Takes an image that somebody opened with Pillow; it may not have been decoded yet."""
+    """Takes an image that was opened with Pillow; it may not have been decoded yet."""
     if isinstance(image, ImageFile.ImageFile) and image.format not in _pillow_names():
         raise BadImage(
             f"{name} is a {image.format} file that Pillow opened, expected one of {_listed()}; "
@@ -213,7 +213,7 @@ def _listed() -> str:
 
 
 def _check_decoder(kind: str, name: str) -> None:
-    """Says what is missing where Pillow reads a format only with a package, or not everywhere."""
+    """Says what to install where this Pillow cannot read a format."""
     Image.init()
     if kind in Image.OPEN:
         return
@@ -236,9 +236,9 @@ def _check_decoder(kind: str, name: str) -> None:
 def _damage_named(name: str) -> Generator[None]:
     """Turns whatever a decoder raises into a sentence about the file.
 
-    All of it: decoders of a dozen formats raise far more than they document (ZeroDivisionError,
-    AssertionError, RecursionError, struct.error, ...), and none of it says more than that this
-    file cannot be used. The cause stays attached.
+    The decoders of a dozen formats raise far more than they document (ZeroDivisionError,
+    AssertionError, RecursionError, struct.error, ...), and all of it means that this file cannot
+    be used. The cause stays attached.
     """
     try:
         yield
@@ -259,10 +259,10 @@ def _damage_named(name: str) -> Generator[None]:
 
 
 class _Quiet:
-    """Silences Pillow's warnings alone: a file either decodes or is refused by a sentence.
+    """Silences Pillow's warnings alone: a file either decodes or is refused with a sentence.
 
-    Python's filters are of the whole process: the first thread that comes sets them, and the last
-    that goes puts them back.
+    Python's filters belong to the whole process: the first thread in sets them, and the last one
+    out restores them.
     """
 
     def __init__(self) -> None:
@@ -291,9 +291,9 @@ class _Quiet:
 
 
 class _Turns:
-    """Lets as many images be opened at a time as have `MAX_PIXELS` together, first come first.
+    """Limits the images being opened at a time to `MAX_PIXELS` in all, first come, first served.
 
-    A thread does not wait for itself, and one image is always let in.
+    A thread never waits for itself, and one image is always let in.
     """
 
     def __init__(self) -> None:
@@ -304,7 +304,7 @@ class _Turns:
 
     @contextmanager
     def of(self, pixels: int) -> Generator[None]:
-        """Waits until there is room for so many, and keeps it for the length of the block."""
+        """Waits until there is room for that many, and holds it for the length of the block."""
         if pixels * _SMALL < MAX_PIXELS or getattr(self.thread, "is_inside", False):
             yield
             return
@@ -322,7 +322,7 @@ class _Turns:
 
 
 _quiet_pillow, _turns = _Quiet(), _Turns()
-# Python prints errors that nobody has set up a log for; Pillow logs some kinds of damage so.
+# Python prints logged errors that have no handler, and Pillow logs some kinds of damage.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 if hasattr(os, "register_at_fork"):  # a loading process has none of its parent's threads
@@ -358,9 +358,9 @@ def _upright_rgb(image: Image.Image, name: str, orientation: int | None) -> Imag
 
 
 def _lower_bytes(image: ImageFile.ImageFile) -> list[Any] | None:
-    """Returns tiles that decode the lower byte of colour of 16 bits, of which Pillow keeps one.
+    """Returns tiles that decode the lower bytes of 16-bit colour, of which Pillow keeps the upper.
 
-    It keeps the upper one, by the order of the file; asked for in the other order, the lower one.
+    Asked to read the file in the other byte order, it keeps the lower ones.
     """
     tiles = []
     for tile in image.tile:
@@ -377,13 +377,13 @@ def _lower_bytes(image: ImageFile.ImageFile) -> list[Any] | None:
 
 
 def _is_dark(image: Image.Image) -> bool:
-    """Whether its colours would fit into 14 bits or fewer, of the 16 that it has."""
+    """Whether its 16-bit colours would fit into 14 bits or fewer."""
     counts = image.histogram()
     return not any(any(counts[band + _DARK : band + 256]) for band in (0, 256, 512))
 
 
 def _deep_colour(upper: Image.Image, lower: Image.Image) -> Image.Image:
-    """Scales colour by the depth that holds its values, like grey; transparency stays."""
+    """Scales colour by the depth that holds its values, as grey is; transparency stays."""
 
     def values(box: tuple[int, int, int, int]) -> np.ndarray:
         high, low = (np.asarray(each.crop(box))[..., :3] for each in (upper, lower))
@@ -399,7 +399,7 @@ def _deep_colour(upper: Image.Image, lower: Image.Image) -> Image.Image:
 
 
 def _stated_bits(image: Image.Image) -> int:
-    """Returns how many bits grey has at least, before the image is loaded; what is said counts."""
+    """Returns the least depth of grey, as stated in the file; asked before the image is loaded."""
     decoders = [tile[0] for tile in getattr(image, "tile", [])]
     if image.format == "PPM" and decoders and decoders[0] != "raw":
         return 16  # to which Pillow scales it
@@ -422,7 +422,7 @@ def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Converts some rows at a time, so that only few of them take many bytes for a pixel."""
+    """Converts a few rows at a time, so that only those take many bytes per pixel."""
     if image.width * image.height <= _BAND:
         return convert(image)
     rgb = Image.new("RGB", image.size)
@@ -451,7 +451,7 @@ def _tag(image: Image.Image, tag: int, default: int) -> int:
 
 
 def _range(image: Image.Image, least: int) -> tuple[float, float]:
-    """Returns the values that become 0 and 255, for grey of `least` bits or more."""
+    """Returns the values that become 0 and 255, for grey of at least `least` bits."""
     lows, highs = [], []
     for box in _boxes(image):
         values = _values(image.crop(box), image)

@@ -1,4 +1,4 @@
-"""What archives and tables say that an image shows: labels of any origin, as class numbers."""
+"""Labels as tables, archives and folders state them, brought to class numbers."""
 
 import re
 import unicodedata
@@ -11,7 +11,7 @@ import numpy as np
 from cvt.errors import UserError
 
 MOST_CLASSES = 1_000_000
-"""Classes of one data set, and the number from which on a label is none."""
+"""Classes of one data set; a number from here on is no label."""
 
 MOST_CLASS_NAME = 1000
 """Letters of a class name."""
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")  # 02134 is a postcode
 
 @dataclass(frozen=True)
 class BadLabel:
-    """Why a value is no label; `is_missing` if there is none, as in a split for a contest."""
+    """Why a value is no label; `is_missing` where there is none, as in a contest's test split."""
 
     why: str
     is_missing: bool = False
@@ -36,8 +36,8 @@ class Classes:
 
     Args:
         names: Class names; a label's number is a position in them.
-        are_declared: Whether the data names them apart from its labels, so that a whole number
-            means a position; otherwise it is a name like any other.
+        are_declared: Whether the data lists them apart from its labels: then a whole number is a
+            position among them, otherwise a name like any other.
         notes: What the user should be told of them.
     """
 
@@ -47,7 +47,7 @@ class Classes:
 
 
 def as_label(value: Any) -> Label | BadLabel:
-    """Returns what a cell, a JSON value or the text of a file says, as a label."""
+    """Returns a table's cell, a JSON value or the text of a file as a label."""
     if value is None or (isinstance(value, int) and value == -1):
         return BadLabel("has no label", is_missing=True)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -75,7 +75,7 @@ def _as_name(text: str) -> str | BadLabel:
 
 
 def declared_classes(names: Sequence[Any], where: str) -> Classes:
-    """Checks the class names that a file gives. ImageNet's hold two cranes: one may come twice."""
+    """Checks the class names that a file lists; one may come twice, like ImageNet's crane."""
     if len(names) > MOST_CLASSES:
         raise UserError(
             f"Got {len(names):,} class names in {where}, expected at most {MOST_CLASSES:,}."
@@ -92,10 +92,10 @@ def declared_classes(names: Sequence[Any], where: str) -> Classes:
 
 
 def classes_of(labels: Iterable[Label | BadLabel], source: str) -> Classes:
-    """Returns the classes that labels without declared names stand for: each is called by itself.
+    """Returns the classes of labels without declared names: each label is a class's name.
 
-    Whole numbers are sorted as such and names as text. What is not counted from 0 without a gap
-    gets a note.
+    Whole numbers are sorted as such and names as text. Numbers that do not run from 0 without a
+    gap get a note.
     """
     seen = {str(label) for label in labels if not isinstance(label, BadLabel)}
     if not all(_NUMBER.fullmatch(name) for name in seen):
@@ -115,11 +115,11 @@ def numbered(
 ) -> tuple[np.ndarray, dict[int, BadLabel]]:
     """Returns the position of each label in `classes`, int64, and why some have none (-1).
 
-    Names are matched by name (`class_positions`). Text that looks like a number is
-    a name as well, unless the classes are declared and not all of such texts are among them.
+    Names are matched by `class_positions`. Text that looks like a number is a name as well, unless
+    the classes are declared and some text is not among them.
 
     Args:
-        own_names: What whole numbers stand for in this file, where it says so itself.
+        own_names: What whole numbers stand for in this file, if it says so itself.
     """
     if own_names is not None and tuple(own_names) == classes.names:
         own_names = None
@@ -156,8 +156,8 @@ def _foreign(label: Label, classes: Classes) -> BadLabel:
 def class_positions(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
     """Returns for each name its position in `known`, or None.
 
-    Names are the same whatever Unicode form they are in. One that is not there as it is may differ
-    in case, if that leaves no choice: no two known names and no two of `names` may be meant.
+    Names match in any Unicode form. A name without a match may differ in case, if that is
+    unambiguous among both the known names and `names`.
     """
     exact, folded = _index(known, composed), _index(known, _folded)
     found = [exact.get(composed(name)) for name in names]

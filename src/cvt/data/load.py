@@ -1,4 +1,4 @@
-"""From what the user typed after `cvt train` or `cvt eval` to sets of images."""
+"""From the name of some data, as `cvt train` and `cvt eval` take it, to sets of images."""
 
 import os
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Selection:
     Args:
         split: "train", "val" or "test"; "all" for the whole data.
         num_found: Images in the whole data.
-        was_cut: Whether the split was cut out of data that comes without one.
+        was_cut: Whether the split was cut out of data that has none of its own.
         notes: What the user should be told of the data.
         unreadable: What of it could not be looked into.
     """
@@ -57,15 +57,14 @@ def load_data(
 ) -> DataSplits:
     """Loads a data set for training.
 
-    A split that the data comes with is used as it is. Where there is no validation split, one is
-    cut out of the training images, class by class, even if there is a test split: the test
-    images are for the final figure alone, and choosing a checkpoint by them would spoil it.
+    A split that the data has is used as it is. A missing validation split is cut out of the
+    training images, class by class, even if there is a test split: the test images are for the
+    final figure alone, and choosing a checkpoint by them would spoil it.
 
     Args:
         name: `digits`; a name in timm's spelling: `torch/...`, `hfds/...`, or `wds/` and a folder
             or pattern of webdataset shards; or the path of a folder of class folders, of a parquet
-            file, or of a folder of parquet files. Write `./digits` for a folder that is called
-            like a name.
+            file, or of a folder of parquet files. `./digits` is a folder called like a name.
         data_dir: Where `torch/` sets lie, where `hfds/` sets are cached, and what a relative path
             is relative to.
         val_fraction: Share of each class that a missing validation split takes, in (0, 1).
@@ -97,7 +96,7 @@ def load_data(
 
 
 def _first_without_class(images: ImageSet) -> str:
-    """Returns why the first image without a class has none, for a message."""
+    """Says, for a message, why the first image without a class has none."""
     odd = np.flatnonzero(images.labels < 0)
     if not len(odd):
         return ""
@@ -115,7 +114,7 @@ def load_split(
     data_dir: str | Path | None = None,
     download: bool = False,
 ) -> ImageSet:
-    """Loads one set of images: those that `select` would measure."""
+    """Loads the set of images that `select` would measure."""
     return select(name, split, data_dir=data_dir, download=download).images
 
 
@@ -127,16 +126,16 @@ def select(
     download: bool = False,
     run: RunData | None = None,
 ) -> Selection:
-    """Loads the images that are to be measured.
+    """Loads the images to be measured.
 
-    Without `split` that is the test split that the data comes with, or else its validation split.
-    Data without either is measured whole, unless it is what the run learned from: then only the
-    images that the run had held out for validation tell anything.
+    Without `split` that is the test split of the data, or else its validation split. Data without
+    either is measured whole, unless it is what the run learned from: then only the images that the
+    run held out for validation tell anything.
 
     Args:
         name: As for `load_data`, which also explains `data_dir` and `download`.
-        split: "train", "val", "test", or "all" of the data, whose classes may then be as small as
-            they are. A validation split that is missing is cut out, as the run did.
+        split: "train", "val", "test", or "all". A missing validation split is cut out, as the run
+            did; for "all", classes may be too small for that.
         run: The run whose weights are measured.
     """
     if split not in (None, "all", *SPLITS):
@@ -169,9 +168,9 @@ def select(
 def _cut_of_run(
     images: ImageSet, name: str, data_dir: str | Path | None, run: RunData, notes: list[str]
 ) -> dict[str, ImageSet]:
-    """Returns what a run learned from and what it held out, if it had these images; else {}.
+    """Returns what a run learned from and what it held out, if it used this data; else {}.
 
-    Where that is in doubt, a note says so.
+    A note says where that is in doubt.
     """
     is_there = _place(name, data_dir) == _place(run.name, run.data_dir)
     try:
@@ -200,7 +199,7 @@ def _cut_of_run(
 
 
 def _place(name: str, data_dir: str | Path | None) -> str:
-    """Returns what two names of the same data have in common: where it lies, or the name."""
+    """Returns what all names of the same data share: where it lies, or the name itself."""
     if name == "digits" or name.startswith(("torch/", "hfds/")):
         return name
     return os.path.realpath(expanded(data_dir or "") / expanded(name.removeprefix("wds/")))

@@ -101,17 +101,17 @@ class Samples:
             return self.transform(Image.new("RGB", (8, 8)))[None][:0]
 
 
-# --- Processes that load: how they start, stop in silence, and are missed when they die.
+# --- Loading processes: how they start, stop in silence, and are reported when they die.
 
-# How torch says it, in its signal handler and where it waits for a batch.
+# torch's words for a death, from its signal handler and from where it waits for a batch.
 _DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?(?P<how>[^.\n]*)")
 _DIED = (
     "A loading process died ({}), most often for lack of memory; use fewer --num-workers; a "
     "training goes on with --resume."
 )
 
-# What the main process sees of one that dies while it hands a batch over, before torch notices;
-# the same errors from within loading begin with other words.
+# What the main process sees if one dies while it hands over a batch, before torch notices; errors
+# from within loading begin with torch's "Caught".
 _CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
 _SENT_ON = "Caught "
 
@@ -157,16 +157,16 @@ class BatchLoader:
 
 @contextmanager
 def _as_many_as_wanted() -> Generator[None]:
-    """Silences torch where it warns of more workers than cores: their number is the user's."""
+    """Silences torch's warning of more workers than cores: their number is the user's choice."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         yield
 
 
 def _end_workers(iterator: Any) -> None:
-    """Ends them now, whoever still holds the iterator: a traceback does.
+    """Ends them now, even if a traceback still holds the iterator.
 
-    Until torch has forgotten them, every signal that a process ended can raise an error.
+    Until torch has forgotten them, any signal that a process ended can raise an error.
     """
     end = getattr(iterator, "_shutdown_workers", None)
     if end is None:
@@ -182,9 +182,9 @@ def _end_workers(iterator: Any) -> None:
 
 @contextmanager
 def dead_workers_explained() -> Generator[None]:
-    """Turns torch's word for a loading process that died into one sentence.
+    """Turns torch's error about a loading process that died into one sentence.
 
-    torch raises from a signal handler, so wherever the main process happens to be: put the whole
+    torch raises it from a signal handler, wherever the main process happens to be: put the whole
     loop over a loader into this block.
     """
     try:
@@ -199,8 +199,8 @@ def dead_workers_explained() -> Generator[None]:
 def _prepare_worker(worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the main one ends its workers itself.
 
-    If it stops while a batch is being handed over, the worker's end of the pipe breaks: nothing
-    that the user should read about. Errors in loading travel another way and are still reported.
+    If it stops while a batch is handed over, the worker's end of the pipe breaks, which the user
+    need not read about. Errors in loading travel another way and are still reported.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _report_all_but_broken_pipes
@@ -229,11 +229,12 @@ def make_loader(
 
     The order depends on (seed, epoch, repeats) alone, and what a random transform does to an
     image on (seed, epoch, index, repeat) alone: neither the number of workers, nor where the
-    epoch starts, nor a bad image changes any other. The global generators are left as they were.
+    epoch starts, nor a bad image changes any other image. The global generators are left as they
+    were.
 
     Args:
         batch_size: Images per batch of all processes together.
-        start_batch: Batches to leave out at the start of the epoch; they are not decoded.
+        start_batch: Batches to skip at the start of the epoch, without decoding them.
         num_workers: Processes that load; 0 loads in this one.
         drop_last: Leave out a last batch that is not full.
         repeats: Varied copies of an image in a batch (`cvt.data.order.epoch_order`).
@@ -245,7 +246,7 @@ def make_loader(
             f"Got {len(image_set)} images and batch_size {batch_size}, expected at least one full "
             "batch; make the batch smaller."
         )
-    chunks_of(range(batch_size), share)  # refuses before it is late
+    chunks_of(range(batch_size), share)  # refuses now what would fail at the first batch
     order = epoch_order(len(image_set), shuffle=shuffle, seed=seed, epoch=epoch, repeats=repeats)
     chunks = set_batches(
         order, batch_size=batch_size, start_batch=start_batch, drop_last=drop_last, share=share

@@ -1,7 +1,4 @@
-"""The splits of a parquet file or of a folder of parquet files.
-
-Their columns are those of the image layout of the Hugging Face `datasets` library.
-"""
+"""Parquet files in the image layout of the Hugging Face `datasets` library, one or a folder."""
 
 import os
 import re
@@ -28,7 +25,7 @@ IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 MOST_GROWTH = 16
-"""Times the size of a file that its images may have in memory, where they have over a gibibyte."""
+"""Times its size that the images of a file may take in memory, once they take over a gibibyte."""
 
 _MOST_IN_MEMORY = 2**30
 _MOST_METADATA = 64 * 2**20  # bytes of one text in the file's own description
@@ -40,46 +37,15 @@ class ParquetRows:
     """The two columns of a file that matter.
 
     Args:
-        images: Structs of `bytes` and, perhaps, `path`, as pyarrow holds them.
+        images: Structs of `bytes` and perhaps `path`, as pyarrow holds them.
         labels: Class names or whole numbers, or why a row has none.
-        class_names: The names of the numbers, as far as the file's metadata knows them.
+        class_names: The names of the numbers, if the file's metadata has them.
     """
 
     file: Path
     images: "pa.ChunkedArray"
     labels: list[Label | BadLabel]
     class_names: tuple[str, ...] | None
-
-
-class ParquetSet(RowSet):
-    """Images of several files, kept in memory in their compressed form, decoded one at a time."""
-
-    def __init__(self, files: Sequence[ParquetRows], classes: Classes) -> None:
-        super().__init__([(each.labels, each.class_names) for each in files], classes)
-        self.files = tuple(files)
-        self.ends = np.cumsum([len(each.labels) for each in files])
-
-    def name(self, index: int) -> str:
-        part, row = located(self.ends, index)
-        return f"{self.files[part].file.name} row {row}"
-
-    def source(self, index: int, name: str) -> ImageSource:
-        part, row = located(self.ends, index)
-        try:
-            cell = self.files[part].images[row].as_py() or {}
-        except ValueError:  # a path that is no UTF-8
-            raise BadImage(f"{name} has a path that is no text.") from None
-        content, path = cell.get("bytes"), cell.get("path")
-        if content is None and path:
-            return _beside(self.files[part].file, path, name)
-        return content or b""
-
-
-def _beside(file: Path, path: str, name: str) -> Path:
-    try:
-        return file_inside(file.parent, path)
-    except UserError as error:
-        raise BadImage(f"{name} has no image of its own: {error}") from None
 
 
 def read_parquet(file: Path) -> ParquetRows:
@@ -138,7 +104,7 @@ def _read_rows(opened: "pq.ParquetFile", file: Path) -> ParquetRows:
 def _batches(
     opened: "pq.ParquetFile", columns: list[str], file: Path
 ) -> Iterator["pa.RecordBatch"]:
-    """Reads so few rows at a time that what is stored once, and stands in each, has room."""
+    """Reads so few rows at a time that a value stored once and repeated in each fits in memory."""
     import pyarrow.parquet as pq
 
     leaves = [opened.schema.column(number) for number in range(len(opened.schema))]
@@ -155,7 +121,7 @@ def _batches(
 
 
 def _stored_once(column: "pa.Array") -> int:
-    """Returns the bytes of the values that rows of a column refer to: none has more."""
+    """Returns the bytes of the distinct values of a column; no row has more."""
     import pyarrow as pa
 
     if isinstance(column, pa.StructArray):
@@ -223,6 +189,37 @@ def _class_names(metadata: dict[bytes, bytes], column: str, file: Path) -> tuple
     return declared_classes(place, where).names or None
 
 
+class ParquetSet(RowSet):
+    """Images of several files, kept in memory in their compressed form, decoded one at a time."""
+
+    def __init__(self, files: Sequence[ParquetRows], classes: Classes) -> None:
+        super().__init__([(each.labels, each.class_names) for each in files], classes)
+        self.files = tuple(files)
+        self.ends = np.cumsum([len(each.labels) for each in files])
+
+    def name(self, index: int) -> str:
+        part, row = located(self.ends, index)
+        return f"{self.files[part].file.name} row {row}"
+
+    def source(self, index: int, name: str) -> ImageSource:
+        part, row = located(self.ends, index)
+        try:
+            cell = self.files[part].images[row].as_py() or {}
+        except ValueError:  # a path that is no UTF-8
+            raise BadImage(f"{name} has a path that is no text.") from None
+        content, path = cell.get("bytes"), cell.get("path")
+        if content is None and path:
+            return _beside(self.files[part].file, path, name)
+        return content or b""
+
+
+def _beside(file: Path, path: str, name: str) -> Path:
+    try:
+        return file_inside(file.parent, path)
+    except UserError as error:
+        raise BadImage(f"{name} has no image of its own: {error}") from None
+
+
 _FILE_NAME = re.compile(r"([a-z]+)(?:[^a-z].*)?\.parquet")
 _SHARD = re.compile(r"-of-(\d+)\.parquet$")
 
@@ -230,31 +227,26 @@ _SHARD = re.compile(r"-of-(\d+)\.parquet$")
 def parquet_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet]:
     """Returns the splits of a parquet file (all "train") or of a folder of parquet files.
 
-    In a folder the file name says the split: `train.parquet`, `train-00000-of-00002.parquet`,
+    In a folder the names of the files say the split: `train-00000-of-00002.parquet`,
     `validation.parquet`, `test.parquet`. Each file has a column `image` of `{bytes, path}` and a
     column `label` of class names, or of whole numbers that the schema's `huggingface` metadata
-    names. The compressed bytes stay in memory; nothing is decoded here.
-
-    A row whose label is none of the train split's classes is kept as a bad one.
+    names. The compressed bytes stay in memory; nothing is decoded here. A row whose label is none
+    of the train split's classes is kept as a bad one.
 
     Args:
-        for_training: There has to be a train split; without one, all splits give the classes. To
-            be measured, files whose names say no split are one.
+        for_training: There has to be a train split. Otherwise all splits together may give the
+            classes, and files whose names say no split are one.
     """
     files = {"train": [path]} if not os.path.isdir(path) else _split_files(path, for_training)
     rows = {split: [read_parquet(file) for file in members] for split, members in files.items()}
     every = [each for members in rows.values() for each in members]
     classes = _classes(rows.get("train", every), path)
     sets = {split: ParquetSet(members, classes) for split, members in rows.items()}
-    splits = labelled_splits(sets, str(path))
-    if os.path.isdir(path):
-        for images in splits.values():
-            images.notes += _unused(path, files)
-    return splits
-
-
-def _unused(folder: Path, files: dict[str, list[Path]]) -> tuple[str, ...]:
     used = {file for members in files.values() for file in members}
+    return labelled_splits(sets, str(path), _unused(path, used) if os.path.isdir(path) else ())
+
+
+def _unused(folder: Path, used: set[Path]) -> tuple[str, ...]:
     others = [file.name for file in sorted(folder.glob("*.parquet")) if file not in used]
     if not others:
         return ()

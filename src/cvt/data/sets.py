@@ -223,20 +223,25 @@ class RowSet(ImageSet):
         return open_image(self.source(index, name), name=name)
 
 
-def labelled_splits(splits: Mapping[str, RowSet], source: str) -> dict[str, ImageSet]:
+def labelled_splits(
+    splits: Mapping[str, RowSet], source: str, notes: Sequence[str] = ()
+) -> dict[str, ImageSet]:
     """Returns the splits that have labels; one for validation or test without any gets a note.
 
     It is a mistake if no training image has a label, or if all labels of another split are of
     other classes than those of the training images.
+
+    Args:
+        notes: What else there is to be told of the data.
     """
     first_split = "train" if "train" in splits else next(iter(splits))
     kept: dict[str, ImageSet] = {}
-    notes: list[str] = []
+    unused: list[str] = []
     for split, images in splits.items():
         if (images.labels >= 0).any():
             kept[split] = images
         elif split != first_split and all(each.is_missing for each in images.bad.values()):
-            notes.append(f"The {split} split of {source} has no labels, and is not used.")
+            unused.append(f"The {split} split of {source} has no labels, and is not used.")
         else:
             row, first = next(iter(images.bad.items()), (0, None))
             example = f": {images.name(row)} {first.why}" if first else ""
@@ -245,7 +250,7 @@ def labelled_splits(splits: Mapping[str, RowSet], source: str) -> dict[str, Imag
                 f"used{example}; correct the labels."
             )
     for images in kept.values():
-        images.notes = (*images.notes, *notes)
+        images.notes = (*images.notes, *unused, *notes)
     return kept
 
 

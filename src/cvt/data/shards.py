@@ -1,4 +1,11 @@
-"""Webdataset shards: a folder of tar archives, or a pattern that stands for several."""
+"""Webdataset shards: a folder of tar archives, or a pattern for several, read at any place.
+
+The own tar index stands in for `tarfile`, which strangers' archives drive out of bounds: in Python
+3.11.7 and 3.12.1, 40 kB of digits as a pax record take it 8 seconds and twice as many four times
+that (CVE-2024-6232), and up to 3.13.5 a negative size sends it round in circles (CVE-2025-8194).
+In 3.13.0 as well, one global header and 200 members, 750 kB in all, take it 390 MB, and it ends
+silently at a damaged header, where the index has to say that the rest is lost.
+"""
 
 import os
 import re
@@ -26,17 +33,10 @@ from cvt.errors import UserError
 from cvt.files import file_inside, read_small
 from cvt.plain import MOST_TEXT, from_others, read_json, read_json_file
 
-# --- Where the files of a tar archive lie, without reading what is in them.
-#
-# The standard library's `tarfile` is not used, because strangers' archives are beyond its bounds:
-# up to Python 3.11.9 and 3.12.5, 40 kB of digits in a pax header take it 8 seconds, and twice as
-# many four times as long; up to 3.11.13, 3.12.11 and 3.13.5 a negative size sends it round in
-# circles (CVE-2025-8194). In all versions one global header and 200 members, 750 kB together, take
-# it 390 MB, and it ends without a word at a damaged header.
-# Every step here goes forward, whatever the headers say.
+# --- Where the files of a tar archive lie, without reading their contents.
 
 MOST_NAME = 4096
-"""Bytes of a file's name that are read, as many as a path may have; longer ones are cut there."""
+"""Bytes of a file's name, as many as a path may have; longer ones are cut."""
 
 _BLOCK = 512
 _MOST_EXTENDED = 2**20  # bytes of pax records before one file; Linux makes some 70,000 at most
@@ -51,7 +51,7 @@ class Member(NamedTuple):
     """A file in an archive: its name, and where its content lies, in bytes.
 
     Args:
-        is_file: Whether it has a content of its own; a link or a device has none.
+        is_file: Whether it has content of its own, unlike a link or a device.
     """
 
     name: str
@@ -61,17 +61,17 @@ class Member(NamedTuple):
 
 
 class TarDamage(Exception):
-    """An archive is cut short or no archive from some byte on; the message says which."""
+    """An archive that is cut short, or no archive from some byte on."""
 
 
 def tar_members(archive: BinaryIO) -> Iterator[Member]:
-    """Yields what an uncompressed archive holds but for folders, in its order.
+    """Yields what an uncompressed archive holds, except folders, in its order.
 
-    Understood are POSIX (ustar, pax) and GNU archives, and several that were joined to one file.
-    Bytes of names that are no UTF-8 come out as Python's surrogates for them.
+    Understood are POSIX (ustar, pax) and GNU archives, and several joined to one file. Bytes of
+    names that are no UTF-8 become Python's surrogates.
 
     Args:
-        archive: It can seek; headers are all that is read.
+        archive: Has to seek; only headers are read.
 
     Raises:
         TarDamage: Behind the last whole member.
@@ -87,7 +87,7 @@ def tar_members(archive: BinaryIO) -> Iterator[Member]:
         kind, own_name, own_size = _read_header(header, place)
         start, has_ended = place + _BLOCK, False
         if size is not None and kind not in _EXTRAS:
-            own_size = size  # a pax record holds what has no room in the header
+            own_size = size  # from a pax record: the header has no room for it
         if start + own_size > length:
             raise TarDamage(f"is cut short at byte {length}")
         place = start + -(-own_size // _BLOCK) * _BLOCK
@@ -113,7 +113,7 @@ def _text(name: bytes) -> str:
 
 
 def _behind_zeros(archive: BinaryIO, place: int, length: int) -> int:
-    """Returns where the first block begins that is not all zeros: the end, or another archive."""
+    """Returns where the first block that is not all zeros begins: another archive, or the end."""
     zeros = _read(archive, place, min(_MOST_PADDING, length - place))
     rest = zeros.lstrip(b"\0")
     if not rest and place + len(zeros) < length:
@@ -122,7 +122,7 @@ def _behind_zeros(archive: BinaryIO, place: int, length: int) -> int:
 
 
 def _read_header(header: bytes, place: int) -> tuple[bytes, str, int]:
-    """Returns kind, name and size; the checksum tells a header from anything else."""
+    """Returns kind, name and size; the checksum tells a header from other data."""
     fields, kind = header[:148] + b" " * 8 + header[156:], header[156:157]
     try:
         if _number(header[148:156]) != sum(fields):
@@ -175,7 +175,7 @@ def _pax_size(value: bytes, start: int) -> int:
     return int(value)
 
 
-# --- One webdataset shard: a tar archive whose files with equal names make up a sample.
+# --- One shard: an archive in which files that share a name make up a sample.
 
 _MOST_LABEL_FILE = 2**20  # bytes of a sample's label or JSON
 _FIRST_CHOICES = ("jpg", "jpeg", "png", "webp")
@@ -183,12 +183,12 @@ _FIRST_CHOICES = ("jpg", "jpeg", "png", "webp")
 
 @dataclass(kw_only=True)
 class Shard:
-    """What a shard holds, sample by sample; N of them.
+    """The samples of a shard.
 
     Args:
-        keys: What the files of a sample are called, up to the first dot.
-        places: Where in the file its image lies, and how many bytes it has.
-        labels: What the sample shows, or why it cannot be used.
+        keys: What the files of each sample are called, up to the first dot.
+        places: Where in the shard its image lies, and how many bytes it has.
+        labels: What it shows, or why it cannot be used.
     """
 
     path: Path
@@ -206,10 +206,9 @@ class Shard:
 def read_shard(path: Path, label_key: str = "label") -> Shard:
     """Finds the samples of a shard and reads their labels, but none of the images.
 
-    A label is the text in the file `.cls` or `.cls.txt` of a sample, or the value of `label_key`
-    in its `.json`. A sample without image or label is kept as a bad one, and so is what lies
-    behind a damaged place, as a single one. Where a file's name comes a second time, another
-    sample begins.
+    A label is the text in a sample's `.cls` or `.cls.txt`, or the value of `label_key` in its
+    `.json`. A sample without image or label is kept as a bad one, as is, in one piece, all that
+    lies behind a damaged place. A file name that comes again begins another sample.
     """
     if not path.is_file():  # a pipe would be waited for
         raise UserError(f"Got {path} as a shard, expected a tar file; check the path.")
@@ -252,7 +251,7 @@ def _read_samples(archive: BinaryIO, path: Path, label_key: str) -> Shard:
 
 
 def _key(name: str) -> tuple[str, str]:
-    """Returns what a sample is called and which of its files this is; nothing if it is none."""
+    """Returns what a sample is called and which of its files this is; "" if it is none."""
     folder, _, file = name.rpartition("/")
     stem, dot, extension = file.partition(".")
     if not stem or not dot:
@@ -308,15 +307,15 @@ def _label(archive: BinaryIO, files: dict[str, Member], key: str) -> Label | Bad
     return label
 
 
-# --- Images in webdataset shards, read one at a time from wherever they lie.
+# --- The samples of several shards as one set.
 
 
 class ShardSet(RowSet):
     """The samples of several shards, one shard after the other.
 
-    Being able to go to any sample, it is shuffled over all shards and stopped and gone on with
-    like files in folders. A file is open for one read only: a thousand shards times many loading
-    processes would be more open files than a system allows.
+    Any sample can be read at any time, so they are shuffled over all shards, and an epoch goes on
+    from anywhere, as with files in folders. A shard is opened for each read: a thousand shards
+    times many loading processes would be more open files than a system allows.
     """
 
     def __init__(self, shards: Sequence[Shard], classes: Classes) -> None:
@@ -325,7 +324,7 @@ class ShardSet(RowSet):
         # Arrays, because lists of a million members are copied by every forked process.
         self.shard_of = np.repeat(np.arange(len(shards)), [len(shard.keys) for shard in shards])
         self.places = np.array([place for shard in shards for place in shard.places], np.int64)
-        # One text of all keys: an array of texts gives each the room of the longest.
+        # One text of all keys, because an array of texts gives each the room of the longest.
         keys = [key.encode(errors="surrogateescape") for shard in shards for key in shard.keys]
         self.keys = b"".join(keys)
         self.key_ends = np.cumsum([0, *map(len, keys)])
@@ -345,7 +344,7 @@ class ShardSet(RowSet):
             raise BadImage(f"Cannot read {name}: {error.strerror or error}.") from error
 
 
-# --- Which shards there are, and which splits they are of.
+# --- Which shards there are, and which splits they belong to.
 
 MOST_SHARDS = 100_000
 """Shards that a pattern may stand for."""
@@ -359,7 +358,7 @@ _INFO_FILE, _CLASSES_FILE = "_info.json", "classes.txt"
 
 @dataclass(frozen=True)
 class _SplitInfo:
-    """What timm's `_info.json` says of a split, as far as it is used."""
+    """What is used of a split in timm's `_info.json`."""
 
     filenames: tuple[str, ...] = ()
     alt_label: str | None = None
@@ -367,13 +366,13 @@ class _SplitInfo:
 
 @dataclass(frozen=True)
 class _Info:
-    """What it says of the whole."""
+    """What is used of the whole file."""
 
     splits: dict[str, _SplitInfo] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
 
     def split(self, name: str) -> _SplitInfo:
-        """What it says of our "train", "val" or "test"."""
+        """Returns the entry for our "train", "val" or "test"."""
         called = (each for each in self.splits if name in (each, SPLIT_OF_NAME.get(each)))
         return self.splits.get(next(called, ""), _SplitInfo())
 
@@ -406,16 +405,12 @@ def shard_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet
     every = [each for some in shards.values() for each in some]
     classes = _classes(folder, info, shards.get("train", every))
     sets = {split: ShardSet(some, classes) for split, some in shards.items()}
-    splits = labelled_splits(sets, str(path))
-    if os.path.isdir(path):
-        notes = _unused(path, {file for members in files.values() for file in members})
-        for images in splits.values():
-            images.notes += notes
-    return splits
+    used = {file for members in files.values() for file in members}
+    return labelled_splits(sets, str(path), _unused(path, used) if os.path.isdir(path) else ())
 
 
 def _unused(folder: Path, used: set[Path]) -> tuple[str, ...]:
-    """Returns what is to be said of archives that lie beside the shards."""
+    """Returns a note about archives that lie beside the shards."""
     others = [each for each in sorted(folder.iterdir()) if _ARCHIVE.search(each.name.lower())]
     names = [each.name for each in others if each not in used and not each.name.startswith(".")]
     if not names:

@@ -1,4 +1,4 @@
-"""A folder of class folders, with or without train, val and test folders around them."""
+"""Folders of class folders, the embedded digits, and the data sets of torchvision."""
 
 import os
 import re
@@ -33,10 +33,9 @@ _SHOWN = 3
 
 
 def split_of(name: str) -> str | None:
-    """Returns the split that a name of a folder or file stands for: "train", "val", "test" or None.
+    """Returns the split that a folder or file is named after: "train", "val", "test" or None.
 
-    `Training`, `test_set`, `valid` and `val2017` are names of splits; `trainer` and `my_train` are
-    not.
+    `Training`, `test_set`, `valid` and `val2017` name splits; `trainer` and `my_train` do not.
     """
     found = _SPLIT_NAME.fullmatch(name.lower())
     return SPLIT_OF_NAME[found[1]] if found else None
@@ -46,15 +45,14 @@ def folder_splits(root: Path, *, for_training: bool = True) -> dict[str, ImageSe
     """Returns the splits that a folder holds; one without folders of splits is all "train".
 
     Each folder of a split (or `root` itself) holds one folder per class, whose name, in Unicode's
-    composed form, is the class name. Images may lie deeper inside; `cvt.data.walk` says which files
-    count. Classes are numbered by the train folder, and those of the other splits are found there
-    by name (see `class_positions`). A test folder of loose images, which have no labels, is no
-    split. What is not used is said in the `notes` of the splits.
+    composed form, is the class name. Images may lie deeper inside; `cvt.data.walk` decides which
+    files count. The train folder numbers the classes, and those of other splits are matched by name
+    (`class_positions`). A test folder of loose images, which have no labels, is no split. The
+    `notes` of the splits say what is not used.
 
     Args:
         for_training: There has to be a train folder, with images in each of its class folders, and
-            no other split may have classes that it lacks. Otherwise classes without images, and
-            others than the train folder's, do no harm.
+            no other split may have classes that it lacks. Otherwise neither matters.
     """
     found = _Found(root, LeftOut(), [])
     folders = _split_folders(found)
@@ -72,7 +70,7 @@ def folder_splits(root: Path, *, for_training: bool = True) -> dict[str, ImageSe
 
 @dataclass(frozen=True)
 class _Found:
-    """The folder that was given, and what is to be said about what it holds."""
+    """The folder that was given, and what there is to say about its contents."""
 
     root: Path
     left_out: LeftOut
@@ -87,7 +85,7 @@ class _ClassFolder:
 
 
 def _split_folders(found: _Found) -> dict[str, Path]:
-    """Returns the folder of each split; `root` itself as train if no folder is called like one."""
+    """Returns the folder of each split; `root` itself is train if no folder is called like one."""
     root = found.root
     folders = _folders(root)
     named = [each for each in folders if split_of(each.name)]
@@ -121,7 +119,7 @@ def _split_folders(found: _Found) -> dict[str, Path]:
 
 
 def _refuse_splits_inside(root: Path, folders: Sequence[Path]) -> None:
-    """Refuses what would be taken for classes but looks like splits."""
+    """Refuses folders that would be taken for classes but look like splits."""
     grouping = [each for each in folders if not _loose_images(each, most=1)]
     words = {each: _split_words(each.name) for each in grouping}
     if len(grouping) == len(folders) and len(set().union(*words.values())) > 1:
@@ -294,7 +292,7 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= each <= "\udfff" for each in name)
 
 
-# --- The embedded data: scikit-learn's real scans of handwritten digits, with a fixed split.
+# --- The embedded data: scikit-learn's scans of handwritten digits, with a fixed split.
 
 # The test images must never change, whatever seed the training uses.
 _SPLIT_SEED = 0
@@ -303,8 +301,7 @@ _SPLIT_SEED = 0
 def digit_splits() -> dict[str, ImageSet]:
     """Returns about 70 % train, 10 % val and 20 % test of 1,797 grey scans of 8 x 8 pixels.
 
-    The split is fixed. The scans' 17 grey levels are spread over 0..255; digits are bright on
-    dark.
+    The split is fixed. The scans' 17 grey levels are spread over 0..255; digits are bright on dark.
 
     Source: the test part of UCI's "Optical Recognition of Handwritten Digits", as shipped with
     scikit-learn.
@@ -320,20 +317,20 @@ def digit_splits() -> dict[str, ImageSet]:
     return {"train": train, "val": val, "test": test}
 
 
-# --- The data sets of torchvision, under the names that timm gives them.
+# --- The data sets of torchvision, under timm's names.
 
 
 def torchvision_splits(name: str, data_dir: Path | None, *, download: bool) -> dict[str, ImageSet]:
     """Returns the splits that the data set's authors published.
 
-    torchvision finds, checks and fetches the files; several of its classes keep labels and paths
-    in private attributes, all of which are read in this module. What it unpickles of CIFAR it has
-    compared with the published MD5 sums before, fetched or not.
+    torchvision finds, checks and fetches the files; several of its classes keep labels and paths in
+    private attributes, which are read in this module alone. It unpickles CIFAR only after comparing
+    it with the published MD5 sums.
 
     Args:
         name: A key of `TORCHVISION_SETS`, such as `torch/cifar10`.
         data_dir: torchvision's `root`: the folder that holds, or will hold, the data set's own.
-        download: Fetch what is not there yet; ImageNet has to be fetched by hand.
+        download: Fetch what is missing; ImageNet has to be fetched by hand.
     """
     if name not in TORCHVISION_SETS:
         hint = did_you_mean(name, TORCHVISION_SETS)

@@ -1,4 +1,4 @@
-"""From an image to the network's input tensor, built from timm's transforms."""
+"""Transforms from an image to the network's input tensor, built from timm's."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -44,16 +44,16 @@ def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
     return posterize(image, bits, **options) if bits > 0 else Image.new(image.mode, image.size)
 
 
-# --- Steps of a transform that cost less here than in torchvision, and compute the same.
+# --- Steps that compute the same as torchvision's and timm's for less.
 
-# Filters of which torch has a vectorised form for 8-bit images.
+# Filters that torch has in vectorised form for 8-bit images.
 _QUICK = ("bilinear", "bicubic")
 
 
 class ToNormalizedTensor:
     """From an RGB image to a float32 tensor (3, H, W): torchvision's `ToTensor` and `Normalize`.
 
-    The same roundings in the same order, hence equal to the bit, but the image is copied once.
+    The same roundings in the same order, hence equal to the bit, but with a single copy.
 
     Args:
         mean: Of each channel, for levels scaled to 0..1.
@@ -74,11 +74,11 @@ class ToNormalizedTensor:
 
 
 class ResizedCrop(RandomResizedCropAndInterpolation):
-    """timm's random crop, scaled in half the time by torch where that has the filter.
+    """timm's random crop, resized in half the time by torch where that has the filter.
 
-    torch's resampling of 8-bit images is a port of Pillow's. Both round the image between the
-    two passes, so that a few pixels in a thousand differ by more than a level; neither is nearer
-    than the other to the filter computed in float64 (tested).
+    torch's resampling of 8-bit images is a port of Pillow's. Both round between the two passes, so
+    that a few pixels in a thousand differ by more than a level; neither is closer to the filter
+    computed in float64 (tested).
 
     Args:
         size: Height and width that come out.
@@ -105,11 +105,11 @@ class ResizedCrop(RandomResizedCropAndInterpolation):
 
 
 class ResizeTo:
-    """Scales an RGB image to a size, as `ResizedCrop` does.
+    """Resizes an RGB image, as `ResizedCrop` does.
 
     Args:
         size: Height and width.
-        interpolation: A filter's name; filters that torch does not have are Pillow's.
+        interpolation: A filter's name; Pillow computes those that torch lacks.
     """
 
     def __init__(self, size: tuple[int, int], interpolation: str) -> None:
@@ -131,11 +131,11 @@ class ResizeTo:
 class PadCrop:
     """torchvision's `RandomCrop(size, padding)`, without making the padded image.
 
-    A border of black is put around the image and a part of its own size cut out at random.
+    Out of the image with a black border around it, a part of the image's size is cut at random.
 
     Args:
-        size: Height and width of what comes in, and of what comes out.
-        padding: Height of the border above and below, width of that left and right.
+        size: Height and width of the input and of the output.
+        padding: Height of the border above and below, width of it left and right.
     """
 
     def __init__(self, size: tuple[int, int], padding: tuple[int, int]) -> None:
@@ -150,10 +150,10 @@ class PadCrop:
 
 
 class Flip:
-    """torchvision's `RandomHorizontalFlip`, drawing from Python's generator, which is at hand.
+    """torchvision's `RandomHorizontalFlip`, drawing from Python's generator.
 
     Args:
-        probability: Of mirroring left and right.
+        probability: Of flipping.
     """
 
     def __init__(self, probability: float) -> None:
@@ -198,7 +198,7 @@ def train_transform(preprocessing: Preprocessing, augment: Augment) -> Transform
     steps = [
         *_crop(preprocessing, augment),
         Flip(augment.hflip),
-        # At strength 0 a jitter would draw numbers and do nothing.
+        # At strength 0 the jitter would draw numbers and do nothing.
         *(s for s in colour.transforms if augment.color_jitter or not isinstance(s, T.ColorJitter)),
         *_quick_tensor(tensor.transforms),
     ]
@@ -224,7 +224,7 @@ def _eval_steps(preprocessing: Preprocessing) -> list[Any]:
 
 
 def _quick_tensor(steps: list[Any]) -> list[Any]:
-    """Puts one step of ours in the place of two of timm's that give the same."""
+    """Replaces two of timm's steps by one of ours that computes the same."""
     start = next(place for place, step in enumerate(steps) if isinstance(step, MaybeToTensor))
     normalize = steps[start + 1]
     quick = ToNormalizedTensor(normalize.mean.tolist(), normalize.std.tolist())
@@ -232,7 +232,7 @@ def _quick_tensor(steps: list[Any]) -> list[Any]:
 
 
 def _common(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Arguments of timm's that training and evaluation share, always for three channels."""
+    """timm's arguments that training and evaluation share, always for three channels."""
     channels = preprocessing.input_size[0]
     if channels not in (1, 3):
         raise UserError(f"Got a model of {channels} input channels, expected 1 or 3 for images.")
@@ -246,7 +246,7 @@ def _common(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _with_channels(preprocessing: Preprocessing, steps: T.Compose) -> Transform:
-    """Makes a grey input out of three equal channels, because timm's policies ask for RGB."""
+    """Gives a grey input three equal channels on the way, because timm's policies need RGB."""
     if preprocessing.input_size[0] == 3:
         return steps
     return T.Compose([T.Grayscale(3), steps, _first_channel])

@@ -1,9 +1,9 @@
-"""What lies below folders, every image once and all else counted; what a command line means by it.
+"""Finds the images below folders, each once, and counts everything else; expands arguments.
 
-Training and prediction look for images by these rules. Names are sorted; the files of a folder come
-before its subfolders, and what only links lead to comes last. Hidden files and what systems leave
-in folders (`Thumbs.db`, `__MACOSX`) do not count. Nothing is opened but files without a suffix,
-whose first bytes tell whether they are images.
+Training and prediction look for images by the same rules. Names are sorted; the files of a folder
+come before its subfolders, and what only links lead to comes last. Hidden files and what systems
+leave in folders (`Thumbs.db`, `__MACOSX`) do not count. Nothing is opened but files without a
+suffix, whose first bytes tell whether they are images.
 """
 
 import glob
@@ -74,7 +74,7 @@ class LeftOut:
         self.unreadable.append(f"Cannot read {path}: {error.strerror or error}.")
 
     def sentences(self, folder: str | Path) -> list[str]:
-        """Returns at most one sentence, which counts and names what `folder` holds in vain."""
+        """Returns at most one sentence, which counts what lies unused in `folder`."""
         if not self._count:
             return []
         kinds = sorted(self._count, key=lambda kind: (-self._count[kind], kind))
@@ -95,8 +95,8 @@ class LeftOut:
 def images_below(folders: Sequence[str | Path], left_out: LeftOut) -> Iterator[tuple[int, str]]:
     """Yields the images below several folders, as positions of their folders and paths.
 
-    Links are followed. A file that can be reached in several ways counts once: where it really is,
-    or else below the first link to it; a link to a folder that it lies in leads nowhere.
+    Links are followed. A file that can be reached in several ways counts once: where it really
+    lies, or else below the first link to it. A link to a folder that contains it is not followed.
     """
     return _Walk(left_out, why_not).run(folders)
 
@@ -107,10 +107,10 @@ def files_below(folder: str, left_out: LeftOut) -> Iterator[str]:
 
 
 def why_not(path: str) -> str | None:
-    """Returns the kind that a file counts as if it is no image: its suffix, or `NO_SUFFIX`.
+    """Returns what a file counts as if it is no image: its suffix, or `NO_SUFFIX`.
 
-    What follows the last dot is a suffix if it is a letter and up to nine letters or digits:
-    `.txt`, but not the end of `image.001` or `photo.jpg?w=1200`.
+    A suffix is a letter and up to nine more letters or digits behind the last dot: `.txt`, but
+    not the end of `image.001` or `photo.jpg?w=1200`.
 
     Raises:
         OSError: It has no suffix and cannot be read.
@@ -125,7 +125,7 @@ def why_not(path: str) -> str | None:
 
 
 def files_in(folder: str | Path) -> Iterator[tuple[str, str | None]]:
-    """Yields the files that lie in a folder itself, each with its kind; None for an image.
+    """Yields the files directly in a folder, each with its kind; None for an image.
 
     Raises:
         OSError: The folder, or a file without a suffix, cannot be read.
@@ -144,7 +144,7 @@ def is_hidden(name: str) -> bool:
 
 
 class _Walk:
-    """One way through some folders; first through what is there, then through what links lead to.
+    """One pass through some folders: first what lies in them, then what links lead to.
 
     Args:
         why_not: Returns the kind by which a file is left out, or None.
@@ -230,20 +230,20 @@ class _Walk:
 
 
 def _special(entry: os.DirEntry[str] | Path) -> str | None:
-    """Returns what a file is that must not be opened; None for one that holds something."""
+    """Returns the kind of a file that must not be opened; None for a regular one."""
     if entry.is_file():
         return None
     kinds = {stat.S_IFIFO: PIPE, stat.S_IFSOCK: SOCKET}
     return kinds.get(stat.S_IFMT(entry.stat().st_mode), DEVICE)
 
 
-# --- Which images a command line means: files, folders, patterns, and what comes on stdin.
+# --- The images that arguments stand for: files, folders, patterns, and what comes on stdin.
 
 MAX_STDIN = 3 * MAX_PIXELS
-"""Bytes of an image on stdin: as many as the largest image has as RGB."""
+"""Bytes of an image on stdin: the largest image as RGB."""
 
 MAX_NAME = 4096
-"""Bytes of a file name on stdin, as in Linux's PATH_MAX."""
+"""Bytes of a file name on stdin, Linux's PATH_MAX."""
 
 _CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -254,17 +254,17 @@ def find_images(
     stdin: BinaryIO | None = None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> Iterator[Path | bytes | BadImage]:
-    """Yields the images that arguments stand for, in order; each file is opened later.
+    """Yields the images that arguments stand for, in order, without opening the files.
 
-    A folder stands for the images below it, as `cvt.data.walk` finds them. A pattern with `*`, `?`
-    or `[` stands for the files that it matches and for the images below folders that it matches
-    (`**` goes through folders, each once); a part of it that exists as it is written, such as the
-    folder `photos [2024]`, means itself. `-` reads stdin: the bytes of one image, or file names,
-    one a line or ended by NUL, in whatever encoding the file system has. What stands for nothing
-    is yielded as a `BadImage`, to be reported among the others.
+    A folder stands for the images below it. A pattern with `*`, `?` or `[` stands for the files
+    that it matches and for the images below folders that it matches (`**` goes through folders,
+    each once); a part of it that exists as written, such as the folder `photos [2024]`, means
+    itself. `-` reads stdin: the bytes of one image, or file names, one a line or ended by NUL, in
+    the encoding of the file system. What stands for nothing is yielded as a `BadImage`, to be
+    reported among the others.
 
     Args:
-        on_note: Called with a sentence about what a folder holds and is not used.
+        on_note: Called with a sentence about what lies unused in a folder.
     """
     for argument in arguments:
         if argument == "-":
@@ -278,7 +278,7 @@ def find_images(
 
 
 def is_pattern(text: str) -> bool:
-    """Whether text stands for the files that it matches: no file's own name, and no URL."""
+    """Whether text is a pattern, and neither the name of a file nor a URL."""
     return glob.has_magic(text) and not os.path.lexists(text) and url_in(text) is None
 
 
@@ -308,9 +308,9 @@ def _matching(pattern: str, on_note: Callable[[str], object]) -> Iterator[Path |
 
 
 def _taken_literally(pattern: str) -> tuple[str, list[str]]:
-    """Returns the folder that a pattern begins with, and the parts of the pattern that follow.
+    """Returns the folder that a pattern begins with, and the parts that follow.
 
-    A part means itself if a file or folder of that name is there.
+    A part means itself where a file or folder of that name exists.
     """
     start, rest = ("/" if pattern.startswith("/") else ""), pattern.strip("/").split("/")
     while len(rest) > 1 and (not glob.has_magic(rest[0]) or _is_there(start, rest[0])):
@@ -333,7 +333,7 @@ def _match(pattern: str, on_note: Callable[[str], object]) -> Iterator[Path | by
 
 
 def _match_deep(start: str, parts: Sequence[str]) -> Iterator[Path | bytes | BadImage]:
-    """Yields the files below a folder that parts match, and the images below matched folders."""
+    """Yields the files below a folder that the parts match, and the images below such folders."""
     left_out = LeftOut()
     for path in files_below(start, left_out):
         place = os.path.relpath(path, start)
@@ -345,10 +345,10 @@ def _match_deep(start: str, parts: Sequence[str]) -> Iterator[Path | bytes | Bad
 
 
 def _matched_ends(parts: Sequence[str], names: Sequence[str]) -> set[int]:
-    """Returns how many of the names, from the first on, the parts match; `**` matches any."""
+    """Returns the numbers of leading names that the parts match; `**` matches any number."""
 
     def with_passed(places: set[int]) -> set[int]:
-        """Adds the places behind each `**`, which may match no name at all."""
+        """Adds the place behind each `**`, which may match no name at all."""
         for place, part in enumerate(parts):
             if part == "**" and place in places:
                 places.add(place + 1)
