@@ -48,6 +48,196 @@ from cvt.runtime import World, is_lost_peer, software
 from cvt.training.config import TrainConfig
 from cvt.training.run_folder import CHECKPOINTS_FOLDER, Progress
 
+_FACTS = "state.json"
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    dcp.CheckpointException,
+)
+_PATTERN = "[0-9]" * 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensors:
+    """What a checkpoint holds of tensors, in place: saved from there, loaded into there.
+
+    Args:
+        model: Its parameters and buffers, which are the same in all processes.
+        optimizer: Its moments; none before the first update.
+        ema: The averaged model, if there is one.
+        scaler: The loss scaling of fp16, if there is one; a number, kept with the facts.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    ema: nn.Module | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+
+def save_state(
+    run: Path, facts: dict[str, Any], tensors: Tensors, *, keep: int, world: World
+) -> None:
+    """Writes a checkpoint beside its place, renames it, and drops the oldest ones.
+
+    Every process calls it; with FSDP each writes its shares.
+
+    Args:
+        facts: Plain data for JSON: config, progress and what else `read_facts` is to return.
+        keep: How many checkpoints may stay.
+    """
+    state = _state(tensors, has_moments=bool(tensors.optimizer.state))
+    path = world.on_main(lambda: _make_room(run / CHECKPOINTS_FOLDER))
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with _single_process_allowed():
+            contents = _list_contents(dcp.save(state, storage_writer=_Writer(temporary)))
+    except (OSError, RuntimeError, dcp.CheckpointException) as error:
+        cause = _cause(error)
+        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
+            raise cause from None
+        shutil.rmtree(temporary, ignore_errors=True)
+        wrapped = cause if isinstance(cause, OSError) else OSError(_first_line(cause))
+        with world.alike():
+            raise cannot_write(path, wrapped) from error
+    scaler = tensors.scaler.state_dict() if tensors.scaler else None
+    facts = {**facts, "scaler": scaler, "has_moments": bool(tensors.optimizer.state)}
+    world.on_main(lambda: _finish(temporary, path, facts, contents, keep))
+
+
+def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
+    state: dict[str, Any] = {"model": get_model_state_dict(tensors.model)}
+    if has_moments:
+        state["moments"] = get_optimizer_state_dict(tensors.model, tensors.optimizer)["state"]
+    if tensors.ema is not None:
+        state["ema"] = get_model_state_dict(tensors.ema)
+    return state
+
+
+def _make_room(folder: Path) -> Path:
+    """Returns the next checkpoint's path, with an empty folder beside it to write into."""
+    saved = _saved(folder.parent)
+    path = folder / f"{int(saved[-1].name) + 1 if saved else 0:06d}"
+    try:
+        for left_behind in folder.glob(".*.tmp"):
+            shutil.rmtree(left_behind)
+        path.with_name(f".{path.name}.tmp").mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
+def _finish(
+    temporary: Path, path: Path, facts: dict[str, Any], contents: dict[str, Any], keep: int
+) -> None:
+    try:
+        files = sorted(each for each in temporary.iterdir() if _FILE.fullmatch(each.name))
+        digests = {file.name: _digest(file) for file in files}
+        stated = {"facts": facts, "contents": contents, "digests": digests}
+        with open(temporary / _FACTS, "w", encoding="utf-8") as file:
+            json.dump({**stated, "digest": _digest_of(stated)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        _sync_folder(path.parent)
+        for old in _saved(path.parent.parent)[:-keep]:
+            shutil.rmtree(old)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(path, error) from error
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a folder holds checkpoints, whole or not."""
+    return bool(_saved(run))
+
+
+def newest(run: Path) -> Path:
+    """Returns the newest checkpoint that is whole; damaged ones are passed over."""
+    folders = _saved(run)[::-1]
+    for folder in folders:
+        if _is_whole(folder):
+            return folder
+    if folders:
+        raise UserError(
+            f"Cannot resume {run}: its checkpoints are damaged ({folders[0]} is half written or "
+            "was changed); train again."
+        )
+    raise UserError(f"Cannot resume {run}: there is no checkpoint in it; give the folder of a run.")
+
+
+def passed_over(run: Path, checkpoint: Path) -> list[Path]:
+    """Returns the checkpoints that `newest` found damaged before it came to this one."""
+    return [each for each in _saved(run) if each > checkpoint]
+
+
+def _saved(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    found = (run / CHECKPOINTS_FOLDER).glob(_PATTERN)
+    return sorted(each for each in found if each.is_dir() and not each.is_symlink())
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder is as it was written; what it says may still be of no use."""
+    try:
+        stated = _stated(folder)
+        digest = stated.pop("digest")
+        digests = stated["digests"].items()
+        return digest == _digest_of(stated) and all(
+            Path(name).name != name  # no name of a file: of that `_read` will tell
+            or ((folder / name).is_file() and _digest(folder / name) == digest)
+            for name, digest in digests
+        )
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """Returns the plain data that a checkpoint was saved with."""
+    return _read(checkpoint).facts
+
+
+def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
+    """Puts a checkpoint's tensors in place; other processes may have saved it."""
+    stored = _read(checkpoint)
+    facts = from_others(_Kept, stored.facts, str(checkpoint))
+    state = _state(tensors, facts.has_moments)
+    try:
+        with _single_process_allowed():
+            reader = _Reader(checkpoint, stored.contents)
+            dcp.load(state, storage_reader=reader, planner=_TensorsOnly())
+    except _UNREADABLE as error:
+        cause = _cause(error)
+        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
+            raise cause from None
+        raise UserError(
+            f"Cannot resume from {checkpoint}: its tensors do not fit this model "
+            f"({_first_line(cause)}); train again."
+        ) from error
+    set_model_state_dict(tensors.model, state["model"])
+    if "moments" in state:
+        # Rates and decays are the config's business; only the moments are the checkpoint's.
+        whole = get_optimizer_state_dict(tensors.model, tensors.optimizer)
+        whole["state"] = state["moments"]
+        set_optimizer_state_dict(tensors.model, tensors.optimizer, whole)
+    if tensors.ema is not None:
+        set_model_state_dict(tensors.ema, state["ema"])
+    if tensors.scaler is not None:
+        _put_back(tensors.scaler, facts.scaler, checkpoint)
+
+
+def _put_back(scaler: torch.amp.GradScaler, stored: Mapping[str, float] | None, what: Path) -> None:
+    usual = scaler.state_dict()
+    given = dict(stored or {})
+    if {name: type(each) for name, each in given.items()} != {
+        name: type(each) for name, each in usual.items()
+    }:
+        raise UserError(f"Got no state of fp16's loss scaling in {what}; train again.")
+    scaler.load_state_dict(given)
+
+
 # --- What a checkpoint's files hold, listed in JSON, and torch's reading of tensors by that list.
 #
 # torch keeps a list of its own, `.metadata`, for its own tools. It is a pickle, so it is never read
@@ -202,41 +392,11 @@ class _TensorsOnly(DefaultLoadPlanner):
     """torch's plan of what to load, less its way of unpickling whatever is no tensor."""
 
     def load_bytes(self, read_item: Any, value: Any) -> None:
-        """Refuses it.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Refuses it."""
         raise ValueError(f"{read_item.dest_index.fqn} is no tensor")
 
 
-_FACTS = "state.json"
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    dcp.CheckpointException,
-)
-_PATTERN = "[0-9]" * 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tensors:
-    """What a checkpoint holds of tensors, in place: saved from there, loaded into there.
-
-    Args:
-        model: Its parameters and buffers, which are the same in all processes.
-        optimizer: Its moments; none before the first update.
-        ema: The averaged model, if there is one.
-        scaler: The loss scaling of fp16, if there is one; a number, kept with the facts.
-    """
-
-    model: nn.Module
-    optimizer: Optimizer
-    ema: nn.Module | None = None
-    scaler: torch.amp.GradScaler | None = None
+# --- What `state.json` says, and whether it is so.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,188 +414,6 @@ class _Kept:
 
     has_moments: bool
     scaler: dict[str, int | float] | None = None
-
-
-class _Writer(dcp.FileSystemWriter):
-    """torch's writer, but it says what went wrong beneath it: torch's format hides that."""
-
-    def write_data(self, plan: Any, planner: Any) -> Any:
-        """Writes this process's files.
-
-        Raises:
-            OSError: The disk is full or the place not writable.
-            KeyboardInterrupt: Somebody asked for the end.
-        """
-        try:
-            return super().write_data(plan, planner)
-        except Exception as error:
-            raise _root(error) from error
-
-    def finish(self, metadata: Any, results: Any) -> None:
-        """Writes what was written where, and says so in `metadata`: torch 2.11 does in a copy."""
-        super().finish(metadata, results)
-        metadata.storage_data = {each.index: each.storage_data for part in results for each in part}
-
-
-def save_state(
-    run: Path, facts: dict[str, Any], tensors: Tensors, *, keep: int, world: World
-) -> None:
-    """Writes a checkpoint beside its place, renames it, and drops the oldest ones.
-
-    Every process calls it; with FSDP each writes its shares.
-
-    Args:
-        facts: Plain data for JSON: config, progress and what else `read_facts` is to return.
-        keep: How many checkpoints may stay.
-    """
-    state = _state(tensors, has_moments=bool(tensors.optimizer.state))
-    path = world.on_main(lambda: _make_room(run / CHECKPOINTS_FOLDER))
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with _single_process_allowed():
-            contents = _list_contents(dcp.save(state, storage_writer=_Writer(temporary)))
-    except (OSError, RuntimeError, dcp.CheckpointException) as error:
-        cause = _cause(error)
-        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
-            raise cause from None
-        shutil.rmtree(temporary, ignore_errors=True)
-        wrapped = cause if isinstance(cause, OSError) else OSError(_first_line(cause))
-        with world.alike():
-            raise cannot_write(path, wrapped) from error
-    scaler = tensors.scaler.state_dict() if tensors.scaler else None
-    facts = {**facts, "scaler": scaler, "has_moments": bool(tensors.optimizer.state)}
-    world.on_main(lambda: _finish(temporary, path, facts, contents, keep))
-
-
-def has_checkpoint(run: Path) -> bool:
-    """Whether a folder holds checkpoints, whole or not."""
-    return bool(_saved(run))
-
-
-def newest(run: Path) -> Path:
-    """Returns the newest checkpoint that is whole; damaged ones are passed over."""
-    folders = _saved(run)[::-1]
-    for folder in folders:
-        if _is_whole(folder):
-            return folder
-    if folders:
-        raise UserError(
-            f"Cannot resume {run}: its checkpoints are damaged ({folders[0]} is half written or "
-            "was changed); train again."
-        )
-    raise UserError(f"Cannot resume {run}: there is no checkpoint in it; give the folder of a run.")
-
-
-def passed_over(run: Path, checkpoint: Path) -> list[Path]:
-    """Returns the checkpoints that `newest` found damaged before it came to this one."""
-    return [each for each in _saved(run) if each > checkpoint]
-
-
-def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """Returns the plain data that a checkpoint was saved with."""
-    return _read(checkpoint).facts
-
-
-def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
-    """Puts a checkpoint's tensors in place; other processes may have saved it."""
-    stored = _read(checkpoint)
-    facts = from_others(_Kept, stored.facts, str(checkpoint))
-    state = _state(tensors, facts.has_moments)
-    try:
-        with _single_process_allowed():
-            reader = _Reader(checkpoint, stored.contents)
-            dcp.load(state, storage_reader=reader, planner=_TensorsOnly())
-    except _UNREADABLE as error:
-        cause = _cause(error)
-        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
-            raise cause from None
-        raise UserError(
-            f"Cannot resume from {checkpoint}: its tensors do not fit this model "
-            f"({_first_line(cause)}); train again."
-        ) from error
-    set_model_state_dict(tensors.model, state["model"])
-    if "moments" in state:
-        # Rates and decays are the config's business; only the moments are the checkpoint's.
-        whole = get_optimizer_state_dict(tensors.model, tensors.optimizer)
-        whole["state"] = state["moments"]
-        set_optimizer_state_dict(tensors.model, tensors.optimizer, whole)
-    if tensors.ema is not None:
-        set_model_state_dict(tensors.ema, state["ema"])
-    if tensors.scaler is not None:
-        _put_back(tensors.scaler, facts.scaler, checkpoint)
-
-
-def _put_back(scaler: torch.amp.GradScaler, stored: Mapping[str, float] | None, what: Path) -> None:
-    usual = scaler.state_dict()
-    given = dict(stored or {})
-    if {name: type(each) for name, each in given.items()} != {
-        name: type(each) for name, each in usual.items()
-    }:
-        raise UserError(f"Got no state of fp16's loss scaling in {what}; train again.")
-    scaler.load_state_dict(given)
-
-
-def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
-    state: dict[str, Any] = {"model": get_model_state_dict(tensors.model)}
-    if has_moments:
-        state["moments"] = get_optimizer_state_dict(tensors.model, tensors.optimizer)["state"]
-    if tensors.ema is not None:
-        state["ema"] = get_model_state_dict(tensors.ema)
-    return state
-
-
-def _saved(run: Path) -> list[Path]:
-    """The checkpoints of a run, the newest last."""
-    found = (run / CHECKPOINTS_FOLDER).glob(_PATTERN)
-    return sorted(each for each in found if each.is_dir() and not each.is_symlink())
-
-
-def _make_room(folder: Path) -> Path:
-    """Returns the next checkpoint's path, with an empty folder beside it to write into."""
-    saved = _saved(folder.parent)
-    path = folder / f"{int(saved[-1].name) + 1 if saved else 0:06d}"
-    try:
-        for left_behind in folder.glob(".*.tmp"):
-            shutil.rmtree(left_behind)
-        path.with_name(f".{path.name}.tmp").mkdir(parents=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    return path
-
-
-def _finish(
-    temporary: Path, path: Path, facts: dict[str, Any], contents: dict[str, Any], keep: int
-) -> None:
-    try:
-        files = sorted(each for each in temporary.iterdir() if _FILE.fullmatch(each.name))
-        digests = {file.name: _digest(file) for file in files}
-        stated = {"facts": facts, "contents": contents, "digests": digests}
-        with open(temporary / _FACTS, "w", encoding="utf-8") as file:
-            json.dump({**stated, "digest": _digest_of(stated)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        _sync_folder(path.parent)
-        for old in _saved(path.parent.parent)[:-keep]:
-            shutil.rmtree(old)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise cannot_write(path, error) from error
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a folder is as it was written; what it says may still be of no use."""
-    try:
-        stated = _stated(folder)
-        digest = stated.pop("digest")
-        digests = stated["digests"].items()
-        return digest == _digest_of(stated) and all(
-            Path(name).name != name  # no name of a file: of that `_read` will tell
-            or ((folder / name).is_file() and _digest(folder / name) == digest)
-            for name, digest in digests
-        )
-    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
-        return False
 
 
 def _read(folder: Path) -> _State:
@@ -484,6 +462,25 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# --- What torch hides: why a file could not be written.
+
+
+class _Writer(dcp.FileSystemWriter):
+    """torch's writer, but it says what went wrong beneath it: torch's format hides that."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        """Writes this process's files; raises the system's error, or the interruption, itself."""
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            raise _root(error) from error
+
+    def finish(self, metadata: Any, results: Any) -> None:
+        """Writes what was written where, and says so in `metadata`: torch 2.11 does in a copy."""
+        super().finish(metadata, results)
+        metadata.storage_data = {each.index: each.storage_data for part in results for each in part}
 
 
 @contextmanager
