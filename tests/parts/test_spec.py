@@ -28,7 +28,7 @@ def test_unknown_key_names_the_nearest():
     with pytest.raises(UserError, match=r"'num_clases'.*'num_classes'"):
         BackboneSpec.from_dict({**plain, "num_clases": 10})
     plain["stages"][1]["kv_strid"] = 2
-    with pytest.raises(UserError, match=r"'kv_strid'.*'kv_stride'"):
+    with pytest.raises(UserError, match=r"kv_strid'.*'kv_stride'"):
         BackboneSpec.from_dict(plain)
 
 

@@ -136,13 +136,12 @@ def _make_projection(row: StageSpec, stride: int, *, is_query: bool) -> nn.Modul
     return projection(row.embed_dim, kernel=row.conv_kernel, stride=stride, bias=row.qkv_bias)
 
 
-# --- The reference's initialisation (microsoft/CvT f851e68, lib/models/cls_cvt.py).
-
-
 def init_stage(stage: nn.Module) -> None:
     """Linear weights N(0, 0.02), their biases 0; convolutions keep torch's default.
 
     LayerNorm and BatchNorm already start at weight 1 and bias 0.
+
+    Source: microsoft/CvT f851e68, lib/models/cls_cvt.py.
     """
     for module in stage.modules():
         if isinstance(module, nn.Linear):
@@ -152,8 +151,3 @@ def init_stage(stage: nn.Module) -> None:
     for name, parameter in stage.named_parameters(recurse=True):
         if name in ("cls_token", "dist_token", "pos_embed.table"):
             nn.init.trunc_normal_(parameter, std=0.02)
-
-
-def init_head(head: nn.Linear) -> None:
-    """Weight N(0, 0.02); the bias keeps torch's uniform default, as the reference's does."""
-    nn.init.trunc_normal_(head.weight, std=0.02)
