@@ -3,10 +3,10 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvt.parts.model import VisionModel, num_params
@@ -86,7 +86,7 @@ def describe(
     grids = spec.grids(size)
     with torch.device("meta"):
         model = make_network(spec).eval()
-        macs = _count_macs(model, torch.empty(1, spec.in_chans, *size))
+        macs = _by_part(count_macs(model, torch.empty(1, spec.in_chans, *size)))
     norm = getattr(model, "norm", None)
     by_part = Counter({part: 0 for part in (PARTS_OF_BASELINES if spec.is_timms else PARTS)})
     for (_, part), count in macs.items():
@@ -98,7 +98,7 @@ def describe(
         stages=tuple(_describe_stages(model, size, macs)),
         grids=tuple(grids),
         num_params=num_params(model),
-        num_params_norm=num_params(norm) if isinstance(norm, torch.nn.Module) else 0,
+        num_params_norm=num_params(norm) if isinstance(norm, nn.Module) else 0,
         num_params_head=sum(num_params(each) for each in _classifiers(model)),
         macs=sum(macs.values()),
         macs_by_part=dict(by_part),
@@ -153,32 +153,36 @@ def _describe_stages(
     return rows
 
 
-def _count_macs(model: VisionModel, image: torch.Tensor) -> Counter[tuple[str, str]]:
-    """MACs by (owner, part), each operation counted for the innermost module around it."""
+def count_macs(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
+    """Returns the multiply-accumulates of every module that is called, by its path.
+
+    What is inside a module is counted with it, and the whole model stands under ''.
+    """
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model(image)
-    total = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    own = dict(total)
-    for name, flops in total.items():
-        outer = _caller(name, total)
-        if outer is not None:
-            own[outer] -= flops
-    macs: Counter[tuple[str, str]] = Counter()
-    for name, flops in own.items():
-        path = name.partition(".")[2]
+        model(images)
+    flops = {
+        name.partition(".")[2]: sum(each.values())
+        for name, each in counter.get_flop_counts().items()
+    }
+    return {path: each // 2 for path, each in {**flops, "": counter.get_total_flops()}.items()}
+
+
+def _by_part(macs: dict[str, int]) -> Counter[tuple[str, str]]:
+    """MACs by (owner, part), each operation counted for the innermost module around it."""
+    own = dict(macs)
+    for path, count in macs.items():
+        outer = path
+        while outer and (outer == path or outer not in macs):  # a ModuleList is never called
+            outer = outer.rpartition(".")[0]
         if path:
-            macs[".".join(path.split(".")[:2]), _part(path)] += flops // 2
-    return macs
-
-
-def _caller(name: str, called: Collection[str]) -> str | None:
-    """The nearest module around `name` that was itself called (a ModuleList is not)."""
-    outer = name.rpartition(".")[0]
-    while outer and outer not in called:
-        outer = outer.rpartition(".")[0]
-    return outer or None
+            own[outer] -= count
+    found: Counter[tuple[str, str]] = Counter()
+    for path, count in own.items():
+        if path:
+            found[".".join(path.split(".")[:2]), _part(path)] += count
+    return found
 
 
 def _part(path: str) -> str:
@@ -194,6 +198,6 @@ def _part(path: str) -> str:
     return "head" if path in ("head", "head_dist", "fc", "classifier") else "linear"
 
 
-def _classifiers(model: VisionModel) -> tuple[torch.nn.Module, ...]:
+def _classifiers(model: VisionModel) -> tuple[nn.Module, ...]:
     classifier = model.get_classifier()
     return classifier if isinstance(classifier, tuple) else (classifier,)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from cvt.bench.speed.forms import read_form
 from cvt.bench.speed.models import build, channels_of, is_checkpoint
@@ -23,6 +21,7 @@ from cvt.inference.rewrite import choose_target
 from cvt.parts.model import num_params
 from cvt.runtime import NUMBER_FORMATS, choose_device, hardware, software
 from cvt.weights.record import Preprocessing
+from cvt.zoo.describe import count_macs
 
 _PACKAGES = ("transformers", "openvino", "nncf", "torchao", "triton")
 # What in a process's surroundings makes the same code faster or slower.
@@ -166,14 +165,11 @@ def _on_meta(name: str, size: int) -> nn.Module:
 
 def _count_macs(model: nn.Module, size: int) -> int | None:
     device = next((each.device for each in model.parameters()), torch.device("cpu"))
-    counter = FlopCounterMode(display=False)
+    images = torch.empty(1, channels_of(model), size, size, device=device)
     try:
-        with counter, torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.eval()(torch.empty(1, channels_of(model), size, size, device=device))
+        return count_macs(model.eval(), images)[""] or None
     except Exception:  # a model of anyone's, which says so again when it is timed
         return None
-    return counter.get_total_flops() // 2 or None
 
 
 # --- The machine, as a quoted result has to name it: cores, instruction sets, memory, GPU.
