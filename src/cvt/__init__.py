@@ -12,13 +12,13 @@ from cvt.after_import import after_import
 
 if TYPE_CHECKING:
     from cvt.errors import UserError
-    from cvt.evaluation import Evaluation
-    from cvt.explanation.attention import AttentionMap, attention_maps
+    from cvt.evaluation import Evaluation, evaluate, probe
+    from cvt.explanation import AttentionMap, attention_maps
     from cvt.inference import deploy
     from cvt.inference.export import export
     from cvt.parts.backbone import Backbone
     from cvt.parts.spec import BackboneSpec, StageSpec
-    from cvt.prediction import Prediction, Predictor
+    from cvt.prediction import Prediction, Predictor, predict
     from cvt.training.config import TrainConfig
     from cvt.weights.convert import convert
     from cvt.weights.timm_folder import save_pretrained
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AttentionMap": "cvt.explanation.attention",
+    "AttentionMap": "cvt.explanation",
     "Backbone": "cvt.parts.backbone",
     "BackboneSpec": "cvt.parts.spec",
     "Evaluation": "cvt.evaluation",
@@ -37,14 +37,17 @@ _HOMES = {
     "StageSpec": "cvt.parts.spec",
     "TrainConfig": "cvt.training.config",
     "UserError": "cvt.errors",
-    "attention_maps": "cvt.explanation.attention",
+    "attention_maps": "cvt.explanation",
     "convert": "cvt.weights.convert",
     "create_model": "cvt.zoo.create",
     "deploy": "cvt.inference",
     "describe": "cvt.zoo.describe",
+    "evaluate": "cvt.evaluation",
     "export": "cvt.inference.export",
     "list_models": "cvt.zoo.create",
     "load": "cvt.zoo.create",
+    "predict": "cvt.prediction",
+    "probe": "cvt.evaluation",
     "save_pretrained": "cvt.weights.timm_folder",
 }
 
@@ -63,9 +66,12 @@ __all__ = [
     "create_model",
     "deploy",
     "describe",
+    "evaluate",
     "export",
     "list_models",
     "load",
+    "predict",
+    "probe",
     "save_pretrained",
 ]
 

@@ -1,9 +1,9 @@
-"""From a checkpoint and pictures to labels, probabilities and features."""
+"""From a checkpoint and images to labels, probabilities and features."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import IOBase
 from itertools import chain, count, islice
 from pathlib import Path
@@ -19,14 +19,17 @@ from cvt.data.image import opened
 from cvt.data.walk import find_images, is_pattern
 from cvt.errors import UserError, remark
 from cvt.files import url_in
+from cvt.plain import to_plain
 from cvt.runtime import autocast, choose_device, choose_precision
 from cvt.zoo.create import load
 
-Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | BadImage
+ImageSource = (
+    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | BadImage
+)
 
 
 @dataclass(frozen=True)
-class Label:
+class PredictedLabel:
     """A class, by name and by its number in the model's output, and its probability.
 
     It is a softmax over all classes, or where the model's record says `multi_label`, the sigmoid of
@@ -40,22 +43,36 @@ class Label:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a picture shows, most probable first; or, in one sentence, why there is no answer."""
+    """What an image shows, most probable first; or, in one sentence, why there is no answer."""
 
     image: str
-    labels: tuple[Label, ...] = ()
+    labels: tuple[PredictedLabel, ...] = ()
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON: `image` and `labels`, or `image` and `error`."""
-        keep = "labels" if self.error is None else "error"
-        return {name: value for name, value in asdict(self).items() if name in ("image", keep)}
+        return to_plain(self, leave_out={"error" if self.error is None else "labels"})
+
+
+def predict(
+    model: str | Path | nn.Module,
+    images: ImageSource | Iterable[ImageSource],
+    top_k: int = 5,
+    *,
+    batch_size: int = 16,
+    device: str = "auto",
+    precision: str = "auto",
+) -> list[Prediction]:
+    """Says what images show; a `Predictor`, which explains the arguments, keeps the model."""
+    return Predictor(model, device=device, precision=precision, batch_size=batch_size)(
+        images, top_k
+    )
 
 
 class Predictor:
-    """Classifies pictures with the preprocessing and the class names that a checkpoint carries.
+    """Classifies images with the preprocessing and the class names that a checkpoint carries.
 
-    Sources of pictures, one or several, mixed as they come:
+    Sources of images, one or several, mixed as they come:
 
     - paths of files; folders, and patterns such as `photos/*.jpg`, stand for the images in them,
       and a remark (a warning) says what else is there
@@ -64,7 +81,7 @@ class Predictor:
     - torch tensors (H, W), (C, H, W) or (N, C, H, W)
 
     Arrays and tensors hold grey (C 1 or none), RGB (3; OpenCV's BGR has to be turned round) or
-    RGBA (4), as uint8 of 0 to 255, or floats of 0 to 1, which are rounded to 8 bits: pictures that
+    RGBA (4), as uint8 of 0 to 255, or floats of 0 to 1, which are rounded to 8 bits: images that
     are not normalised yet.
 
     Args:
@@ -72,11 +89,7 @@ class Predictor:
             of one. A model is used as it is: put on the device, and in eval mode.
         device: `auto`, `cpu`, `cuda`, ...; that of a deployed model is its own.
         precision: `auto`, `float32` or `bf16`; a deployed model has its own.
-        batch_size: Pictures per forward pass.
-
-    Raises:
-        UserError: The checkpoint cannot be loaded, the device is not there, or the model has no
-            classifier.
+        batch_size: Images per forward pass.
     """
 
     def __init__(
@@ -104,19 +117,20 @@ class Predictor:
         self._multi_label = record.multi_label
         self._transform = eval_transform(record.preprocessing)
 
-    def __call__(self, sources: Source | Iterable[Source], top_k: int = 5) -> list[Prediction]:
-        """Returns one prediction for each picture; an unreadable one has its `error` set."""
+    def __call__(
+        self, sources: ImageSource | Iterable[ImageSource], top_k: int = 5
+    ) -> list[Prediction]:
+        """Returns one prediction for each image; an unreadable one has its `error` set."""
         return list(self.stream(sources, top_k))
 
-    def stream(self, sources: Source | Iterable[Source], top_k: int = 5) -> Iterator[Prediction]:
+    def stream(
+        self, sources: ImageSource | Iterable[ImageSource], top_k: int = 5
+    ) -> Iterator[Prediction]:
         """Yields the predictions batch by batch, in order.
 
         Args:
-            sources: One picture or several, as the class describes them.
-            top_k: How many labels each picture gets, at most all of them.
-
-        Raises:
-            UserError: `top_k` is below 1, or `sources` are no pictures at all.
+            sources: One image or several, as the class describes them.
+            top_k: How many labels each image gets, at most all of them.
         """
         if top_k < 1:
             raise UserError(f"Got top_k {top_k}, expected 1 or more.")
@@ -126,21 +140,12 @@ class Predictor:
             else:
                 yield Prediction(name, error=str(row))
 
-    def probabilities(self, images: Source | Iterable[Source]) -> np.ndarray:
-        """Returns the probability of each class: float32, (N, classes), in the pictures' order.
-
-        Raises:
-            UserError: A picture cannot be used; all such are named, as rows stand for pictures.
-        """
+    def probabilities(self, images: ImageSource | Iterable[ImageSource]) -> np.ndarray:
+        """Returns the probability of each class: float32, (N, classes), in the images' order."""
         return self._table(images, self._chances, len(self.class_names))
 
-    def embed(self, images: Source | Iterable[Source]) -> np.ndarray:
-        """Returns what the classifier is fed with: float32, (N, features), in the pictures' order.
-
-        Raises:
-            UserError: A picture cannot be used; all such are named, as rows stand for pictures. Or
-                the model has been deployed, or does not pool.
-        """
+    def embed(self, images: ImageSource | Iterable[ImageSource]) -> np.ndarray:
+        """Returns what the classifier is fed with: float32, (N, features), in the images' order."""
         if not hasattr(self.model, "forward_head"):
             raise UserError(
                 f"Got a {type(self.model).__name__}, which gives the outputs of its classifier "
@@ -157,11 +162,14 @@ class Predictor:
         model = cast("Any", self.model)
         features = model.forward_head(model.forward_features(pixels), pre_logits=True).float()
         if features.ndim != 2:
-            raise UserError("Got a model without pooling, expected one vector a picture; set one.")
+            raise UserError("Got a model without pooling, expected one vector an image; set one.")
         return features
 
     def _table(
-        self, images: Source | Iterable[Source], answer: Callable[[Tensor], Tensor], width: int
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        answer: Callable[[Tensor], Tensor],
+        width: int,
     ) -> np.ndarray:
         rows, bad = [], []
         for _, row in self._rows(images, answer):
@@ -178,9 +186,9 @@ class Predictor:
         return np.stack(rows) if rows else np.empty((0, width), np.float32)
 
     def _rows(
-        self, sources: Source | Iterable[Source], answer: Callable[[Tensor], Tensor]
+        self, sources: ImageSource | Iterable[ImageSource], answer: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[str, Tensor | BadImage]]:
-        """Yields each picture's name, with its row of the answer or the reason for having none."""
+        """Yields each image's name, with its row of the answer or the reason for having none."""
         numbers = count(1)
         named = ((_name(each, next(numbers)), each) for each in _each(sources))
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
@@ -192,14 +200,14 @@ class Predictor:
                     row = next(rows) if isinstance(image, Tensor) else image
                     yield name, _not_finite(name) if row is None else row
 
-    def _read(self, named: tuple[str, Source]) -> tuple[str, Tensor | BadImage]:
+    def _read(self, named: tuple[str, ImageSource]) -> tuple[str, Tensor | BadImage]:
         name, source = named
         if isinstance(source, BadImage):
             return name, source
         try:
-            picture = _from_array(source, name) if _is_array(source) else source
+            plain = _from_array(source, name) if _is_array(source) else source
             # A large one keeps its turn until it has been made small.
-            with opened(cast("Any", picture), name=name) as image:
+            with opened(cast("Any", plain), name=name) as image:
                 return name, self._transform(image)
         except BadImage as error:
             return name, error
@@ -208,21 +216,21 @@ class Predictor:
     def _answer(
         self, images: list[Tensor], answer: Callable[[Tensor], Tensor]
     ) -> list[Tensor | None]:
-        """Returns a row for each picture, or None where the network's output is no number."""
+        """Returns a row for each image, or None where the network's output is no number."""
         with autocast(self.device, self.precision):
             rows = answer(torch.stack(images).to(self.device)).cpu()
         finite = rows.isfinite().all(dim=1).tolist()
         return [row if good else None for row, good in zip(rows, finite, strict=True)]
 
-    def _labels(self, probabilities: Tensor, top_k: int) -> tuple[Label, ...]:
+    def _labels(self, probabilities: Tensor, top_k: int) -> tuple[PredictedLabel, ...]:
         values, indices = probabilities.topk(min(top_k, len(probabilities)))
         return tuple(
-            Label(self.class_names[index], index, value)
+            PredictedLabel(self.class_names[index], index, value)
             for value, index in zip(values.tolist(), indices.tolist(), strict=True)
         )
 
 
-_NAMED = 10  # bad pictures that an error names
+_NAMED = 10  # bad images that an error names
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, BadImage, IOBase)
 
 
@@ -246,12 +254,8 @@ def _placed(model: nn.Module, device: str, precision: str) -> tuple[nn.Module, t
     return model, own, "float32"
 
 
-def _each(sources: Source | Iterable[Source]) -> Iterator[Source]:
-    """Yields single pictures out of whatever stands for one or several.
-
-    Raises:
-        UserError: It is nothing of the kind.
-    """
+def _each(sources: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """Yields single images out of whatever stands for one or several."""
     if isinstance(sources, _SINGLE) or _is_array(sources) or hasattr(sources, "read"):
         yield from _in_one(sources)
     elif isinstance(sources, Iterable) and not isinstance(sources, Mapping):
@@ -264,8 +268,8 @@ def _each(sources: Source | Iterable[Source]) -> Iterator[Source]:
         )
 
 
-def _in_one(source: Any) -> Iterator[Source]:
-    """Yields the pictures of a folder, a pattern, or an array of several; others as they are."""
+def _in_one(source: Any) -> Iterator[ImageSource]:
+    """Yields the images of a folder, a pattern, or an array of several; others as they are."""
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         if isinstance(text, str) and (os.path.isdir(text) or is_pattern(text)):
@@ -297,11 +301,7 @@ def _is_array(source: Any) -> bool:
 
 
 def _from_array(source: Any, name: str) -> Image.Image:
-    """Makes a Pillow image of an array (H, W[, C]) or a tensor ([C,] H, W).
-
-    Raises:
-        BadImage: The shape, the kind of numbers or their range are others.
-    """
+    """Makes a Pillow image of an array (H, W[, C]) or a tensor ([C,] H, W)."""
     if isinstance(source, Tensor):
         layout, channels_at, array = "(H, W) or (C, H, W)", 0, _numpy(source, name)
     else:
@@ -363,7 +363,7 @@ def _not_finite(name: str) -> BadImage:
     )
 
 
-def _name(source: Source, number: int) -> str:
+def _name(source: ImageSource, number: int) -> str:
     if isinstance(source, str | os.PathLike):
         text = os.fsdecode(source)
         return url_in(text) or text

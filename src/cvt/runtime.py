@@ -96,13 +96,16 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
     return device
 
 
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+
+
 def choose_precision(name: str, device: torch.device) -> str:
     """Resolves `auto` to `bf16` on CUDA devices that compute in it, else to `float32`.
 
     On CPUs that is float32, so that answers are the same on every processor; for training
     `faster_precision` looks closer there.
     """
-    if name != "auto":
+    if (name := number_format(name, PRECISIONS, "precision")) != "auto":
         return name
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if native else "float32"

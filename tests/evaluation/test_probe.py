@@ -5,10 +5,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import cvt
-from cvt.data import BadImage, DataSplits, load_data
+from cvt.data import BadImage, DataSplits, eval_transform, load_data
 from cvt.errors import UserError
-from cvt.evaluation import probe
-from cvt.evaluation.probe import STRENGTHS, Features, fit_linear, knn_votes, linear_shares
+from cvt.evaluation import (
+    STRENGTHS,
+    Batching,
+    Features,
+    ModelUnderTest,
+    extract,
+    fit_linear,
+    knn_votes,
+    linear_shares,
+    preprocessing_of,
+    probe,
+)
+from cvt.runtime import World
 from randomise import randomise
 
 
@@ -101,13 +112,8 @@ def test_features_of_an_untrained_network_beat_chance(digits, network):
 
 
 def test_features_are_those_of_the_classifier_with_frozen_batch_norm(digits, network):
-    from cvt.data import eval_transform
-    from cvt.evaluation.answers import Pace, preprocessing_of
-    from cvt.evaluation.probe import extract
-    from cvt.runtime import World
-
     randomise(network).train()
-    found = extract(network, digits.test, Pace(batch_size=7), World())
+    found = extract(ModelUnderTest(network, Batching(batch_size=7), World()), digits.test)
     image = eval_transform(preprocessing_of(network))(digits.test.image(8))
     network.eval()
     network.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

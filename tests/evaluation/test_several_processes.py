@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import cvt
+from cvt import evaluate, probe
 from cvt.cli import main
-from cvt.evaluation import evaluate, probe
 from cvt.runtime import join_world
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.record import Preprocessing, Record

@@ -1,20 +1,84 @@
 """Measuring a checkpoint: on data, by ImageNet's benchmarks, and by its frozen features."""
 
-from cvt.evaluation.evaluate import evaluate
-from cvt.evaluation.imagenet import BENCHMARKS, CorruptionScores, RealScore, evaluate_benchmark
-from cvt.evaluation.probe import Probe, ProbeScore, probe
-from cvt.evaluation.scores import ClassScore, Evaluation, Reliability
+from cvt.evaluation.answers import (
+    Batching,
+    Logits,
+    ModelUnderTest,
+    class_names_of,
+    opened_model,
+    preprocessing_of,
+    validate,
+)
+from cvt.evaluation.evaluate import evaluate, matched_labels
+from cvt.evaluation.imagenet import (
+    ALEXNET_ERRORS,
+    BENCHMARKS,
+    CorruptionScores,
+    RealScore,
+    find_corruptions,
+    imagenet_outputs,
+    imagenet_synsets,
+    read_classes,
+    real_labels,
+    score_corruptions,
+    subset_synsets,
+)
+from cvt.evaluation.probe import (
+    STRENGTHS,
+    Features,
+    Probe,
+    ProbeScore,
+    extract,
+    fit_linear,
+    knn_votes,
+    linear_shares,
+    probe,
+)
+from cvt.evaluation.scores import (
+    ClassScore,
+    Evaluation,
+    Reliability,
+    reliability,
+    save_confusion,
+    save_reliability,
+    summarise,
+)
 
 __all__ = [
+    "ALEXNET_ERRORS",
     "BENCHMARKS",
+    "STRENGTHS",
+    "Batching",
     "ClassScore",
     "CorruptionScores",
     "Evaluation",
+    "Features",
+    "Logits",
+    "ModelUnderTest",
     "Probe",
     "ProbeScore",
     "RealScore",
     "Reliability",
+    "class_names_of",
     "evaluate",
-    "evaluate_benchmark",
+    "extract",
+    "find_corruptions",
+    "fit_linear",
+    "imagenet_outputs",
+    "imagenet_synsets",
+    "knn_votes",
+    "linear_shares",
+    "matched_labels",
+    "opened_model",
+    "preprocessing_of",
     "probe",
+    "read_classes",
+    "real_labels",
+    "reliability",
+    "save_confusion",
+    "save_reliability",
+    "score_corruptions",
+    "subset_synsets",
+    "summarise",
+    "validate",
 ]

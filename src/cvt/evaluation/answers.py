@@ -1,7 +1,11 @@
-"""A model's answers for a set of pictures, shared out among the processes that measure."""
+"""A model that is to be measured, and its answers to a set of images.
+
+Several processes take a share of the images each, and all of them get the answers to the whole.
+"""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,30 +18,28 @@ from cvt.errors import UserError
 from cvt.files import expanded
 from cvt.parts.model import VisionModel
 from cvt.plain import from_plain, read_json_file, read_yaml_file, to_plain
-from cvt.runtime import ALONE, World, autocast, choose_device, choose_precision
+from cvt.runtime import ALONE, World, autocast, choose_device, choose_precision, join_world
 from cvt.weights.record import Preprocessing, Record, RunData
 from cvt.zoo.create import load
 
-# --- A model to measure, and what it or its checkpoint says about how to measure it.
+# --- What a model, or its checkpoint, says about how to measure it.
 
 
-def open_model(model: str | Path | VisionModel, world: World) -> VisionModel:
-    """Returns the model itself, or that of a checkpoint, which the main process fetches first.
-
-    Raises:
-        UserError: It cannot be loaded.
-    """
-    if isinstance(model, str | Path):
-        return world.in_turn(lambda: load(model))
-    return model
+def preprocessing_of(network: VisionModel) -> Preprocessing:
+    """Returns the checkpoint's own, or what timm's configuration of the model says."""
+    if (record := _record_of(network)) is not None:
+        return record.preprocessing
+    cfg = getattr(network, "pretrained_cfg", None)
+    if cfg is not None:
+        return Preprocessing.from_timm(dict(cfg)).with_channels(network.in_chans)
+    raise UserError(
+        f"Got a {type(network).__name__} that does not say how to prepare images; "
+        "give a checkpoint, or a model made by cvt.load or cvt.create_model."
+    )
 
 
 def class_names_of(network: VisionModel) -> tuple[str, ...] | None:
-    """Returns one name per output, or None if they are not known.
-
-    Raises:
-        UserError: A picture may show several of the classes at once.
-    """
+    """Returns one name per output, or None if they are not known."""
     record = _record_of(network)
     if record is not None and record.multi_label:
         raise UserError(
@@ -47,30 +49,12 @@ def class_names_of(network: VisionModel) -> tuple[str, ...] | None:
     return record.class_names if record else None
 
 
-def preprocessing_of(network: VisionModel) -> Preprocessing:
-    """Returns the checkpoint's own, or what timm's configuration of the model says.
-
-    Raises:
-        UserError: The model says nothing.
-    """
-    record = _record_of(network)
-    if record is not None:
-        return record.preprocessing
-    cfg = getattr(network, "pretrained_cfg", None)
-    if cfg is not None:
-        return Preprocessing.from_timm(dict(cfg)).with_channels(network.in_chans)
-    raise UserError(
-        f"Got a {type(network).__name__} that does not say how to prepare pictures; "
-        "give a checkpoint, or a model made by cvt.load or cvt.create_model."
-    )
-
-
-def run_data(model: str | Path | VisionModel, network: VisionModel) -> RunData | None:
+def run_data(source: str | Path | VisionModel, network: VisionModel) -> RunData | None:
     """What the run that made the weights learned from: by their record, or the run's folder."""
     record = _record_of(network)
     if record is not None and record.trained_on is not None:
         return record.trained_on
-    if not isinstance(model, str | Path) or not os.path.exists(path := expanded(model)):
+    if isinstance(source, VisionModel) or not os.path.exists(path := expanded(source)):
         return None
     return _older_run(path if path.is_dir() else path.parent)
 
@@ -97,18 +81,18 @@ def _record_of(network: VisionModel) -> Record | None:
     return record if isinstance(record, Record) else None
 
 
-# --- The network's answers for a whole split: measured in training, and by `cvt.evaluate`.
+# --- The answers of a network to all images that a loader brings.
 
 
 @dataclass(frozen=True)
 class Logits:
-    """Answers and truth of the pictures that could be read, N of them, on the CPU.
+    """Answers and truth of the images that could be read, N of them, on the CPU.
 
     Args:
         logits: float32, shape (N, classes).
         labels: int64, shape (N,).
-        bad: One sentence for each picture that could not be read.
-        indices: Position of each picture in its set, rising, int64, shape (N,), where known.
+        bad: One sentence for each image that could not be read.
+        indices: Position of each image in its set, rising, int64, shape (N,), where known.
     """
 
     logits: Tensor
@@ -121,7 +105,7 @@ class Logits:
         return F.cross_entropy(self.logits, self.labels).item()
 
     def top_k(self, k: int) -> float:
-        """Returns the percentage of pictures whose label is among the `k` largest logits."""
+        """Returns the percentage of images whose label is among the `k` largest logits."""
         hits = self.logits.topk(k, dim=1).indices == self.labels[:, None]
         return 100 * hits.any(dim=1).double().mean().item()
 
@@ -137,19 +121,16 @@ def validate(
     """Runs a model in eval mode over a split; its modules' modes are put back afterwards.
 
     Several processes bring a loader of their share each (`cvt.data.make_eval_loader`) and all get
-    the answers to the whole split, each picture once and in the split's order.
+    the answers to the whole split, each image once and in the split's order.
 
     Args:
         precision: `float32`, `bf16` or `fp16`; the logits are float32 in any case.
-        on_batch: Called after each batch with its number of pictures.
-
-    Raises:
-        UserError: Not a single picture could be read.
+        on_batch: Called after each batch with its number of images.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        parts, bad = _answers(model, loader, device, precision, on_batch, world)
+        parts, bad = _own_share(model, loader, device, precision, on_batch, world)
     finally:
         for module, mode in modes:
             module.training = mode
@@ -163,7 +144,7 @@ def validate(
     return Logits(logits[order], labels[order], tuple(bad), indices[order])
 
 
-def _answers(
+def _own_share(
     model: nn.Module,
     loader: Iterable[Batch],
     device: torch.device,
@@ -189,16 +170,19 @@ def _answers(
     return parts, bad
 
 
+# --- A model opened to be asked.
+
+
 @dataclass(frozen=True)
-class Pace:
-    """How pictures are put to a model; none of it changes what comes out, but for rounding.
+class Batching:
+    """How images go through a model; none of it changes what comes out, but for rounding.
 
     Args:
-        batch_size: Pictures per forward pass, in each process.
-        num_workers: Processes that prepare pictures, beside each measuring one; 0: none.
+        batch_size: Images per forward pass, in each process.
+        num_workers: Processes that prepare images, beside each measuring one; 0: none.
         precision: `float32`, `bf16`, or `auto`, which is bf16 on GPUs that compute in it.
-        on_start: Called with the number of pictures that this process is about to go through.
-        on_batch: Called after each batch with its number of pictures.
+        on_start: Called with the number of images that this process is about to go through.
+        on_batch: Called after each batch with its number of images.
     """
 
     batch_size: int = 64
@@ -209,34 +193,55 @@ class Pace:
     on_batch: Callable[[int], None] | None = None
 
 
-def answers(
-    network: nn.Module, data: ImageSet, preprocessing: Preprocessing, pace: Pace, world: World
-) -> Logits:
-    """Returns what the network, in eval mode, says to each readable picture, in their order.
+@dataclass(frozen=True)
+class ModelUnderTest:
+    """A model that is measured, in each of the processes that share the images."""
 
-    Several processes take a share each, and all of them get the whole.
+    network: VisionModel
+    batching: Batching
+    world: World
 
-    Raises:
-        UserError: The device is not there, not a single picture could be read, or what the network
-            says to some is no finite number.
-    """
-    device = choose_device(pace.device)
-    loader = make_eval_loader(
-        data,
-        eval_transform(preprocessing),
-        batch_size=pace.batch_size,
-        num_workers=pace.num_workers,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    if pace.on_start:
-        pace.on_start(len(range(world.rank, len(data), world.size)))
-    precision = choose_precision(pace.precision, device)
-    said = validate(network.to(device), loader, device, precision, pace.on_batch, world)
-    count = int((~said.logits.isfinite().all(dim=1)).sum())
-    if count:
-        raise UserError(
-            f"Got outputs that are no finite numbers for {count:,} of {len(said.logits):,} images, "
-            "so that nothing can be measured; check the weights, or take float32 for the precision."
+    def answers(
+        self,
+        data: ImageSet,
+        network: nn.Module | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> Logits:
+        """Returns what the network, in eval mode, says to each readable image, in their order.
+
+        Args:
+            network: What runs in place of the model itself.
+            preprocessing: What holds in place of the model's own.
+        """
+        how, world = self.batching, self.world
+        device = choose_device(how.device)
+        loader = make_eval_loader(
+            data,
+            eval_transform(preprocessing or preprocessing_of(self.network)),
+            batch_size=how.batch_size,
+            num_workers=how.num_workers,
+            rank=world.rank,
+            world_size=world.size,
         )
-    return said
+        if how.on_start:
+            how.on_start(len(range(world.rank, len(data), world.size)))
+        precision = choose_precision(how.precision, device)
+        model = (network or self.network).to(device)
+        said = validate(model, loader, device, precision, how.on_batch, world)
+        count = int((~said.logits.isfinite().all(dim=1)).sum())
+        if count:
+            raise UserError(
+                f"Got outputs that are no finite numbers for {count:,} of {len(said.logits):,} "
+                "images, so that nothing can be measured; check the weights, or take float32 for "
+                "the precision."
+            )
+        return said
+
+
+@contextmanager
+def opened_model(model: str | Path | VisionModel, batching: Batching) -> Generator[ModelUnderTest]:
+    """Joins the other processes, and loads the model, which the main one fetches first."""
+    with join_world(batching.device) as world:
+        if isinstance(model, str | Path):
+            model = world.in_turn(lambda source=model: load(source))
+        yield ModelUnderTest(model, batching, world)

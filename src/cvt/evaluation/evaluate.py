@@ -1,8 +1,7 @@
-"""A model's answers for one split of some data, and what they are worth."""
+"""What a model is worth on some data: its classes matched by name, its answers summed up."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +13,105 @@ from cvt.data.labels import class_positions
 from cvt.data.sets import check_labels
 from cvt.errors import UserError
 from cvt.evaluation.answers import (
-    Pace,
-    answers,
+    Batching,
+    ModelUnderTest,
     class_names_of,
-    open_model,
-    preprocessing_of,
+    opened_model,
     run_data,
 )
-from cvt.evaluation.imagenet import imagenet_outputs, imagenet_synsets
+from cvt.evaluation.imagenet import (
+    CorruptionScores,
+    RealScore,
+    check_benchmark,
+    imagenet_outputs,
+    imagenet_synsets,
+    measure_benchmark,
+)
 from cvt.evaluation.scores import Evaluation, summarise
 from cvt.parts.model import VisionModel
-from cvt.runtime import join_world
-
-# --- Which output of a model stands for which class of some data.
 
 _SHOWN = 3
+
+
+def evaluate(
+    model: str | Path | VisionModel,
+    data: str | Path | ImageSet = "digits",
+    *,
+    benchmark: str | None = None,
+    split: str | None = None,
+    data_dir: str | None = None,
+    download: bool = False,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    on_start: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation | RealScore | CorruptionScores:
+    """Measures a model on labelled images, prepared as its checkpoint says.
+
+    Data that comes without splits is measured whole; but if it is what the model's run learned
+    from, only the validation images that the run held out are. Classes are matched by name; some
+    of the model's may be missing. Started by torchrun, every process has to call this; they share
+    the images, each of which counts once, and all return the same.
+
+    Args:
+        model: A checkpoint, a run's folder (its best weights), a published name, or a model.
+        data: As for training, or a set of images; with `benchmark`, a folder.
+        benchmark: One of ImageNet's sets, measured by its own protocol: a key of
+            `cvt.evaluation.BENCHMARKS`.
+        split: `train`, `val`, `test` or `all`; by default test if the data has it, or else val,
+            or else all.
+        data_dir: Where `torch/` sets lie, `hfds/` sets are cached, and relative paths begin.
+        download: Fetch a `torch/` set that is not there yet.
+        batch_size: Images per forward pass, in each process.
+        num_workers: Processes that prepare images, beside each measuring one; 0: none.
+        precision: `float32`, `bf16`, or `auto`, which is bf16 on GPUs that compute in it.
+        on_start: Called with the number of images that this process is about to go through.
+        on_batch: Called after each batch with its number of images.
+
+    Returns:
+        A `RealScore` for the benchmark `real`, `CorruptionScores` for `c`, else an `Evaluation`. A
+        single image that cannot be read is skipped and named in it.
+    """
+    batching = Batching(batch_size, num_workers, device, precision, on_start, on_batch)
+    if benchmark is not None:
+        check_benchmark(benchmark)
+        if split or data_dir or download or not isinstance(data, str | Path):
+            raise UserError(
+                "Got a benchmark with split, data_dir or download, which it does not read; name "
+                "the benchmark's folder alone."
+            )
+        with opened_model(model, batching) as tested:
+            return measure_benchmark(tested, data, benchmark)
+    with opened_model(model, batching) as tested:
+        network = tested.network
+        if isinstance(data, str | Path):
+            name, run = str(data), run_data(model, network)
+            chosen = tested.world.in_turn(
+                lambda: select(name, split, data_dir=data_dir, download=download, run=run)
+            )
+        else:
+            chosen = Selection(images=data, split="all", num_found=len(data), notes=data.notes)
+        return _measured(tested, chosen)
+
+
+def _measured(tested: ModelUnderTest, chosen: Selection) -> Evaluation:
+    names = class_names_of(tested.network)
+    labels_of, told = matched_labels(chosen.images, names, tested.network.num_classes)
+    said = tested.answers(chosen.images)
+    result = summarise(replace(said, labels=labels_of[said.labels]), names or chosen.images.classes)
+    return replace(
+        result,
+        split=chosen.split,
+        num_found=chosen.num_found,
+        split_was_cut=chosen.was_cut,
+        notes=(*chosen.notes, *told),
+        bad=(*chosen.unreadable, *result.bad),
+    )
+
+
+# --- Which output of a model stands for which class of some data.
 
 
 def matched_labels(
@@ -40,10 +123,8 @@ def matched_labels(
     ImageNet's classes, as words or WordNet numbers, are matched by knowing ImageNet. Data whose
     classes are called 0, 1, 2 ... is matched by these numbers if no model's class is called so, or
     the model has no names; there, words stand for the outputs in their order. Classes of which the
-    data has no picture, and classes of the model that are not in the data, do no harm.
-
-    Raises:
-        UserError: A class of the data is none of the model's, or a label is out of range.
+    data has no image, and classes of the model that are not in the data, do no harm; one that the
+    model does not have is an error.
     """
     occurring = _occurring(data)
     found, told = _positions(data.classes, model, num_outputs)
@@ -103,63 +184,4 @@ def _unknown(
         f"Got data with {len(missing)} of {len(data.classes)} classes that the model does not "
         f"have: {some}{more} ({images:,} images); the model of {num_outputs} outputs {has}; "
         "rename the classes as in training, or leave them out."
-    )
-
-
-def evaluate(
-    model: str | Path | VisionModel,
-    data: str | ImageSet,
-    *,
-    split: str | None = None,
-    data_dir: str | None = None,
-    download: bool = False,
-    batch_size: int = 64,
-    num_workers: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    on_start: Callable[[int], None] | None = None,
-    on_batch: Callable[[int], None] | None = None,
-) -> Evaluation:
-    """Measures a model on a split of the data, prepared as its checkpoint says.
-
-    Data that comes without splits is measured whole; but if it is what the checkpoint's run, in
-    whose folder it lies, learned from, only the validation pictures that the run held out are.
-    Classes are matched by name; some of the model's may be missing. Started by torchrun, every
-    process has to call this; they share the pictures, each of which counts once, and all return
-    the same.
-
-    Args:
-        model: A checkpoint, a run's folder (its best weights), a published name, or a model.
-        data: As for training, or a set of pictures.
-        split: `train`, `val`, `test` or `all`; by default test if the data has it, or else val,
-            or else all.
-        batch_size: Pictures per forward pass, in each process.
-        precision: `float32`, `bf16`, or `auto`, which is bf16 on GPUs that compute in it.
-        on_start: Called with the number of pictures that this process is about to go through.
-        on_batch: Called after each batch with its number of pictures.
-
-    Raises:
-        UserError: Model or data cannot be used, their classes do not fit, or no picture is
-            readable. A single bad one is skipped and named in the result.
-    """
-    pace = Pace(batch_size, num_workers, device, precision, on_start, on_batch)
-    with join_world(device) as world:
-        network = open_model(model, world)
-        if isinstance(data, str):
-            run = run_data(model, network)
-            read = partial(select, data, split, data_dir=data_dir, download=download, run=run)
-            chosen = world.in_turn(read)
-        else:
-            chosen = Selection(images=data, split="all", num_found=len(data), notes=data.notes)
-        names = class_names_of(network)
-        labels_of, told = matched_labels(chosen.images, names, network.num_classes)
-        said = answers(network, chosen.images, preprocessing_of(network), pace, world)
-    result = summarise(replace(said, labels=labels_of[said.labels]), names or chosen.images.classes)
-    return replace(
-        result,
-        split=chosen.split,
-        num_found=chosen.num_found,
-        split_was_cut=chosen.was_cut,
-        notes=(*chosen.notes, *told),
-        bad=(*chosen.unreadable, *result.bad),
     )

@@ -1,13 +1,13 @@
 """A model of ImageNet's classes on the sets that ask whether it learned more than its own.
 
 - `val`: class folders called by WordNet number; the plain accuracy.
-- `real`: the same pictures, by their file names; every class that fits counts. arXiv 2006.07159.
+- `real`: the same images, by their file names; every class that fits counts. arXiv 2006.07159.
 - `v2`: folders 0 to 999, of one of its three samplings; papers mean matched-frequency.
   arXiv 1902.10811.
 - `a`, `r`: 200 class folders; only the outputs of these 200 compete. arXiv 1907.07174 and
   hendrycks/natural-adv-examples 0777070, eval.py; arXiv 2006.16241 and hendrycks/imagenet-r
   3131cac, eval.py.
-- `c`: corruption / severity / class folders; the pictures are cut to 224 pixels already and taken
+- `c`: corruption / severity / class folders; the images are cut to 224 pixels already and taken
   whole. arXiv 1903.12261 and hendrycks/robustness 8190fe3, ImageNet-C/test.py.
 """
 
@@ -29,21 +29,18 @@ from cvt.data.sets import FileSet
 from cvt.data.sources import folder_splits
 from cvt.data.walk import LeftOut, images_below
 from cvt.errors import UserError, did_you_mean
-from cvt.evaluation.answers import (
-    Logits,
-    Pace,
-    answers,
-    class_names_of,
-    open_model,
-    preprocessing_of,
+from cvt.evaluation.answers import Logits, ModelUnderTest, class_names_of, preprocessing_of
+from cvt.evaluation.scores import (
+    Evaluation,
+    Reliability,
+    reliability,
+    save_reliability,
+    summarise,
 )
-from cvt.evaluation.scores import Evaluation, Reliability, reliability, summarise
 from cvt.files import expanded
-from cvt.parts.model import VisionModel
-from cvt.runtime import World, join_world
+from cvt.plain import to_plain
 
-# --- The one place that reads the ImageNet lists inside timm's package, so that one test can watch
-# it.
+# --- ImageNet's lists, read from inside timm's package here alone, so that one test can watch it.
 #
 # timm offers no function for the class lists of ImageNet-A and -R, and its reader of the ReaL
 # labels insists on the names of all 50,000 files.
@@ -78,7 +75,7 @@ def subset_synsets(letter: str) -> tuple[str, ...]:
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """Returns the classes that fit each of ImageNet's 50,000 validation pictures, in file order.
+    """Returns the classes that fit each of ImageNet's 50,000 validation images, in file order.
 
     Source: Beyer et al., Are we done with ImageNet?, arXiv 2006.07159 (ReaL labels).
     """
@@ -89,7 +86,7 @@ def _read(name: str) -> str:
     return (files("timm.data") / "_info" / name).read_text(encoding="utf-8")
 
 
-# --- Which output of a model, and which folder of pictures, stands for which ImageNet class.
+# --- Which output of a model, and which folder of images, stands for which ImageNet class.
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")  # 007 beside 7 would be the same class
 
@@ -100,9 +97,6 @@ def imagenet_outputs(class_names: Sequence[str] | None, num_outputs: int) -> Ten
     WordNet numbers are matched by name, whatever their order and whatever else the model knows.
     Words, such as `tench, Tinca tinca`, have to stand in ImageNet's order: at least half of them
     must be WordNet's for that class, because published lists differ in many names and repeat some.
-
-    Raises:
-        UserError: The model does not have ImageNet's classes, or not all of them.
     """
     synsets = imagenet_synsets()
     position = {name: index for index, name in enumerate(class_names or ())}
@@ -132,15 +126,12 @@ def imagenet_outputs(class_names: Sequence[str] | None, num_outputs: int) -> Ten
 def read_classes(
     folder: Path, title: str, synsets: Sequence[str], *, numbered: bool = False
 ) -> FileSet:
-    """Returns the pictures of a folder that holds one folder for each of the given classes.
+    """Returns the images of a folder that holds one folder for each of the given classes.
 
     Folders are called by WordNet number or, with `numbered`, also by position in ImageNet.
 
     Args:
         title: What messages call such a folder.
-
-    Raises:
-        UserError: There is no such folder, a class is missing, or a folder is not one of them.
     """
     expected = f"expected {title}: a folder for each of its {len(synsets):,} classes, called "
     expected += f"0 to {len(synsets) - 1} or as in {synsets[0]}" if numbered else f"as {synsets[0]}"
@@ -167,9 +158,6 @@ def class_folders(folder: Path, expected: str) -> list[str]:
 
     Args:
         expected: The half of the message that says what should have been there.
-
-    Raises:
-        UserError: There are none.
     """
     try:
         entries = sorted(folder.iterdir())
@@ -212,12 +200,12 @@ ALEXNET_ERRORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionScores:
-    """What a model is worth on corrupted pictures.
+    """What a model is worth on corrupted images.
 
     Args:
         errors: Percentage of wrong top-1 answers at each severity, by corruption.
-        num_images: Pictures that were measured: 3,750,000 in the whole set.
-        bad: One sentence for each picture that could not be read and was left out.
+        num_images: Images that were measured: 3,750,000 in the whole set.
+        bad: One sentence for each image that could not be read and was left out.
     """
 
     errors: Mapping[str, tuple[float, ...]]
@@ -248,16 +236,8 @@ class CorruptionScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON, without an mCE that is None."""
-        plain = {
-            "mce": self.mce,
-            "mean_error": self.mean_error,
-            "corruption_errors": self.corruption_errors,
-            "mean_errors": self.mean_errors,
-            "errors": {name: list(each) for name, each in self.errors.items()},
-            "num_images": self.num_images,
-            "bad": list(self.bad),
-        }
-        return {name: value for name, value in plain.items() if value is not None}
+        means = ("mce", "mean_error", "corruption_errors", "mean_errors")
+        return to_plain({**{each: getattr(self, each) for each in means}, **vars(self)}, none=False)
 
 
 def find_corruptions(root: Path) -> dict[str, Path]:
@@ -266,9 +246,6 @@ def find_corruptions(root: Path) -> dict[str, Path]:
     They lie in `root` itself or one level deeper, in the folders that the archives are named
     after (noise, blur, weather, digital). The four extra corruptions are for tuning, not for the
     benchmark, and are left alone.
-
-    Raises:
-        UserError: There are none, or one lacks a severity.
     """
     expected = "expected ImageNet-C: a folder for each corruption, such as gaussian_noise"
     names = class_folders(root, expected)
@@ -291,15 +268,13 @@ def find_corruptions(root: Path) -> dict[str, Path]:
 
 
 def score_corruptions(
-    folders: Mapping[str, Path], ask: Callable[[ImageSet], Logits]
+    folders: Mapping[str, Path], ask: Callable[[ImageSet], Logits], synsets: Sequence[str]
 ) -> CorruptionScores:
     """Measures one severity of one corruption after the other.
 
     Args:
-        ask: Returns a model's answers to pictures, (N, 1000), in ImageNet's order.
-
-    Raises:
-        UserError: A folder lacks a class, or has one that is not ImageNet's.
+        ask: Returns a model's answers to images, (N, 1000), in ImageNet's order.
+        synsets: The classes, in that order.
     """
     errors: dict[str, tuple[float, ...]] = {}
     bad: list[str] = []
@@ -308,7 +283,7 @@ def score_corruptions(
         each = []
         for severity in SEVERITIES:
             title = f"ImageNet-C's {corruption} of severity {severity}"
-            said = ask(read_classes(folder / severity, title, imagenet_synsets()))
+            said = ask(read_classes(folder / severity, title, synsets))
             each.append(100 - said.top_k(1))
             bad += said.bad
             num_images += len(said.labels)
@@ -316,26 +291,26 @@ def score_corruptions(
     return CorruptionScores(errors=errors, num_images=num_images, bad=tuple(bad))
 
 
-# --- ImageNet's validation pictures by their ReaL labels: every class that a picture shows counts.
+# --- ImageNet's validation images by their ReaL labels: every class that an image shows counts.
 #
 # Source: Beyer et al., Are we done with ImageNet?, arXiv 2006.07159; google-research/
 # reassessed-imagenet bcd006f, README.
 
-_VAL_PICTURE = re.compile(r"ILSVRC2012_val_(\d{8})(?:\D.*)?")
+_VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})(?:\D.*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealScore:
-    """What a model is worth by the ReaL labels. Pictures that fit no class are left out.
+    """What a model is worth by the ReaL labels. Images that fit no class are left out.
 
     Args:
-        top1: Percentage of pictures whose most likely class is among their labels.
+        top1: Percentage of images whose most likely class is among their labels.
         top5: Percentage of which one of the five most likely is.
         ece: Expected calibration error over 15 bins, 0 to 1.
         reliability: Those bins.
-        num_images: Pictures that were measured: 46,837 in the whole set.
-        num_excluded: Pictures in the folder that have no label: 3,163 in the whole set.
-        bad: One sentence for each picture that could not be read and was left out.
+        num_images: Images that were measured: 46,837 in the whole set.
+        num_excluded: Images in the folder that have no label: 3,163 in the whole set.
+        bad: One sentence for each image that could not be read and was left out.
     """
 
     top1: float
@@ -348,57 +323,47 @@ class RealScore:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        bins = self.reliability.to_dict()
-        return {**vars(self), "reliability": bins, "bad": list(self.bad)}
+        return to_plain(self)
 
     def save_reliability(self, path: str | Path) -> None:
-        """Draws accuracy against confidence, with the calibration error.
-
-        Raises:
-            UserError: The file cannot be written.
-        """
-        from cvt.evaluation.scores import save_reliability
-
+        """Draws accuracy against confidence, with the calibration error."""
         save_reliability(Path(path), self.reliability)
 
 
-def read_val_pictures(folder: Path) -> tuple[FileSet, int]:
-    """Returns the pictures that have ReaL labels, and the number of those that have none.
+def read_val_images(folder: Path) -> tuple[FileSet, int]:
+    """Returns the images that have ReaL labels, and the number of those that have none.
 
-    Pictures are known by their names, ILSVRC2012_val_00000001.JPEG and on; whether they lie in
-    class folders does not matter. A label is a picture's number, counted from 0.
-
-    Raises:
-        UserError: There are no such pictures, a number is above 50,000, or one comes twice.
+    Images are known by their names, ILSVRC2012_val_00000001.JPEG and on; whether they lie in
+    class folders does not matter. A label is an image's number, counted from 0.
     """
     labels, left_out = real_labels(), LeftOut()
     paths: dict[int, str] = {}
     for _, path in sorted(images_below([folder], left_out)):
-        match = _VAL_PICTURE.fullmatch(Path(path).stem)
+        match = _VAL_IMAGE.fullmatch(Path(path).stem)
         if not match:
             continue
         number = int(match[1]) - 1
         if not 0 <= number < len(labels) or number in paths:
             raise UserError(
-                f"Got the picture {path}, expected each of ImageNet's {len(labels):,} validation "
-                "pictures once; give the folder of those alone."
+                f"Got the image {path}, expected each of ImageNet's {len(labels):,} validation "
+                "images once; give the folder of those alone."
             )
         paths[number] = path
     if not paths:
         raise UserError(
-            f"{folder} holds no pictures called like ILSVRC2012_val_00000001.JPEG, expected "
+            f"{folder} holds no images called like ILSVRC2012_val_00000001.JPEG, expected "
             "ImageNet's validation set; its files must keep their names."
         )
     kept = [number for number in sorted(paths) if labels[number]]
     if not kept:
-        raise UserError(f"The {len(paths)} pictures of {folder} have no ReaL labels; add others.")
+        raise UserError(f"The {len(paths)} images of {folder} have no ReaL labels; add others.")
     files = [paths[number] for number in kept]
     images = FileSet(files, kept, (), unreadable=left_out.unreadable)
     return images, len(paths) - len(kept)
 
 
 def score_real(said: Logits, num_excluded: int) -> RealScore:
-    """Returns the figures; `said.labels` are the pictures' numbers, counted from 0.
+    """Returns the figures; `said.labels` are the images' numbers, counted from 0.
 
     Shape: `said.logits` (N, 1000), in ImageNet's order.
     """
@@ -419,9 +384,12 @@ def score_real(said: Logits, num_excluded: int) -> RealScore:
     )
 
 
+# --- The benchmarks by name.
+
+
 @dataclass(frozen=True)
 class Benchmark:
-    """What a set is called, and how many of its pictures a full measurement counts."""
+    """What a set is called, and how many of its images a full measurement counts."""
 
     title: str
     num_images: int
@@ -437,61 +405,38 @@ BENCHMARKS = {
 }
 
 
-def evaluate_benchmark(
-    model: str | Path | VisionModel,
-    folder: str | Path,
-    benchmark: str,
-    *,
-    batch_size: int = 64,
-    num_workers: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    on_start: Callable[[int], None] | None = None,
-    on_batch: Callable[[int], None] | None = None,
+def check_benchmark(name: str) -> None:
+    """Refuses a name that is none of `BENCHMARKS`."""
+    if name not in BENCHMARKS:
+        raise UserError(
+            f"Unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}."
+            f"{did_you_mean(name, BENCHMARKS)}"
+        )
+
+
+def measure_benchmark(
+    tested: ModelUnderTest, folder: str | Path, benchmark: str
 ) -> Evaluation | RealScore | CorruptionScores:
     """Measures a model with ImageNet's 1000 classes by one benchmark's own protocol.
 
-    Under torchrun, and for the arguments that are not described here: as `cvt.evaluation.evaluate`.
-
     Args:
-        benchmark: A key of `BENCHMARKS`; the head of this file says what it expects and does.
-
-    Returns:
-        A `RealScore` for `real`, `CorruptionScores` for `c`, an `Evaluation` for the others.
-
-    Raises:
-        UserError: The name is unknown, the folder is not that benchmark or not all of its classes
-            are there, the model does not have ImageNet's classes, or no picture is readable.
+        folder: What the head of this file says of the benchmark.
     """
-    if benchmark not in BENCHMARKS:
-        hint = did_you_mean(benchmark, BENCHMARKS)
-        raise UserError(
-            f"Unknown benchmark {benchmark!r}, expected one of {', '.join(BENCHMARKS)}.{hint}"
-        )
-    pace = Pace(batch_size, num_workers, device, precision, on_start, on_batch)
-    with join_world(device) as world:
-        network = open_model(model, world)
-        return _measure(network, expanded(folder), benchmark, pace, world)
-
-
-def _measure(
-    network: VisionModel, folder: Path, benchmark: str, pace: Pace, world: World
-) -> Evaluation | RealScore | CorruptionScores:
-    names = class_names_of(network)
-    outputs = imagenet_outputs(names, network.num_classes)
-    preprocessing = preprocessing_of(network)
+    folder, names = expanded(folder), class_names_of(tested.network)
+    outputs = imagenet_outputs(names, tested.network.num_classes)
+    preprocessing = preprocessing_of(tested.network)
     if benchmark == "c":
         preprocessing = replace(preprocessing, crop_pct=1.0)
 
-    def ask(pictures: ImageSet) -> Logits:
-        said = answers(network, pictures, preprocessing, pace, world)
+    def ask(images: ImageSet) -> Logits:
+        said = tested.answers(images, preprocessing=preprocessing)
         return replace(said, logits=said.logits[:, outputs])
 
     if benchmark == "c":
-        return score_corruptions(find_corruptions(folder), ask)
+        return score_corruptions(find_corruptions(folder), ask, imagenet_synsets())
     if benchmark == "real":
-        pictures, num_excluded = read_val_pictures(folder)
-        return score_real(ask(pictures), num_excluded)
+        images, num_excluded = read_val_images(folder)
+        return score_real(ask(images), num_excluded)
     synsets = subset_synsets(benchmark) if benchmark in ("a", "r") else imagenet_synsets()
     title = BENCHMARKS[benchmark].title
     said = ask(read_classes(folder, title, synsets, numbered=benchmark == "v2"))

@@ -1,44 +1,188 @@
 """What a model's frozen features are worth on some data: nearest neighbours, linear classifier."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
-from cvt.data import ImageSet
-from cvt.errors import UserError
-from cvt.evaluation.answers import Pace, answers, preprocessing_of
+from cvt.data import DataSplits, ImageSet, load_data
+from cvt.data.sets import SPLITS
+from cvt.errors import UserError, did_you_mean
+from cvt.evaluation.answers import Batching, ModelUnderTest, opened_model, run_data
 from cvt.parts.model import VisionModel
-from cvt.runtime import World
+from cvt.plain import to_plain
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
-from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
 
-from cvt.data import DataSplits, load_data
-from cvt.data.sets import SPLITS
-from cvt.errors import did_you_mean
-from cvt.evaluation.answers import open_model, run_data
-from cvt.runtime import join_world
+METHODS = ("knn", "linear", "both")
 
-# --- What a frozen model makes of pictures before its classifier sees it.
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeScore:
+    """How well one classifier on top of the features does on one split.
+
+    Args:
+        method: `knn` or `linear`.
+        split: `val` or `test`. The linear classifier's `C` was chosen on val, which flatters its
+            figure there a little.
+        top1: Percentage of images whose most likely class is right.
+        top5: Percentage whose class is among the five most likely; None up to five classes. A
+            class without any vote is not among them.
+        setting: `k`, or `C`.
+    """
+
+    method: str
+    split: str
+    top1: float
+    top5: float | None
+    num_images: int
+    setting: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What the frozen features of a model are worth.
+
+    Args:
+        scores: One for each method and split.
+        num_train: Images that the classifiers learned from.
+        num_features: Width of the features.
+        num_found: Images in all splits together.
+        val_was_cut: Whether val was cut out of the training images, for want of such a split.
+        notes: What else the reader should know of the data.
+        bad: One sentence for each image that could not be read and was left out.
+    """
+
+    scores: tuple[ProbeScore, ...]
+    num_train: int
+    num_features: int
+    num_found: int
+    val_was_cut: bool
+    bad: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON, without figures that are None."""
+        return to_plain(self, none=False)
+
+
+def probe(
+    model: str | Path | VisionModel,
+    data: str | DataSplits = "digits",
+    *,
+    method: Literal["knn", "linear", "both"] = "both",
+    k: int = 20,
+    data_dir: str | None = None,
+    download: bool = False,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    on_stage: Callable[[str], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Probe:
+    """Measures frozen features: fitted on the training split, measured on val and test.
+
+    The features are what the model's classifier is fed with, in eval mode and with the evaluation
+    transform. They are held in memory and the classifiers fitted on the CPU, for data of up to
+    some hundred thousand images. Arguments that are not described: as `cvt.evaluate`.
+
+    Args:
+        model: A checkpoint, a run's folder (its best weights), a published name, or a model; its
+            own classes do not matter.
+        k: Neighbours that vote, or all training images if there are fewer.
+        on_stage: Called with a few words about each thing that takes long.
+    """
+    if method not in METHODS:
+        hint = did_you_mean(method, METHODS)
+        raise UserError(f"Got method {method!r}, expected one of {', '.join(METHODS)}.{hint}")
+    if k < 1:
+        raise UserError(f"Got k {k}, expected 1 or more.")
+    say = on_stage or (lambda words: None)
+    batching = Batching(batch_size, num_workers, device, precision, on_start, on_batch)
+    with opened_model(model, batching) as tested:
+        if isinstance(data, str):
+            run = run_data(model, tested.network)
+            cut = {"seed": run.seed, "val_fraction": run.val_fraction} if run else {}
+            data = tested.world.in_turn(
+                partial(load_data, data, data_dir=data_dir, download=download, **cut)
+            )
+        splits = {split: getattr(data, split) for split in SPLITS}
+        splits = {split: images for split, images in splits.items() if images is not None}
+        found = {}
+        for split, images in splits.items():
+            say(f"features of {split}")
+            found[split] = extract(tested, images)
+        num_classes = len(data.classes)
+        scores = tested.world.on_main(lambda: _scores(found, num_classes, method, k, say))
+    return Probe(
+        scores=scores,
+        num_train=len(found["train"].labels),
+        num_features=tested.network.num_features,
+        num_found=sum(map(len, splits.values())),
+        val_was_cut=data.val_was_cut,
+        bad=(*data.unreadable, *(sentence for each in found.values() for sentence in each.bad)),
+        notes=data.notes,
+    )
+
+
+def _scores(
+    found: dict[str, "Features"],
+    num_classes: int,
+    method: str,
+    k: int,
+    say: Callable[[str], None],
+) -> tuple[ProbeScore, ...]:
+    train = found["train"]
+    measured = [split for split in found if split != "train"]
+    scores = []
+    if method in ("knn", "both"):
+        k = min(k, len(train.labels))
+        for split in measured:
+            say(f"nearest neighbours of {split}")
+            shares = knn_votes(train, found[split].vectors, num_classes, k)
+            scores.append(_score("knn", split, shares, found[split].labels, {"k": k}))
+    if method in ("linear", "both"):
+        classifier, strength = fit_linear(train, found["val"], say)
+        for split in measured:
+            shares = linear_shares(classifier, found[split].vectors, num_classes)
+            scores.append(_score("linear", split, shares, found[split].labels, {"C": strength}))
+    return tuple(scores)
+
+
+def _score(
+    method: str, split: str, shares: np.ndarray, labels: np.ndarray, setting: dict[str, float]
+) -> ProbeScore:
+    best = np.argsort(-shares, axis=1, kind="stable")[:, :5]
+    hits = (best == labels[:, None]) & (np.take_along_axis(shares, best, axis=1) > 0)
+    return ProbeScore(
+        method=method,
+        split=split,
+        top1=100 * float(hits[:, 0].mean()),
+        top5=100 * float(hits.any(axis=1).mean()) if shares.shape[1] > 5 else None,
+        num_images=len(labels),
+        setting=setting,
+    )
+
+
+# --- What a frozen model makes of images before its classifier sees it.
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """The pooled features of the pictures that could be read, N of them.
+    """The pooled features of the images that could be read, N of them.
 
     Args:
         vectors: float32, shape (N, num_features).
         labels: int64, shape (N,).
-        bad: One sentence for each picture that could not be read.
+        bad: One sentence for each image that could not be read.
     """
 
     vectors: np.ndarray
@@ -46,19 +190,15 @@ class Features:
     bad: tuple[str, ...] = ()
 
 
-def extract(network: VisionModel, data: ImageSet, pace: Pace, world: World) -> Features:
-    """Returns what the classifier is fed with, in eval mode: BatchNorm stays as it was trained.
-
-    Raises:
-        UserError: The model does not pool, or not a single picture could be read.
-    """
-    if not network.global_pool:
-        raise UserError("Got a model without pooling, expected one vector a picture; set a pool.")
-    found = answers(_Features(network), data, preprocessing_of(network), pace, world)
+def extract(tested: ModelUnderTest, data: ImageSet) -> Features:
+    """Returns what the classifier is fed with, in eval mode: BatchNorm stays as it was trained."""
+    if not tested.network.global_pool:
+        raise UserError("Got a model without pooling, expected one vector an image; set a pool.")
+    found = tested.answers(data, network=_Featurizer(tested.network))
     return Features(found.logits.numpy(), found.labels.numpy(), found.bad)
 
 
-class _Features(nn.Module):
+class _Featurizer(nn.Module):
     def __init__(self, network: VisionModel) -> None:
         super().__init__()
         self.network = network
@@ -67,7 +207,7 @@ class _Features(nn.Module):
         return self.network.forward_head(self.network.forward_features(image), pre_logits=True)
 
 
-# --- The nearest neighbours among the training pictures vote on what a picture shows.
+# --- The nearest neighbours among the training images vote on what an image shows.
 
 # DINO's, which most published k-NN figures on frozen features use.
 TEMPERATURE = 0.07
@@ -76,8 +216,8 @@ TEMPERATURE = 0.07
 def knn_votes(train: Features, vectors: np.ndarray, num_classes: int, k: int) -> np.ndarray:
     """Returns each class's share of the votes, (N, num_classes); rows add up to 1.
 
-    The `k` training pictures of the highest cosine similarity s vote for their class with the
-    weight exp(s / 0.07). The search is exact; there are no more neighbours than pictures.
+    The `k` training images of the highest cosine similarity s vote for their class with the
+    weight exp(s / 0.07). The search is exact; there are no more neighbours than images.
 
     Shape: `vectors` (N, num_features).
 
@@ -104,7 +244,7 @@ _MAX_ITER = 1000
 
 
 def fit_linear(
-    train: Features, val: Features, on_stage: Callable[[str], None] | None = None
+    train: Features, val: Features, say: Callable[[str], None] = lambda words: None
 ) -> "tuple[Pipeline, float]":
     """Fits logistic regressions to standardised features and keeps the best on `val`.
 
@@ -113,10 +253,7 @@ def fit_linear(
     it is: an early stop regularises, too.
 
     Args:
-        on_stage: Called with a few words about each fit before it begins.
-
-    Raises:
-        UserError: The training pictures that could be read are all of one class.
+        say: Called with a few words about each fit before it begins.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -124,11 +261,10 @@ def fit_linear(
     from sklearn.preprocessing import StandardScaler
 
     if len(np.unique(train.labels)) < 2:
-        raise UserError("Got training pictures of a single class, expected at least two.")
+        raise UserError("Got training images of a single class, expected at least two.")
     best: tuple[float, Pipeline, float] | None = None
     for strength in STRENGTHS:
-        if on_stage:
-            on_stage(f"linear, C {strength:g}")
+        say(f"linear, C {strength:g}")
         classifier = make_pipeline(
             StandardScaler(), LogisticRegression(C=strength, max_iter=_MAX_ITER)
         )
@@ -147,190 +283,3 @@ def linear_shares(classifier: "Pipeline", vectors: np.ndarray, num_classes: int)
     shares = np.zeros((len(vectors), num_classes))
     shares[:, classifier.classes_] = classifier.predict_proba(vectors)
     return shares
-
-
-METHODS = ("knn", "linear", "both")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeScore:
-    """How well one classifier on top of the features does on one split.
-
-    Args:
-        method: `knn` or `linear`.
-        split: `val` or `test`. The linear classifier's `C` was chosen on val, which flatters its
-            figure there a little.
-        top1: Percentage of pictures whose most likely class is right.
-        top5: Percentage whose class is among the five most likely; None up to five classes. A
-            class without any vote is not among them.
-        setting: `k`, or `C`.
-    """
-
-    method: str
-    split: str
-    top1: float
-    top5: float | None
-    num_images: int
-    setting: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """What the frozen features of a model are worth.
-
-    Args:
-        scores: One for each method and split.
-        num_train: Pictures that the classifiers learned from.
-        num_features: Width of the features.
-        num_found: Pictures in all splits together.
-        val_was_cut: Whether val was cut out of the training pictures, for want of such a split.
-        notes: What else the reader should know of the data.
-        bad: One sentence for each picture that could not be read and was left out.
-    """
-
-    scores: tuple[ProbeScore, ...]
-    num_train: int
-    num_features: int
-    num_found: int
-    val_was_cut: bool
-    bad: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data for JSON, without figures that are None."""
-        scores = [
-            {name: value for name, value in asdict(score).items() if value is not None}
-            for score in self.scores
-        ]
-        return {
-            **vars(self),
-            "scores": scores,
-            "bad": list(self.bad),
-            "notes": list(self.notes),
-        }
-
-
-def probe(
-    model: str | Path | VisionModel,
-    data: str | DataSplits,
-    *,
-    method: Literal["knn", "linear", "both"] = "both",
-    k: int = 20,
-    data_dir: str | None = None,
-    download: bool = False,
-    batch_size: int = 64,
-    num_workers: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    on_stage: Callable[[str], None] | None = None,
-    on_start: Callable[[int], None] | None = None,
-    on_batch: Callable[[int], None] | None = None,
-) -> Probe:
-    """Measures frozen features: fitted on the training split, measured on val and test.
-
-    The features are what the model's classifier is fed with, in eval mode and with the evaluation
-    transform. They are held in memory and the classifiers fitted on the CPU, for data of up to
-    some hundred thousand pictures. Arguments that are not described: as `cvt.evaluation.evaluate`.
-
-    Args:
-        model: A checkpoint, a run's folder (its best weights), a published name, or a model; its
-            own classes do not matter.
-        k: Neighbours that vote, or all training pictures if there are fewer.
-        on_stage: Called with a few words about each thing that takes long.
-
-    Raises:
-        UserError: Model or data cannot be used, or `method` or `k` is out of range.
-    """
-    _check(method, k)
-    pace = Pace(batch_size, num_workers, device, precision, on_start, on_batch)
-    with join_world(device) as world:
-        network = open_model(model, world)
-        if isinstance(data, str):
-            run = run_data(model, network)
-            cut = {"seed": run.seed, "val_fraction": run.val_fraction} if run else {}
-            data = world.in_turn(
-                partial(load_data, data, data_dir=data_dir, download=download, **cut)
-            )
-        found = _features(network, data, pace, world, on_stage)
-        num_classes = len(data.classes)
-        scores = world.on_main(lambda: _scores(found, num_classes, method, k, on_stage))
-    return Probe(
-        scores=scores,
-        num_train=len(found["train"].labels),
-        num_features=network.num_features,
-        num_found=sum(len(each) for each in _splits(data).values()),
-        val_was_cut=data.val_was_cut,
-        bad=(*data.unreadable, *(sentence for each in found.values() for sentence in each.bad)),
-        notes=data.notes,
-    )
-
-
-def _check(method: str, k: int) -> None:
-    if method not in METHODS:
-        hint = did_you_mean(method, METHODS)
-        raise UserError(f"Got method {method!r}, expected one of {', '.join(METHODS)}.{hint}")
-    if k < 1:
-        raise UserError(f"Got k {k}, expected 1 or more.")
-
-
-def _features(
-    network: VisionModel,
-    data: DataSplits,
-    pace: Pace,
-    world: World,
-    on_stage: Callable[[str], None] | None,
-) -> dict[str, Features]:
-    found = {}
-    for split, pictures in _splits(data).items():
-        _say(on_stage, f"features of {split}")
-        found[split] = extract(network, pictures, pace, world)
-    return found
-
-
-def _splits(data: DataSplits) -> dict[str, ImageSet]:
-    splits = {split: getattr(data, split) for split in SPLITS}
-    return {split: pictures for split, pictures in splits.items() if pictures is not None}
-
-
-def _scores(
-    found: dict[str, Features],
-    num_classes: int,
-    method: str,
-    k: int,
-    on_stage: Callable[[str], None] | None,
-) -> tuple[ProbeScore, ...]:
-    train = found["train"]
-    measured = [split for split in found if split != "train"]
-    scores = []
-    if method in ("knn", "both"):
-        k = min(k, len(train.labels))
-        for split in measured:
-            _say(on_stage, f"nearest neighbours of {split}")
-            shares = knn_votes(train, found[split].vectors, num_classes, k)
-            scores.append(_score("knn", split, shares, found[split].labels, {"k": k}))
-    if method in ("linear", "both"):
-        classifier, strength = fit_linear(train, found["val"], on_stage)
-        for split in measured:
-            shares = linear_shares(classifier, found[split].vectors, num_classes)
-            scores.append(_score("linear", split, shares, found[split].labels, {"C": strength}))
-    return tuple(scores)
-
-
-def _score(
-    method: str, split: str, shares: np.ndarray, labels: np.ndarray, setting: dict[str, float]
-) -> ProbeScore:
-    best = np.argsort(-shares, axis=1, kind="stable")[:, :5]
-    hits = (best == labels[:, None]) & (np.take_along_axis(shares, best, axis=1) > 0)
-    return ProbeScore(
-        method=method,
-        split=split,
-        top1=100 * float(hits[:, 0].mean()),
-        top5=100 * float(hits.any(axis=1).mean()) if shares.shape[1] > 5 else None,
-        num_images=len(labels),
-        setting=setting,
-    )
-
-
-def _say(on_stage: Callable[[str], None] | None, words: str) -> None:
-    if on_stage:
-        on_stage(words)

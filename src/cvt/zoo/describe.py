@@ -59,7 +59,7 @@ class Description:
 
 
 def describe(
-    name: str, size: int | tuple[int, int] | None = None, spec: Spec | None = None
+    name: str, image_size: int | tuple[int, int] | None = None, spec: Spec | None = None
 ) -> Description:
     """Counts a model at an image size, on torch's meta device: nothing is computed.
 
@@ -69,7 +69,7 @@ def describe(
     Args:
         name: A registered model, or a checkpoint as for `cvt.load`. Of published weights the file
             is not fetched: what is known of them is told.
-        size: Image side or (H, W) in pixels; None: that of a checkpoint's preprocessing, 224, or
+        image_size: A side or (H, W) in pixels; None: that of a checkpoint's preprocessing, 224, or
             what a small row is made for.
         spec: Count this variation of the model instead of the registered row.
 
@@ -80,9 +80,9 @@ def describe(
     record = _record(name) if spec is None else None
     if record is not None:
         name, spec = record.model, record.spec
-        size = size or record.preprocessing.size
+        image_size = image_size or record.preprocessing.size
     spec = row_of(name) if spec is None else spec
-    size = (size, size) if isinstance(size, int) else size or spec.img_size
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size or spec.img_size
     grids = spec.grids(size)
     with torch.device("meta"):
         model = make_network(spec).eval()

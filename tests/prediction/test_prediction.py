@@ -342,3 +342,11 @@ def test_labels_that_hold_together_have_chances_of_their_own(checkpoint, photos)
     chances = cvt.Predictor(model).probabilities(photos / "a.jpg")
     odds = table / (1 - table)  # exp of each logit; a softmax is their share
     assert odds / odds.sum() == pytest.approx(chances, abs=1e-4)
+
+
+def test_in_one_call(predictor, checkpoint, photos):
+    paths = [photos / "a.jpg", photos / "b.png"]
+    together = cvt.predict(checkpoint, paths, top_k=2, batch_size=2)
+    assert together == predictor(paths, top_k=2)
+    with pytest.raises(cvt.UserError, match="Got precision 'bf17'"):
+        cvt.predict(checkpoint, paths, precision="bf17")

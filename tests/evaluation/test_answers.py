@@ -4,7 +4,7 @@ from torch import nn
 
 from cvt.data import Batch
 from cvt.errors import UserError
-from cvt.evaluation.answers import Logits, validate
+from cvt.evaluation import Logits, validate
 
 CPU = torch.device("cpu")
 
