@@ -33,6 +33,23 @@ class Table:
     title: str = ""
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        rows: Iterable[Any],
+        columns: Mapping[str, str | Callable[[Any], object]],
+        title: str = "",
+        notes: tuple[str, ...] = (),
+    ) -> "Table":
+        """Describes a table by its columns: a header, and what it says of each row.
+
+        Args:
+            columns: An attribute, with a number's format where it needs one (`top1:.2f`), or a
+                function of the row. What is None shows as `-`.
+        """
+        cells = tuple(tuple(_said(row, each) for each in columns.values()) for row in rows)
+        return cls(columns=tuple(columns), rows=cells, title=title, notes=notes)
+
     def to_markdown(self, level: int = 2) -> str:
         """Returns the title as a heading of this level, the table, and a list of the notes."""
         lines = [f"{'#' * level} {text(self.title)}", ""] if self.title else []
@@ -40,6 +57,15 @@ class Table:
         if self.notes:
             lines += ["", *(f"- {text(note)}" for note in self.notes)]
         return "\n".join(lines) + "\n"
+
+
+def _said(row: Any, column: str | Callable[[Any], object]) -> str:
+    if callable(column):
+        value, form = column(row), ""
+    else:
+        name, _, form = column.partition(":")
+        value = getattr(row, name)
+    return "-" if value is None else format(value, form)
 
 
 # --- Text as Markdown that shows it as it is.

@@ -1,16 +1,18 @@
-"""`cvt eval --benchmark`, and the pictures that `cvt eval` leaves behind."""
+"""`cvt eval --benchmark`, and the plots that `cvt eval` leaves behind."""
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import cvt
-from cvt.evaluation.imagenet import imagenet_synsets, subset_synsets
+from cvt.evaluation import imagenet_synsets, subset_synsets
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.record import Preprocessing, Record
 from randomise import randomise
@@ -74,17 +76,18 @@ def test_two_hundred_classes(run, of_imagenet, tmp_path):
 
 
 def test_corruptions(run, of_imagenet, tmp_path, monkeypatch):
-    synsets = imagenet_synsets()[:2]
-    monkeypatch.setattr("cvt.evaluation.imagenet.imagenet_synsets", lambda: synsets)
-    for severity in "12345":
-        for synset in synsets:
-            draw(tmp_path / "c" / "fog" / severity / synset / "x.jpg")
+    draw(tmp_path / "x.jpg")
+    for synset in imagenet_synsets():
+        (tmp_path / "c" / "fog" / "1" / synset).mkdir(parents=True)
+        os.link(tmp_path / "x.jpg", tmp_path / "c" / "fog" / "1" / synset / "x.jpg")
+    for severity in "2345":
+        (tmp_path / "c" / "fog" / severity).symlink_to("1")
     monkeypatch.chdir(tmp_path)
     code, out, err = run("eval", of_imagenet, "c", "--benchmark", "c")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[:2]] == ["Corruption", "fog"]
     assert "no mCE, which takes all 15 corruptions (1 are there)" in out
-    assert "10 of 3,750,000 images" in err
+    assert "5,000 of 3,750,000 images" in err
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -124,7 +127,7 @@ def test_what_has_no_place_of_its_own_is_drawn_where_out_says(run, tmp_path, mon
         draw(tmp_path / "ten" / name / "x.png")
     code, out, err = run("eval", "demo", "ten", "--split", "all")
     assert (code, err) == (0, "")
-    assert "No pictures: name a folder for them with --out." in out
+    assert "No plots: name a folder for them with --out." in out
     assert not list(tmp_path.glob("*.png"))
     code, out, _ = run("eval", "demo", "ten", "--split", "all", "--out", "new/out", "--json")
     assert json.loads(out)["confusion_picture"] == "new/out/confusion.png"
@@ -205,10 +208,10 @@ def test_reliability_is_drawn_beside_a_confusion_that_has_a_name(run, checkpoint
     [
         (("--benchmark", "v2"), ("with 6 outputs", "1,000 classes of ImageNet")),
         (("--benchmark", "v3"), ("v3", "v2")),
-        (("--benchmark", "v2", "--split", "val"), ("--split", "folder alone")),
+        (("--benchmark", "v2", "--split", "val"), ("split", "folder alone")),
     ],
 )
-def test_mistakes(run, checkpoint, val, flags, words):
+def test_mistakes_of_an_evaluation(run, checkpoint, val, flags, words):
     code, out, err = run("eval", checkpoint, val, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert all(word in err for word in words)
@@ -226,3 +229,48 @@ def test_outputs_that_are_no_numbers_are_not_measured(run, own, six, monkeypatch
     code, out, err = run("eval", own, six, "--split", "all")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "no finite numbers for 6 of 6 images" in err
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    random = np.random.default_rng(0)
+    for name, low in (("bright", 128), ("dark", 0)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = random.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    return tmp_path / "data"
+
+
+def test_bright_and_dark_are_told_apart_without_training(run, checkpoint, pictures):
+    code, out, err = run("probe", checkpoint, pictures)
+    assert (code, err) == (0, "")
+    table = [line.split() for line in out.splitlines()]
+    assert table[0][:3] == ["Method", "Split", "Images"]
+    assert table[1] == ["k-NN", "val", "2", "100.00", "-", "k", "18"]
+    assert table[2][:5] == ["linear", "val", "2", "100.00", "-"]
+    assert "128 frozen features, learned from 18 of 20 images; val is cut out of the" in out
+
+
+def test_json_and_skipped_pictures(run, checkpoint, pictures):
+    (pictures / "dark" / "zero.png").touch()
+    flags = ("--method", "knn", "-k", "3")
+    code, out, _ = run("probe", checkpoint, pictures, *flags, "--json")
+    figures = json.loads(out)
+    (score,) = figures["scores"]
+    assert (code, score["method"], score["setting"]) == (1, "knn", {"k": 3})
+    assert len(figures["bad"]) == 1
+    assert "zero.png is empty" in figures["bad"][0]
+    code, _, err = run("probe", checkpoint, pictures, *flags)
+    assert code == 1
+    assert "1 of 21 images skipped." in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(("-k", "0"), "Got k 0, expected 1 or more"), (("--method", "svm"), "svm")],
+)
+def test_mistakes_of_a_probe(run, checkpoint, pictures, flags, words):
+    code, out, err = run("probe", checkpoint, pictures, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from importlib import import_module
 
 import pytest
 
@@ -17,20 +18,28 @@ HEAVY = {"torch", "timm", "torchvision", "sklearn", "matplotlib", "numpy", "pyar
 def test_help_lists_the_verbs(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    assert all(verb in out for verb in VERBS)
+    assert all(verb in out and line in out for verb, (_, line) in VERBS.items())
+    assert out.endswith("Begin with: cvt train\n")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(run, verb):
     code, out, err = run(verb, "--help")
     assert (code, err) == (0, "")
-    assert VERBS[verb][1].split()[0] in out
+    module, _, function = VERBS[verb][0].partition(":")
+    docstring = getattr(import_module(f"cvt.cli.{module}"), function).__doc__
+    usage, *said = (" ".join(each.split()) for each in out.split("\n\n"))
+    assert usage.startswith(f"Usage: cvt {verb} ")
+    paragraphs = [" ".join(each.split()) for each in docstring.split("\n\n")]
+    assert said[: len(paragraphs)] == paragraphs
+    assert paragraphs[0] == VERBS[verb][1]
+    assert "Begin with" not in out
     assert max(map(len, out.splitlines())) <= 80
     for line in out.splitlines():
         assert line == line.rstrip()
 
 
-@pytest.mark.parametrize("verb", ["ablate", "compare"])
+@pytest.mark.parametrize("verb", ["ablate", "compare", "models", "predict", "runs"])
 def test_where_json_is_lines_the_help_says_so(run, verb):
     assert "an object a line" in " ".join(run(verb, "--help")[1].replace("│", " ").split())
 
@@ -51,7 +60,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_as_a_module_it_imports_nothing_from_the_current_folder(tmp_path):
-    """As torchrun starts it, beside pictures that came with more than pictures."""
+    """As torchrun starts it, beside images that came with more than images."""
     for name in (
         "timm",
         "torch",
@@ -100,15 +109,15 @@ def test_version(run):
     [
         (("trian",), ("trian", "train")),
         (("show", "cvt_14"), ("cvt_14", "cvt_13")),
-        (("show", "cvt_13", "--siez", "3"), ("--siez", "--size")),
+        (("show", "cvt_13", "--image-siez", "3"), ("--image-siez", "--image-size")),
         (("train", "--epoch", "3"), ("--epoch", "--epochs")),
         (("train", "--patience", "3"), ("--patience", "no early stopping", "--epochs")),
         (("train", "--early_stopping"), ("no early stopping",)),
         (("train", "--lr", "3"), ("mean --optim.lr?",)),
         (("ablate", "5", "--weight-decay", "3"), ("mean --optim.weight-decay?",)),
         (("train", "--optim.lrr", "3"), ("mean --optim.lr?",)),
-        (("show", "cvt_13", "--size", "big"), ("big", "224x160")),
-        (("show", "cvt_13", "--size", "2"), ("too small", "3 pixels")),
+        (("show", "cvt_13", "--image-size", "big"), ("big", "224x160")),
+        (("show", "cvt_13", "--image-size", "2"), ("too small", "3 pixels")),
         (("models", "regnet*"), ("regnet*",)),
         (("train", "--epochs", "four"), ("--epochs", "four")),
         (("predict", "nowhere.safetensors", "a.jpg"), ("nowhere.safetensors",)),

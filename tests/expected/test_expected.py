@@ -113,7 +113,7 @@ def test_show(said, name):
 
 
 def test_show_of_a_checkpoint(said, checkpoint):
-    said("show-checkpoint", ("show", checkpoint, "--size", "64"))
+    said("show-checkpoint", ("show", checkpoint, "--image-size", "64"))
 
 
 # What training comes to, and how quickly.

@@ -70,7 +70,7 @@ def bench(
     out: _Out = None,
     json: Json = False,
 ) -> int:
-    """Measure speed and memory of models side by side, in inference and training.
+    """Measure speed and memory of models side by side.
 
     Every measurement has a process of its own, in shuffled rounds. Writes measurements.csv,
     table.csv, table.md and speed.png into --out; the same command goes on with it. What cannot be
@@ -107,9 +107,7 @@ def _run(config: "BenchConfig", json: bool) -> int:
         return int(results.has_failures)
     for table in results.tables:
         say()
-        say(table.title)
-        say()
-        print_table(table.columns, table.rows)
+        print_table(table)
     say()
     for note in notes_of(results):
         say_lines(note)

@@ -127,9 +127,10 @@ def compare(
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: JsonLines = False,
 ) -> int | None:
-    """Train models side by side by one recipe and budget; without --data, print their facts.
+    """Train models side by side, or print what they count.
 
-    Writes results.csv, table.md and accuracy.png into --out; the same command goes on with it.
+    With --data, all are trained by one recipe and budget, which writes results.csv, table.md and
+    accuracy.png into --out; the same command goes on with it.
     """
     if not names:
         raise UserError("Got no model to compare; name some, `cvt models` lists them all.")
@@ -172,14 +173,8 @@ def _train(names: tuple[str, ...], contest: "ContestConfig", json: bool) -> int:
     if json:
         print_json(results.to_dict())
     else:
-        block = results_block(results)
         say()
-        say(block.title)
-        say()
-        print_table(block.columns, block.rows)
-        say()
-        for note in block.notes:
-            say_lines(note)
+        print_table(results_block(results))
         say()
         say(f"Written to {contest.out}: {RESULTS_FILE}, {TABLE_FILE}, {PLOT_FILE}")
     return int(results.has_failures)
@@ -217,7 +212,10 @@ def ablate(
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: JsonLines = False,
 ) -> int:
-    """Make the paper's tables again: counts beside the printed ones, or with --data by training."""
+    """Make the paper's tables again: by counting, or by training.
+
+    Counts stand beside the printed ones; with --data the variants are trained.
+    """
     numbers = _numbers(tables)
     if "data" in flags.given:
         bases = base or ("cvt_nano_32",)
@@ -314,14 +312,8 @@ def _show(blocks: "list[Block]", plain: list[dict[str, Any]], json: bool) -> Non
             print_json(row)
         return
     for block in blocks:
-        say(block.title)
+        print_table(block)
         say()
-        print_table(block.columns, block.rows)
-        say()
-        for note in block.notes:
-            say_lines(note)
-        if block.notes:
-            say()
 
 
 def _tell(skipped: list[str]) -> int:

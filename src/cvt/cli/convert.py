@@ -4,14 +4,15 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from cvt.cli.flags import Checkpoint
 from cvt.cli.output import say
 
 Layout = Literal["cvt", "microsoft", "hugging_face", "timm"]
 
 
 def convert(
-    source: str,
-    target: str,
+    source: Checkpoint,
+    target: Annotated[str, Parameter(help="File or folder to write.")],
     /,
     *,
     to: Annotated[
@@ -22,13 +23,6 @@ def convert(
 
     A target ending in .safetensors gets this library's layout, .pth Microsoft's, anything else
     becomes a Hugging Face folder; --to timm makes a folder for timm and transformers.
-
-    Parameters
-    ----------
-    source
-        Anything that `cvt predict` takes as a checkpoint.
-    target
-        File or folder to write.
     """
     from cvt.weights.convert import convert as run
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from cvt.cli.flags import Json
+from cvt.cli.flags import Checkpoint, Json
 from cvt.cli.output import print_json, print_skipped, print_table, say, say_lines
 from cvt.errors import UserError
+from cvt.tables import Table
 
 if TYPE_CHECKING:
     from cvt.inference.export import Exported
@@ -36,12 +37,12 @@ Dtype = Annotated[
 ]
 Calibration = Annotated[
     str | None,
-    Parameter(help="For int8: images like those it will see, a folder or parquet file; 300 do."),
+    Parameter(help="For int8: a folder or parquet file of images like those it will see; 300 do."),
 ]
 Where = Annotated[str, Parameter(help="Where a file of torch's two formats will run.")]
 Images = Annotated[
     str | None,
-    Parameter(help="Images to check with, a folder; by default scans of digits, enlarged."),
+    Parameter(help="Folder of images to check with; by default scans of digits, enlarged."),
 ]
 Untrained = Annotated[
     bool,
@@ -50,8 +51,8 @@ Untrained = Annotated[
 
 
 def export(
-    model: str,
-    path: str,
+    model: Checkpoint,
+    path: Annotated[str, Parameter(help="File to write.")],
     /,
     *,
     format: FormatFlag = None,
@@ -65,18 +66,11 @@ def export(
     untrained: Untrained = False,
     json: Json = False,
 ) -> int:
-    """Write a network for other runtimes, check what was written, and show how to use it.
+    """Write a network for ONNX, OpenVINO and other runtimes.
 
     PATH ends in .pt2 for a torch.export program, .onnx, .xml for OpenVINO (which writes a .bin
     beside it), or .aot.pt2 for an AOTInductor package. Its outputs are compared with the model's;
-    where they differ, nothing is written.
-
-    Parameters
-    ----------
-    model
-        Anything that `cvt predict` takes as a checkpoint.
-    path
-        File to write.
+    where they differ nothing is written. Ends with a program that uses the file without cvt.
     """
     import cvt
     from cvt.cli.show import parse_size
@@ -135,19 +129,13 @@ def _print(result: "Exported") -> None:
     say(f"Wrote {result.path}: {kind}, for images {about.sizes.sentence()}.")
     say()
     say("Its outputs beside the model's:")
-    columns = ("Images", "Count", "Size", "Largest error / spread", "Mean", "Same top-1 %")
-    print_table(
-        columns,
-        [
-            (
-                each.images,
-                each.count,
-                f"{each.size[0]}x{each.size[1]}",
-                f"{each.error:.1e}",
-                f"{each.mean_error:.1e}",
-                "-" if each.top1 is None else f"{each.top1:.4g}",
-            )
-            for each in result.checks
-        ],
-    )
+    columns = {
+        "Images": "images",
+        "Count": "count",
+        "Size": lambda check: f"{check.size[0]}x{check.size[1]}",
+        "Largest error / spread": "error:.1e",
+        "Mean": "mean_error:.1e",
+        "Same top-1 %": "top1:.4g",
+    }
+    print_table(Table.of(result.checks, columns))
     say_lines(f"\nTo use it, without cvt:\n\n{result.snippet}")

@@ -22,17 +22,29 @@ _INSTEAD = {
     "pretrained": "Weights to start from are --weights.",
 }
 
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for machines.")]
+Checkpoint = Annotated[
+    str,
+    Parameter(help="A run folder, a checkpoint file, a hub id or the name of published weights."),
+]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print a JSON object.")
+]
 JsonLines = Annotated[
     bool,
-    Parameter(name="--json", negative="", help="Print JSON, for machines: an object a line."),
+    Parameter(name="--json", negative="", show_default=False, help="Print JSON, an object a line."),
 ]
 Device = Annotated[
     str, Parameter(help="cpu, cuda, cuda:1, mps, ...; auto takes an accelerator if there is one.")
 ]
+Precision = Annotated[
+    str, Parameter(help="float32, bf16 or fp16; auto is bf16 on GPUs that compute in it.")
+]
 DataDir = Annotated[str | None, Parameter(help="Where torch/ and hfds/ data lie.")]
 Download = Annotated[
-    bool, Parameter(negative="", help="Fetch a torch/ data set that is not there yet.")
+    bool,
+    Parameter(
+        negative="", show_default=False, help="Fetch a torch/ data set that is not there yet."
+    ),
 ]
 BatchSize = Annotated[int, Parameter(help="Images per forward pass, in each process.")]
 NumWorkers = Annotated[int, Parameter(help="Processes that prepare images; 0: none.")]

@@ -5,11 +5,15 @@ mistake; 130 interrupted.
 """
 
 import errno
+import inspect
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from typing import Any
 
 from cyclopts import App, CycloptsError, UnknownOptionError
@@ -44,19 +48,31 @@ _LIMITS = {
 }
 
 
-def make_app() -> App:
-    """Returns the command line; a verb's module is imported when the verb is called."""
+def make_app(verb: str | None = None) -> App:
+    """Returns the command line; a verb's module is imported when the verb is called.
+
+    Args:
+        verb: The one that is called: its help is its own docstring. Others are a line of a list.
+    """
     app = App(
         name="cvt",
         help="CvT: convolutions in vision transformers, from a photograph to a label.",
         version=__version__,
-        help_epilogue="Begin with: cvt train",
+        help_epilogue=None if verb in VERBS else "Begin with: cvt train",
         help_format="plaintext",
         suppress_keyboard_interrupt=False,
     )
-    for verb, (where, line) in VERBS.items():
-        app.command(f"cvt.cli.{where}", name=verb, help=line)
+    for name, (where, line) in VERBS.items():
+        app.command(f"cvt.cli.{where}", name=name, help=_docstring(where) if name == verb else line)
     return app
+
+
+def _docstring(where: str) -> str:
+    """A verb's own words, as wide as the terminal."""
+    module, _, function = where.partition(":")
+    words = inspect.getdoc(getattr(import_module(f"cvt.cli.{module}"), function)) or ""
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(textwrap.fill(each, width) for each in words.split("\n\n"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = make_app()(
+        verb = next((each for each in arguments if not each.startswith("-")), None)
+        code = make_app(verb)(
             _with_stdin(arguments),
             exit_on_error=False,
             print_error=False,

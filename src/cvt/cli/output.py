@@ -6,7 +6,7 @@ Whatever is printed may hold names and sentences of strangers: files, classes, r
 import math
 import re
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,11 +20,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from cvt.errors import MOST_SHOWN, shown
-from cvt.plain import json_text
+from cvt.plain import json_text, to_plain
+from cvt.tables import Table
 
 _GAP = 2  # blanks between columns
 
@@ -50,11 +51,12 @@ def say_lines(text: str) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Prints one JSON object on one line, at once; what could act on a terminal is escaped.
+    """Prints a result as one JSON object on one line; what could act on a terminal is escaped.
 
     Numbers that JSON does not have, nan and the infinite ones, are null.
     """
-    print(json_text(_without_nan(content)), flush=True)
+    plain = content.to_dict() if hasattr(content, "to_dict") else to_plain(content)
+    print(json_text(_without_nan(plain)), flush=True)
 
 
 def _without_nan(content: Any) -> Any:
@@ -65,16 +67,19 @@ def _without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a plain table, in which nothing is cut off; columns of figures stand right.
+def print_table(table: Table) -> None:
+    """Prints a table with its title and notes; nothing is cut off, columns of figures stand right.
 
     On a terminal, text and headers wrap between words where a table is too wide. If the longest
     words don't fit side by side either, the columns that are left over make tables of their own
     below, each of which begins with the first column again. Only a word that leaves no room
     for another column goes on in a second line.
     """
-    cells = [[shown(cell) for cell in row] for row in rows]
-    made = [_Column(name, [row[n] for row in cells]) for n, name in enumerate(columns)]
+    if table.title:
+        say(table.title)
+        say()
+    cells = [[shown(cell) for cell in row] for row in table.rows]
+    made = [_Column(name, [row[n] for row in cells]) for n, name in enumerate(table.columns)]
     # A pipe has no width to fit into.
     is_terminal = sys.stdout.isatty()
     console = Console(force_terminal=is_terminal, highlight=False, markup=False, emoji=False)
@@ -84,10 +89,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         if number:
             say()
         _print_columns(console, group, width, gap)
+    if table.notes:
+        say()
+    for note in table.notes:
+        say_lines(note)
 
 
 def print_skipped(bad: Sequence[str], num_good: int) -> None:
-    """Names the pictures that were left out, and counts them, on stderr."""
+    """Names the images that were left out, and counts them, on stderr."""
     for sentence in bad:
         say(f"cvt: skipped: {sentence}", error=True)
     if bad:
@@ -139,7 +148,7 @@ def _print_columns(
     widths = [column.natural for column in columns]
     if width is not None:
         widths = _narrowed(columns, width - gap * (len(columns) - 1))
-    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
+    table = Grid(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     for column, wide in zip(columns, widths, strict=True):
         justify = "right" if column.is_figures else "left"
         table.add_column(Text(column.header), justify=justify, width=wide, overflow="fold")
@@ -161,7 +170,7 @@ def _narrowed(columns: Sequence[_Column], room: int) -> list[int]:
     return widths
 
 
-# --- How far a verb has come with its pictures: a bar on a terminal, nothing anywhere else.
+# --- How far a verb has come with its images: a bar on a terminal, nothing anywhere else.
 
 
 class Bar:
@@ -177,11 +186,11 @@ class Bar:
         self._task = self._progress.add_task(words, total=None)
 
     def start(self, count: int) -> None:
-        """Begins a pass over this many pictures."""
+        """Begins a pass over this many images."""
         self._progress.reset(self._task, total=count)
 
     def advance(self, count: int) -> None:
-        """Counts pictures that are done."""
+        """Counts images that are done."""
         self._progress.advance(self._task, count)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from cvt.cli.flags import Device, Json
+from cvt.cli.flags import Device, JsonLines, Precision
 from cvt.cli.output import print_json, say
 from cvt.errors import UserError
 from cvt.files import url_in
@@ -19,35 +19,31 @@ if TYPE_CHECKING:
     from cvt.prediction import Prediction
 
 
-ArgumentsFlag = Annotated[
-    str,
-    Parameter(
-        name="[CHECKPOINT] IMAGE...",
-        show_default=False,
-        help="First the model: a run folder, a checkpoint file, a hub id or the name of published "
-        "weights; without one, the demo model, which knows the ten classes of CIFAR-10. Then "
-        "images: files, folders, quoted patterns such as 'photos/*.jpg', or - for stdin (a "
-        "picture's bytes, or file names, one a line). Names that begin with a dash go behind a -- "
-        "of their own.",
-    ),
-]
-
-
 def predict(
-    *arguments: ArgumentsFlag,
-    top_k: Annotated[int, Parameter(name=["--top-k", "-k"])] = 5,
-    batch_size: int = 16,
+    *arguments: Annotated[
+        str,
+        Parameter(
+            name="[CHECKPOINT] IMAGE...",
+            show_default=False,
+            help="First the model: a run folder, a checkpoint file, a hub id or the name of "
+            "published weights; without one, the demo model, which knows the ten classes of "
+            "CIFAR-10. Then images: files, folders, quoted patterns such as 'photos/*.jpg', or - "
+            "for stdin (an image's bytes, or file names, one a line). Put -- before names that "
+            "begin with a dash.",
+        ),
+    ],
+    top_k: Annotated[
+        int, Parameter(name=["--top-k", "-k"], help="Labels for each image, likeliest first.")
+    ] = 5,
+    batch_size: Annotated[int, Parameter(help="Images per forward pass.")] = 16,
     device: Device = "auto",
-    json: Json = False,
+    precision: Precision = "auto",
+    json: JsonLines = False,
 ) -> int:
     """Say what images show.
 
-    Parameters
-    ----------
-    top_k
-        Labels for each image.
-    batch_size
-        Images per forward pass.
+    Prints the likeliest classes of each image with their probabilities. An image that cannot be
+    used is named and skipped, and the exit code is 1.
     """
     from cvt.data.walk import find_images
     from cvt.prediction import Predictor
@@ -63,7 +59,7 @@ def predict(
     )
     if checkpoint == DEMO:
         found = _checked(found, images[0])
-    predictor = Predictor(checkpoint, device=device, batch_size=batch_size)
+    predictor = Predictor(checkpoint, device=device, precision=precision, batch_size=batch_size)
     if checkpoint == DEMO:
         names = ", ".join(predictor.class_names)
         say(f"cvt: this is the demo model, which knows {names}.", error=True)
@@ -72,7 +68,7 @@ def predict(
         num_bad += prediction.error is not None
         num_good += prediction.error is None
         if json:
-            print_json(prediction.to_dict())
+            print_json(prediction)
         else:
             _print(prediction)
     if num_bad:
@@ -87,11 +83,9 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Tells the model, which may be left out, from the images.
 
     What exists is a model if it holds weights. What does not exist is one if it could be the name
-    of one: a missing image is to be reported as that.
-
-    Raises:
-        UserError: The first argument exists and is neither, so that it may have been meant as a
-            model, whose answers the demo's would be taken for.
+    of one: a missing image is to be reported as that. What
+    exists and is neither may have been meant as a model, whose answers the demo's would be taken
+    for: that is an error.
     """
     from cvt.data.formats import SUFFIXES
     from cvt.data.walk import is_pattern

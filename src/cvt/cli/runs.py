@@ -1,33 +1,34 @@
 """`cvt runs [FOLDER]`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from cvt.cli.flags import Json
+from cvt.cli.flags import JsonLines
 from cvt.cli.output import print_json, print_table, say
 from cvt.errors import UserError
+from cvt.tables import Table
 
 if TYPE_CHECKING:
     from cvt.training.runs import Run
 
 
 def runs(
-    folder: Path = Path("runs"),
+    folder: Annotated[
+        Path, Parameter(help="A folder with runs in it or below it, or a single run.")
+    ] = Path("runs"),
     /,
     *,
     plot: Annotated[
         Path | None, Parameter(help="Plot all validation curves into this file (PNG).")
     ] = None,
-    json: Json = False,
+    json: JsonLines = False,
 ) -> int:
-    """List the runs in a folder, the best first, and show the settings in which they differ.
+    """List the runs in a folder and compare them.
 
-    Parameters
-    ----------
-    folder
-        A folder with runs in it or below it, or a single run.
+    The best of each data set comes first; below them stand the settings in which they differ.
     """
     from cvt.training.runs import read_runs
 
@@ -52,33 +53,24 @@ def _print(found: "list[Run]") -> None:
             say()
         say(data)
         say()
-        print_table(
-            ("Run", "Model", "Parameters", "Epochs", "Val top-1 %", "Test %", "Images/s", "Time",
-             "State"),
-            [_row(run) for run in runs],
-        )  # fmt: skip
+        print_table(Table.of(runs, _columns()))
         _print_differences(runs)
 
 
-def _row(run: "Run") -> tuple[str, ...]:
+def _columns() -> "dict[str, str | Callable[[Run], object]]":
     from cvt.training.screen import say_count, say_time
 
-    best = run.best
-    return (
-        run.name,
-        str(run.config["model"]),
-        "-" if run.num_params is None else say_count(run.num_params),
-        f"{len(run.history)}/{run.config.get('epochs') or '?'}",
-        _percent(best.val_top1 if best else None),
-        _percent(run.test_top1),
-        "-" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
-        say_time(run.seconds),
-        run.state,
-    )
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return {
+        "Run": "name",
+        "Model": lambda run: run.config["model"],
+        "Parameters": lambda run: run.num_params and say_count(run.num_params),
+        "Epochs": lambda run: f"{len(run.history)}/{run.config.get('epochs') or '?'}",
+        "Val top-1 %": lambda run: run.best and f"{run.best.val_top1:.2f}",
+        "Test %": "test_top1:.2f",
+        "Images/s": "images_per_s:,.0f",
+        "Time": lambda run: say_time(run.seconds),
+        "State": "state",
+    }
 
 
 def _print_differences(runs: "list[Run]") -> None:
@@ -93,11 +85,12 @@ def _print_differences(runs: "list[Run]") -> None:
     names = [run.name for run in runs]
     say()
     if len(cells) > len(runs):
-        print_table(("Differs in", *names), [(name, *cells[name]) for name in cells])
+        rows = tuple((name, *cells[name]) for name in cells)
+        print_table(Table(columns=("Differs in", *names), rows=rows))
     else:
         columns = list(zip(*cells.values(), strict=True))
-        rows = [(name, *column) for name, column in zip(names, columns, strict=True)]
-        print_table(("Differs in", *cells), rows)
+        rows = tuple((name, *column) for name, column in zip(names, columns, strict=True))
+        print_table(Table(columns=("Differs in", *cells), rows=rows))
 
 
 def _said(value: Any, say_value: Any) -> str:

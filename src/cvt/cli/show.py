@@ -1,85 +1,200 @@
-"""`cvt show NAME`."""
+"""`cvt models [PATTERN]` and `cvt show NAME`."""
 
 import re
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from cvt.cli.flags import Json
+from cvt.cli.flags import Json, JsonLines
 from cvt.cli.output import print_json, print_table, say
-from cvt.errors import UserError
+from cvt.errors import UserError, did_you_mean
+from cvt.plain import to_plain
+from cvt.tables import Table
 
 if TYPE_CHECKING:
     from cvt.weights.record import Record
     from cvt.zoo.describe import Description
-from fnmatch import fnmatch
-from typing import TYPE_CHECKING
 
-from cvt.errors import did_you_mean
+# Counting MACs takes half a second a network: of more than these, those on record are shown.
+_COUNTED = 12
+_NAMED = 10
 
-if TYPE_CHECKING:
-    from cvt.weights.published import Published
+
+def models(
+    pattern: Annotated[
+        str, Parameter(help="Shell pattern that the names must fit, such as 'cvt_*_32'.")
+    ] = "*",
+    /,
+    *,
+    json: JsonLines = False,
+) -> None:
+    """List the models and the published weights.
+
+    A list of more than a dozen shows the MACs that are on record; a shorter one, and --json,
+    count every model's.
+    """
+    from cvt.systems.catalog import ROWS, system_of
+    from cvt.weights.published import PUBLISHED
+
+    names = [name for name in ROWS if fnmatch(name, pattern)]
+    published = [each for name, each in PUBLISHED.items() if fnmatch(name, pattern)]
+    if not names and not published:
+        hint = did_you_mean(pattern, ROWS)
+        raise UserError(f"No model fits {pattern!r}.{hint} `cvt models` lists them all.")
+    if json:
+        for name in names:
+            print_json(_counted(name))
+        for each in published:
+            print_json({"weights": each.name, "hub_id": each.hub_id, "top1": each.top1})
+        return
+    if names:
+        _print_models(names)
+        say()
+        systems = {system.name: system for system in map(system_of, names)}
+        print_table(Table.of(systems.values(), {"System": "name", "Paper": "paper"}))
+        if len(names) > _COUNTED:
+            say()
+            say("GMACs that are not on record are counted by `cvt show NAME`.")
+    if published:
+        say()
+        columns = {
+            "Published weights": "name",
+            "Top-1 %": "top1",
+            "Side": lambda weights: weights.preprocessing.size[0],
+            "Hub id": "hub_id",
+            "Reported by": "top1_by",
+        }
+        print_table(Table.of(published, columns))
+
+
+def _counted(name: str) -> dict[str, Any]:
+    from cvt.systems.catalog import system_of
+    from cvt.zoo.describe import describe
+
+    sheet = describe(name)
+    return {
+        "model": sheet.name,
+        "system": system_of(name).name,
+        "params": sheet.num_params,
+        "macs": sheet.macs,
+        "size": sheet.size,
+        "from_paper": sheet.from_paper,
+    }
+
+
+def _on_record(name: str) -> dict[str, Any]:
+    from cvt.systems.catalog import ROWS, system_of
+
+    facts = system_of(name).facts.get(name)
+    macs = facts.gmacs * 1e9 if facts and facts.gmacs else None
+    params = facts.num_params if facts else _count_params(name)
+    return {"model": name, "size": ROWS[name].img_size, "params": params, "macs": macs}
+
+
+def _print_models(names: list[str]) -> None:
+    from cvt.systems.catalog import system_of
+
+    def top1(model: dict[str, Any]) -> str | None:
+        """What was published for the row on ImageNet-1k."""
+        facts = system_of(model["model"]).facts.get(model["model"])
+        return f"{facts.top1:.1f}" if facts and facts.top1 is not None else None
+
+    def origin(model: dict[str, Any]) -> str:
+        is_ours = model["model"].endswith("_32")
+        return "this library, not the paper" if is_ours else system_of(model["model"]).name
+
+    columns = {
+        "Model": lambda model: model["model"],
+        "Pixels": lambda model: _grid(model["size"]),
+        "Parameters": lambda model: f"{model['params']:,}",
+        "GMACs": lambda model: f"{model['macs'] / 1e9:.3f}" if model["macs"] else None,
+        "Top-1 %": top1,
+        "From": origin,
+    }
+    about = _on_record if len(names) > _COUNTED else _counted
+    print_table(Table.of(map(about, names), columns))
+
+
+def _count_params(name: str) -> int:
+    import torch
+
+    from cvt.parts.model import num_params
+    from cvt.systems.catalog import ROWS, make_network
+
+    with torch.device("meta"):
+        return num_params(make_network(ROWS[name]))
+
+
+# --- `cvt show NAME`.
 
 
 def show(
-    name: str,
+    name: Annotated[
+        str,
+        Parameter(
+            help="A model of `cvt models`, a run folder, a checkpoint file, a hub id or the name "
+            "of published weights."
+        ),
+    ],
+    /,
     *,
-    size: Annotated[str | None, Parameter(help="Image size: a side, or HxW as in 224x160.")] = None,
+    image_size: Annotated[
+        str | None, Parameter(help="A side in pixels, or HxW as in 224x160; the model's own.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Show what a model is made of: grids, tokens, parameters, multiply-accumulates.
+    """Show a model's stages: grids, tokens, parameters, MACs.
 
-    Of a checkpoint it shows as well what it says of itself: classes, preprocessing, figures, terms.
-
-    Parameters
-    ----------
-    name
-        A model of `cvt models`, or a run folder, a checkpoint file, a hub id or the name of
-        published weights.
+    Of a checkpoint it also shows what it says of itself: classes, preprocessing, figures, licence.
     """
     from cvt.zoo.describe import describe
 
-    sheet = describe(name, parse_size(size) if size else None)
+    sheet = describe(name, parse_size(image_size) if image_size else None)
     if json:
-        plain = asdict(replace(sheet, record=None))
-        if sheet.record is not None:
-            plain["record"] = sheet.record.to_dict()
-        print_json({name: value for name, value in plain.items() if value is not None})
-    else:
-        _print(sheet)
-        if sheet.record is not None:
-            say()
-            _print_record(name, sheet.record)
+        print_json(to_plain(sheet, none=False))
+        return
+    _print(sheet)
+    if sheet.record is not None:
+        say()
+        _print_record(name, sheet.record)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Reads `224` or `224x160` as (height, width) in pixels.
-
-    Raises:
-        UserError: The text is neither.
-    """
+    """Reads `224` or `224x160` as (height, width) in pixels."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
     if not match or 0 in (sides := [int(side) for side in match.groups() if side]):
         raise UserError(f"Got size {text!r}, expected a side or HxW in pixels, as in 224x160.")
     return sides[0], sides[-1]
 
 
+_STAGES = {
+    "Stage": lambda each: each[0],
+    "Grid": lambda each: _grid(each[1].grid),
+    "Tokens": lambda each: f"{each[1].num_tokens:,}",
+    "KV grid": lambda each: _grid(each[1].kv_grid),
+    "KV tokens": lambda each: f"{each[1].num_kv_tokens:,}",
+    "Width": lambda each: each[1].embed_dim,
+    "Heads": lambda each: each[1].num_heads,
+    "Blocks": lambda each: each[1].depth,
+    "Parameters": lambda each: f"{each[1].num_params:,}",
+    "MMACs": lambda each: f"{each[1].macs / 1e6:,.1f}",
+}
+_MAPS = {"Map": lambda each: each[0], "Grid": lambda each: _grid(each[1])}
+
+
 def _print(sheet: "Description") -> None:
     say(f"{sheet.name}, {_origin(sheet)}, at {_grid(sheet.size)} pixels")
     say()
-    if sheet.stages:
-        _print_stages(sheet)
-    else:
-        print_table(("Map", "Grid"), [(n, _grid(g)) for n, g in enumerate(sheet.grids, start=1)])
+    rows, columns = (sheet.stages, _STAGES) if sheet.stages else (sheet.grids, _MAPS)
+    print_table(Table.of(enumerate(rows, start=1), columns))
     say()
-    print_table(
-        ("Part", "MMACs", "Share %"),
-        [
-            (part, f"{macs / 1e6:,.1f}", f"{100 * macs / sheet.macs:.1f}")
-            for part, macs in sheet.macs_by_part.items()
-        ],
-    )
+    by_part = {
+        "Part": lambda part: part[0],
+        "MMACs": lambda part: f"{part[1] / 1e6:,.1f}",
+        "Share %": lambda part: f"{100 * part[1] / sheet.macs:.1f}",
+    }
+    print_table(Table.of(sheet.macs_by_part.items(), by_part))
     norm = f"final norm {sheet.num_params_norm:,}, " if sheet.num_params_norm else ""
     say()
     say(f"Parameters: {sheet.num_params:,} ({norm}classifier {sheet.num_params_head:,})")
@@ -111,7 +226,7 @@ def _changes(record: "Record") -> str:
 def _print_record(name: str, record: "Record") -> None:
     about, names = record.preprocessing, record.class_names or ()
     say(f"Checkpoint: {name}" + (f", from {record.source}" if record.source else ""))
-    each = ", each there or not by itself" if record.multi_label else ""
+    each = ", any number of them in one image" if record.multi_label else ""
     listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     say(f"Classes: {record.spec.num_classes:,}{each}: {listed or 'without names'}")
     channels = ", ".join(
@@ -126,134 +241,5 @@ def _print_record(name: str, record: "Record") -> None:
     say(f"Licence: {record.licence or 'not recorded'}")
 
 
-_NAMED = 10
-
-
-def _print_stages(sheet: "Description") -> None:
-    print_table(
-        (
-            *("Stage", "Grid", "Tokens", "KV grid", "KV tokens"),
-            *("Width", "Heads", "Blocks", "Parameters", "MMACs"),
-        ),
-        [
-            (
-                number,
-                _grid(stage.grid),
-                f"{stage.num_tokens:,}",
-                _grid(stage.kv_grid),
-                f"{stage.num_kv_tokens:,}",
-                stage.embed_dim,
-                stage.num_heads,
-                stage.depth,
-                f"{stage.num_params:,}",
-                f"{stage.macs / 1e6:,.1f}",
-            )
-            for number, stage in enumerate(sheet.stages, start=1)
-        ],
-    )
-
-
 def _grid(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-# --- `cvt models`.
-
-# Counting MACs takes half a second a network: of more than these, those on record are shown.
-_COUNTED = 12
-
-
-def models(pattern: str = "*", *, json: Json = False) -> None:
-    """List the models, system by system, and the published weights.
-
-    A list of more than a dozen shows the MACs that are on record; a shorter one, and --json,
-    count every model's.
-
-    Parameters
-    ----------
-    pattern
-        Shell pattern that the names must fit, such as 'cvt_*_32'.
-    """
-    from cvt.systems.catalog import ROWS
-    from cvt.weights.published import PUBLISHED
-
-    names = [name for name in ROWS if fnmatch(name, pattern)]
-    published = [each for name, each in PUBLISHED.items() if fnmatch(name, pattern)]
-    if not names and not published:
-        hint = did_you_mean(pattern, ROWS)
-        raise UserError(f"No model fits {pattern!r}.{hint} `cvt models` lists them all.")
-    (_print_json if json else _print_tables)(names, published)
-
-
-def _print_json(names: list[str], published: "list[Published]") -> None:
-    from cvt.systems.catalog import system_of
-    from cvt.zoo.describe import describe
-
-    for sheet in map(describe, names):
-        print_json(
-            {
-                "model": sheet.name,
-                "system": system_of(sheet.name).name,
-                "params": sheet.num_params,
-                "macs": sheet.macs,
-                "size": sheet.size,
-                "from_paper": sheet.from_paper,
-            }
-        )
-    for each in published:
-        print_json({"weights": each.name, "hub_id": each.hub_id, "top1": each.top1})
-
-
-def _print_tables(names: list[str], published: "list[Published]") -> None:
-    from cvt.systems.catalog import system_of
-
-    if names:
-        is_long = len(names) > _COUNTED
-        rows = [_row(name, is_long) for name in names]
-        print_table(("Model", "Pixels", "Parameters", "GMACs", "Top-1 %", "From"), rows)
-        say()
-        systems = {system.name: system.paper for system in map(system_of, names)}
-        print_table(("System", "Paper"), list(systems.items()))
-        if any(row[3] == "-" for row in rows):
-            say()
-            say("GMACs that are not on record are counted by `cvt show NAME`.")
-    if published:
-        say()
-        print_table(
-            ("Published weights", "Top-1 %", "Side", "Hub id", "Reported by"),
-            [(p.name, p.top1, p.preprocessing.size[0], p.hub_id, p.top1_by) for p in published],
-        )
-
-
-def _row(name: str, is_long: bool) -> tuple[str, ...]:
-    """One line of the list; top-1 is what was published for the row on ImageNet-1k."""
-    from cvt.systems.catalog import ROWS, system_of
-
-    system, (height, width) = system_of(name), ROWS[name].img_size
-    facts = system.facts.get(name)
-    if is_long:
-        params = facts.num_params if facts else _count_params(name)
-        gmacs = facts.gmacs if facts else None
-    else:
-        from cvt.zoo.describe import describe
-
-        sheet = describe(name)
-        params, gmacs = sheet.num_params, sheet.macs / 1e9
-    return (
-        name,
-        f"{height}x{width}",
-        f"{params:,}",
-        "-" if gmacs is None else f"{gmacs:.3f}",
-        "-" if facts is None or facts.top1 is None else f"{facts.top1:.1f}",
-        "this library, not the paper" if name.endswith("_32") else system.name,
-    )
-
-
-def _count_params(name: str) -> int:
-    import torch
-
-    from cvt.parts.model import num_params
-    from cvt.systems.catalog import ROWS, make_network
-
-    with torch.device("meta"):
-        return num_params(make_network(ROWS[name]))

@@ -30,7 +30,12 @@ class Flags(TrainConfig):
 
 
 def train(
-    data: str | None = None,
+    data: Annotated[
+        str | None,
+        Parameter(
+            help="digits (the default), a folder of images, parquet files, torch/cifar10, hfds/..."
+        ),
+    ] = None,
     /,
     *,
     config: Annotated[
@@ -53,12 +58,9 @@ def train(
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: Json = False,
 ) -> int | None:
-    """Train a classifier and keep its weights, metrics and curves in a run folder.
+    """Train a classifier; without arguments, on handwritten digits.
 
-    Parameters
-    ----------
-    data
-        digits (the default), a folder of images, parquet files, torch/cifar10, hfds/...
+    Keeps its weights, metrics and curves in a run folder.
     """
     try:
         chosen = _chosen(config, flags.layer() if data is None else {**flags.layer(), "data": data})

@@ -52,7 +52,7 @@ def test_models_for_machines(run):
 
 
 def test_show_is_the_stage_table(run):
-    code, out, _ = run("show", "cvt_13", "--size", "224x160")
+    code, out, _ = run("show", "cvt_13", "--image-size", "224x160")
     assert code == 0
     last = next(line for line in out.splitlines() if line.strip().startswith("3 "))
     assert last.split()[:8] == ["3", "14x10", "141", "7x5", "36", "384", "6", "10"]
@@ -80,7 +80,7 @@ def test_show_names_the_system_and_its_paper(run):
     ],
 )
 def test_show_without_stages_lists_the_maps_and_totals(run, name, size, grids, part, parameters):
-    code, out, _ = run("show", name, "--size", size)
+    code, out, _ = run("show", name, "--image-size", size)
     assert code == 0
     lines = [line.split() for line in out.splitlines() if line.strip()]
     assert lines[1] == ["Map", "Grid"]
@@ -125,7 +125,7 @@ def test_show_of_a_checkpoint_says_what_is_in_it(run, checkpoint, tmp_path):
 
 
 def test_show_of_a_checkpoint_for_machines(run, checkpoint):
-    sheet = json.loads(run("show", checkpoint, "--json", "--size", "64")[1])
+    sheet = json.loads(run("show", checkpoint, "--json", "--image-size", "64")[1])
     assert sheet["size"] == [64, 64]
     assert sheet["record"]["class_names"][:2] == ["ant", "bee"]
     assert sheet["num_params_head"] == 128 * 6 + 6
