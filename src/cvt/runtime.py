@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 import cvt
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, did_you_mean, first_line
 
 # --- Number formats, by one name each wherever one is asked for.
 
@@ -356,7 +356,7 @@ def join_world(device: str = "auto") -> Generator[World]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"The processes do not find each other ({_first_line(error)}); start them all by "
+            f"The processes do not find each other ({first_line(error)}); start them all by "
             "torchrun, which sets their addresses."
         ) from error
     try:
@@ -372,10 +372,6 @@ def is_lost_peer(error: BaseException) -> bool:
         return True
     words = ("gloo", "Connection closed", "Connection reset", "NCCL", "Broken pipe")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].strip().rstrip(".")
 
 
 # --- Ctrl-C that waits for the update in hand, so that what is saved is whole.

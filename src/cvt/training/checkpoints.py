@@ -41,7 +41,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from cvt.data import DataSplits
-from cvt.errors import UserError
+from cvt.errors import UserError, first_line
 from cvt.files import cannot_write, read_small
 from cvt.plain import MOST_TEXT, Range, from_others, from_plain, read_json
 from cvt.runtime import World, is_lost_peer, software
@@ -99,7 +99,7 @@ def save_state(
         if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
             raise cause from None
         shutil.rmtree(temporary, ignore_errors=True)
-        wrapped = cause if isinstance(cause, OSError) else OSError(_first_line(cause))
+        wrapped = cause if isinstance(cause, OSError) else OSError(first_line(cause))
         with world.alike():
             raise cannot_write(path, wrapped) from error
     scaler = tensors.scaler.state_dict() if tensors.scaler else None
@@ -214,7 +214,7 @@ def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
             raise cause from None
         raise UserError(
             f"Cannot resume from {checkpoint}: its tensors do not fit this model "
-            f"({_first_line(cause)}); train again."
+            f"({first_line(cause)}); train again."
         ) from error
     set_model_state_dict(tensors.model, state["model"])
     if "moments" in state:
@@ -511,10 +511,6 @@ def _root(error: BaseException) -> BaseException:
             return each
         each = each.__cause__ or each.__context__
     return error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
 
 
 # --- Whether a run that goes on is still the same run: its config, its data, its software.

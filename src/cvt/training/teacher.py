@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, did_you_mean, first_line
 from cvt.parts.model import num_params
 from cvt.systems.catalog import ROWS
 from cvt.weights.record import Preprocessing
@@ -150,10 +150,10 @@ def check_teacher(
         with torch.no_grad():
             answer = network(torch.zeros(1, *size))
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(
-            f"The teacher {name} does not take the student's images of {said} ({reason}); give "
-            "another --image-size, change the teacher by --teacher-args, or take another one."
+            f"The teacher {name} does not take the student's images of {said} "
+            f"({first_line(error)}); give another --image-size, change the teacher by "
+            "--teacher-args, or take another one."
         ) from error
     if tuple(getattr(answer, "shape", ())) != (1, count):
         raise UserError(f"The teacher {name} does not answer an image with {count} logits.")

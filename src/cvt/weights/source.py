@@ -6,7 +6,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from cvt.errors import UserError, did_you_mean, remark
+from cvt.errors import UserError, did_you_mean, first_line, remark
 from cvt.files import url_in
 from cvt.systems.catalog import ROWS, SYSTEMS, system_of
 from cvt.systems.cvt import CVT
@@ -129,8 +129,7 @@ def _file(repo_id: str, name: str, online: bool) -> Path | None:
             "the hub's OWNER/NAME."
         ) from error
     except (OSError, HTTPError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise UserError(f"Downloading {name} of {repo_id!r} failed: {first_line}") from error
+        raise UserError(f"Downloading {name} of {repo_id!r} failed: {first_line(error)}") from error
 
 
 def _out_of_reach(repo_id: str) -> UserError:

@@ -11,7 +11,7 @@ from torch import nn
 from torch._dynamo.exc import UserError as TorchUserError
 from torch.export import Dim, ExportedProgram
 
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, did_you_mean, first_line
 from cvt.inference.passes import chosen_passes
 from cvt.inference.rewrite import SizeRange, image_shape, rewrite, traced
 from cvt.parts.model import VisionModel
@@ -160,13 +160,13 @@ def trace(
     except TorchUserError as error:
         if not sizes.free:
             raise
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
     # What torch cannot prove to hold for all sizes may do so; the check tries several.
     try:
         tried = {_PLACE[name]: Dim.DYNAMIC(min=sizes.of(name)[0]) for name in sizes.free}
         program = traced(network, images, tried)
     except TorchUserError as error:
-        raise _not_one_graph(model, sizes, str(error).partition("\n")[0]) from error
+        raise _not_one_graph(model, sizes, first_line(error)) from error
     if not _holds_from(program, sizes):
         raise _not_one_graph(model, sizes, reason)
     return program
