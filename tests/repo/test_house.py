@@ -38,15 +38,12 @@ ROOMS = [
     "bench",
     "cli",
 ]
-# To be cut: the one process runner knows what it runs, and a kernel's form whether the kernel can
-# run; two rooms are still too full.
-IN_A_CIRCLE = ("cvt.bench", "cvt.inference.kernels")
+# To be cut: a kernel's form knows whether the kernel can run; two rooms are still too full.
+IN_A_CIRCLE = ("cvt.inference.kernels",)
 TOO_FULL = {"training", "data"}
-# Names of two classes each: one is to be renamed (of Facts and System, bench's).
+# Names of two classes each: one is to be renamed (of System, bench's).
 TWICE = {
-    "Facts",
     "Network",
-    "Screen",
     "System",
     "_Config",
 }

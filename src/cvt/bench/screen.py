@@ -15,7 +15,7 @@ from cvt.training.screen import say_wrapped
 _LOOK_EVERY_S = 2.0
 
 
-class Screen:
+class BenchScreen:
     """Prints what happens.
 
     Args:
@@ -46,7 +46,7 @@ class Screen:
         self.task = self.bar.add_task("starting", total=total, completed=done)
         self._looked_at = 0.0
 
-    def __enter__(self) -> "Screen":
+    def __enter__(self) -> "BenchScreen":
         self.bar.start()
         return self
 

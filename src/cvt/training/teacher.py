@@ -1,6 +1,5 @@
 """The network that a student learns from: found, checked, frozen."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from cvt.errors import UserError, did_you_mean, first_line
 from cvt.parts.model import num_params
 from cvt.systems.catalog import ROWS
+from cvt.weights.checkpoint import digest_of
 from cvt.weights.record import Preprocessing
 from cvt.weights.source import names_weights
 from cvt.zoo.create import build_trained, create_model, load
@@ -38,11 +38,8 @@ class Source:
 
     def digest(self) -> str:
         """Returns a digest of all tensors, by name, and of the mean and the deviation."""
-        found = hashlib.sha256(repr((self.preprocessing.mean, self.preprocessing.std)).encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return found.hexdigest()
+        told = repr((self.preprocessing.mean, self.preprocessing.std))
+        return digest_of(self.network.state_dict(), told)
 
 
 class Teacher:

@@ -1,5 +1,6 @@
 """Our own format: one safetensors file whose JSON metadata says all that is needed to use it."""
 
+import hashlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -124,3 +126,18 @@ def no_such_file(path: Path) -> UserError:
         siblings = []
     hint = did_you_mean(path.name, siblings)
     return UserError(f"There is no file {path}, expected a checkpoint.{hint}")
+
+
+def digest_of(tensors: Mapping[str, Tensor], start: str = "", *, with_shapes: bool = True) -> str:
+    """Returns a digest of tensors by their names, by which weights are known again.
+
+    Args:
+        start: What it covers besides.
+        with_shapes: Whether it covers dtypes and shapes too, and not names and content alone.
+    """
+    found = hashlib.sha256(start.encode())
+    for name, tensor in sorted(tensors.items()):
+        label = f"{name} {tensor.dtype} {tuple(tensor.shape)} " if with_shapes else name
+        found.update(label.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()

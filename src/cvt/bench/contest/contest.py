@@ -25,7 +25,7 @@ from cvt.bench.contest.runs import (
 from cvt.bench.folder import results_folder
 from cvt.bench.names import Contender, check_labels
 from cvt.bench.processes import Failed, Stopped, Work, work
-from cvt.bench.screen import Screen
+from cvt.bench.screen import BenchScreen
 from cvt.bench.speed.measure import TAKE_TURNS
 from cvt.errors import UserError
 from cvt.figures import if_possible
@@ -146,7 +146,7 @@ def run_contest(
         ledger = Ledger(folder)
         todo = [(seed, each) for seed in range(config.seeds) for each in contenders]
         left = [each for each in todo if not _is_done(ledger, *each)]
-        with Screen(len(todo), len(todo) - len(left), progress) as screen:
+        with BenchScreen(len(todo), len(todo) - len(left), progress) as screen:
             contest = _Contest(
                 contenders,
                 config,
@@ -170,7 +170,7 @@ class _Contest:
     shared: SharedRecipe
     counts: Mapping[str, Counts]
     ledger: Ledger
-    screen: Screen
+    screen: BenchScreen
     stop: StopRequest
     do: Work
     hardware: str

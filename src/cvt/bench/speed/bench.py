@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from cvt.bench.folder import Contents, ResultsFolder, results_folder
 from cvt.bench.processes import Failed, Stopped, Work, work
-from cvt.bench.screen import Screen
+from cvt.bench.screen import BenchScreen
 from cvt.bench.speed.plan import BenchConfig, Entrant, Plan, Setting, make_plan, make_settings
 from cvt.bench.speed.report import report_text, save_speed_plot
-from cvt.bench.speed.results import Facts, Measurement, SpeedResults, sum_up
+from cvt.bench.speed.results import BenchFacts, Measurement, SpeedResults, sum_up
 from cvt.bench.tables import say_rate
 from cvt.figures import if_possible
 from cvt.files import atomic_write
@@ -65,7 +65,9 @@ def run_bench(
             return do(task, plain, lambda: stop.is_set)
 
         try:
-            facts = from_plain(Facts, ask(FACTS, _questions(config, plan)), "the machine's facts")
+            facts = from_plain(
+                BenchFacts, ask(FACTS, _questions(config, plan)), "the machine's facts"
+            )
         except Stopped:
             raise BenchStopped("Stopped before the first measurement.") from None
         settings = make_settings(config, facts.devices, facts.threads)
@@ -79,7 +81,7 @@ def run_bench(
             ]
             left = [each for each in rounds if not _is_whole(folder.rows, *each)]
             total, missing = (sum(len(each[2]) for each in those) for those in (rounds, left))
-            with Screen(total, total - missing, progress) as screen:
+            with BenchScreen(total, total - missing, progress) as screen:
                 if folder.rows and left:
                     screen.say(f"Going on with {config.folder}.")
                 is_stopped = False
@@ -136,7 +138,7 @@ def _due(
             yield known, entrant in failed
 
 
-def _measured(known: Measurement, config: BenchConfig, facts: Facts, ask: Ask) -> Measurement:
+def _measured(known: Measurement, config: BenchConfig, facts: BenchFacts, ask: Ask) -> Measurement:
     if lacking := facts.lacking.get(known.device, {}).get(known.dtype):
         return replace(known, error=lacking)
     compiled = re.sub(r"[^\w.-]+", "_", f"{known.label}-{known.words}")
@@ -193,7 +195,7 @@ def _questions(config: BenchConfig, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _pinned(config: BenchConfig, plan: Plan, facts: Facts) -> dict[str, Any]:
+def _pinned(config: BenchConfig, plan: Plan, facts: BenchFacts) -> dict[str, Any]:
     """Returns what makes a bench the one that it is, as plain data; more rounds are no other."""
     return {
         "entries": [each.label for each in plan.entrants],

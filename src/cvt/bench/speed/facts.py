@@ -1,6 +1,5 @@
 """What has to be known before anything is timed: devices, dtypes, and what each model counts."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,15 @@ from torch import nn
 
 from cvt.bench.speed.forms import read_form
 from cvt.bench.speed.models import build, channels_of, is_checkpoint
-from cvt.bench.speed.results import Facts
+from cvt.bench.speed.results import BenchFacts
 from cvt.errors import UserError
 from cvt.inference.int8 import Calibration, calibration_images
 from cvt.inference.rewrite import choose_target
 from cvt.parts.model import num_params
 from cvt.runtime import NUMBER_FORMATS, choose_device, hardware, software
+from cvt.weights.checkpoint import digest_of
 from cvt.weights.record import Preprocessing
+from cvt.weights.source import open_weights
 from cvt.zoo.describe import count_macs
 
 _PACKAGES = ("transformers", "openvino", "nncf", "torchao", "triton")
@@ -43,7 +44,7 @@ def find_facts(
     threads: Sequence[int] | None,
     forms: Sequence[str] = (),
     calibration: str | None = None,
-) -> Facts:
+) -> BenchFacts:
     """Finds out what the machine has and what the models count.
 
     Where not one of the devices is there and has one of the dtypes, that is refused; so are a pass
@@ -61,7 +62,7 @@ def find_facts(
         calibration_images(nn.Identity(), Calibration(calibration, num_images=2), Preprocessing())
     places, lacking = _places(devices, dtypes)
     here = {name: place for name, place in places.items() if place is not None}
-    return Facts(
+    return BenchFacts(
         devices=list(places),
         lacking=lacking,
         threads=list(threads or [torch.get_num_threads()]),
@@ -134,20 +135,10 @@ def count(name: str, image_sizes: Sequence[int]) -> dict[str, Any]:
         model = _on_meta(name, size)
         count = num_params(model)
         macs[str(size)] = _count_macs(model, size)
-    weights = {"weights": digest_of(name)} if is_checkpoint(name) else {}
-    return {"num_params": count, "macs": macs, **weights}
-
-
-def digest_of(name: str) -> str:
-    """Returns the start of a hash over a checkpoint's tensors: another file has another."""
-    from cvt.weights.source import open_weights
-
-    tensors, _ = open_weights(name)
-    found = hashlib.sha256()
-    for key in sorted(tensors):
-        found.update(key.encode())
-        found.update(tensors[key].contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()[:12]
+    counted: dict[str, Any] = {"num_params": count, "macs": macs}
+    if is_checkpoint(name):
+        counted["weights"] = digest_of(open_weights(name)[0], with_shapes=False)[:12]
+    return counted
 
 
 def _on_meta(name: str, size: int) -> nn.Module:

@@ -106,7 +106,7 @@ class SpeedResult(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class BenchFacts:
     """What the machine has, and what the models count.
 
     Args:
@@ -142,7 +142,7 @@ class SpeedResults:
 
     config: BenchConfig
     base_words: str
-    facts: Facts
+    facts: BenchFacts
     measured: tuple[Measurement, ...]
     peaks: Mapping[tuple[str, str, int], float]
     rows: tuple[SpeedResult, ...]
@@ -189,7 +189,7 @@ def sum_up(
     config: BenchConfig,
     plan: Plan,
     settings: Iterable[Setting],
-    facts: Facts,
+    facts: BenchFacts,
     measured: Sequence[Measurement],
 ) -> SpeedResults:
     """Works out medians, spreads and ratios from the single measurements."""
