@@ -54,13 +54,13 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Four readable pictures of different sizes, shapes and modes, in nested folders."""
+    """Four readable images of different sizes, shapes and modes, in nested folders."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     Image.effect_noise((40, 30), 80).convert("RGB").save(folder / "a.jpg")
     Image.effect_noise((30, 64), 80).save(folder / "b.png")
     Image.effect_noise((33, 33), 80).convert("RGBA").save(folder / "more" / "c.webp")
     Image.effect_noise((90, 20), 80).convert("CMYK").save(folder / "more" / "d.jpeg")
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_bytes((folder / "b.png").read_bytes())
     return folder

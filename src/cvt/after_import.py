@@ -1,4 +1,8 @@
-"""Doing something as soon as another package has been imported, without importing it."""
+"""Doing something as soon as another package has been imported, without importing it.
+
+Ours because wrapt, whose `register_post_import_hook` does the same, takes 60 ms to import, a
+quarter of what `cvt --help` may take.
+"""
 
 import sys
 from collections.abc import Callable, Sequence

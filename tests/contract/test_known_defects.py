@@ -249,7 +249,7 @@ def test_images_need_not_be_square(size):
         # The stem's padding of 2 makes floor((n - 3) / 4) + 1 rows; the others round n / 2 up.
         stem = [(side - 3) // 4 + 1 for side in size]
         assert list(fmap.shape[2:]) == [-(-side * 4 // stride) for side in stem]
-    # One stage's map, read row by row: its first row doesn't depend on the picture's last.
+    # One stage's map, read row by row: its first row doesn't depend on the image's last.
     changed = image("cvt_13", 1, size)
     changed[:, :, -8:] = 0
     embed = network.stages[0].embed

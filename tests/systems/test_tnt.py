@@ -72,7 +72,7 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor, tolerance: float) ->
     torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * scale)
 
 
-def picture(*size: int, batch: int = 2, seed: int = 0) -> torch.Tensor:
+def random_images(*size: int, batch: int = 2, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, 3, *size, generator=generator)
 
@@ -108,7 +108,7 @@ def test_our_own_small_row():
 def test_logits_are_timms_at_the_trained_size(name):
     theirs = judge(name, depth=2)
     ours = ours_of(theirs, tnt.TNT.rows[name].change(depth=2))
-    images = picture(224, 224, batch=1)
+    images = random_images(224, 224, batch=1)
     with torch.no_grad():
         assert_close(ours(images), theirs(images), 1e-5)
 
@@ -120,8 +120,8 @@ def test_logits_are_timms_at_other_sizes(name, size):
     theirs = judge(name, depth=2)
     ours = ours_of(theirs, tnt.TNT.rows[name].change(depth=2))
     with torch.no_grad():
-        expected = judge_at(theirs, size, name, depth=2)(picture(*size))
-        assert_close(ours(picture(*size)), expected, 1e-5)
+        expected = judge_at(theirs, size, name, depth=2)(random_images(*size))
+        assert_close(ours(random_images(*size)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (70, 33)], ids=str)
@@ -130,7 +130,7 @@ def test_float64_agrees_to_ten_digits(size, pool):
     name, changes = PAPER_ROWS[0], {**TIMM_SMALL, "num_classes": 10, "global_pool": pool}
     theirs = copy.deepcopy(judge(name, **changes, img_size=64)).double()
     ours = ours_of(theirs, SMALL.change(global_pool=pool))
-    images = picture(*size).double()
+    images = random_images(*size).double()
     with torch.no_grad():
         expected = judge_at(theirs, size, name, **changes)(images)
         assert_close(ours(images), expected, 1e-10)
@@ -144,10 +144,10 @@ def test_intermediates_are_timms(norm, output_fmt, indices):
     ours = ours_of(theirs, SMALL.change(img_size=(48, 80)))
     options = {"indices": indices, "norm": norm, "output_fmt": output_fmt}
     with torch.no_grad():
-        tokens, maps = ours.forward_intermediates(picture(48, 80), **options)
-        wanted_tokens, wanted = theirs.forward_intermediates(picture(48, 80), **options)
+        tokens, maps = ours.forward_intermediates(random_images(48, 80), **options)
+        wanted_tokens, wanted = theirs.forward_intermediates(random_images(48, 80), **options)
         (*_, last) = ours.forward_intermediates(
-            picture(48, 80), **options, stop_early=True, intermediates_only=True
+            random_images(48, 80), **options, stop_early=True, intermediates_only=True
         )
     assert_close(tokens, wanted_tokens, 1e-5)
     assert torch.equal(last, maps[-1])
@@ -165,10 +165,10 @@ def test_feature_info_is_timms():
 def test_pruned_blocks_leave_the_maps_as_they_are():
     model = small()
     with torch.no_grad():
-        whole = model.forward_intermediates(picture(64, 64), intermediates_only=True)
+        whole = model.forward_intermediates(random_images(64, 64), intermediates_only=True)
         assert model.prune_intermediate_layers([1], prune_norm=True) == [1]
         assert (len(model.blocks), model.num_classes) == (2, 0)
-        (kept,) = model.forward_intermediates(picture(64, 64), [1], intermediates_only=True)
+        (kept,) = model.forward_intermediates(random_images(64, 64), [1], intermediates_only=True)
     assert torch.equal(kept, whole[1])
     assert not [key for key in model.state_dict() if key.startswith(("norm", "head"))]
 
@@ -179,7 +179,7 @@ def test_words_stay_in_their_patch_and_patches_hear_all():
     streams: list[tuple[torch.Tensor, torch.Tensor]] = []
     for block in model.blocks:
         block.register_forward_hook(lambda _, inputs, outputs: streams.append(outputs))
-    before = picture(64, 64, batch=1).double()
+    before = random_images(64, 64, batch=1).double()
     after = before.clone()
     after[:, :, 31, 16] += 1  # a corner of patch 5 of 4x4, beside patches 4, 8 and 9
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_words_stay_in_their_patch_and_patches_hear_all():
 def test_a_patch_is_embedded_as_if_it_were_the_whole_image():
     """The convolution pads at each patch's border instead of reading over it."""
     embed = small().double().word_embed
-    images = picture(48, 32).double()
+    images = random_images(48, 32).double()
     with torch.no_grad():
         words, grid = embed(images)
         assert grid == (3, 2)
@@ -209,7 +209,7 @@ def test_a_patch_is_embedded_as_if_it_were_the_whole_image():
 def test_without_the_patches_table_their_order_is_lost():
     model = small().double()
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
-    images = picture(64, 64).double()
+    images = random_images(64, 64).double()
     cut = images.unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)[:, :, order]
     shuffled = cut.unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5).reshape(images.shape)
     with torch.no_grad():
@@ -224,8 +224,8 @@ def test_without_the_patches_table_their_order_is_lost():
 def test_what_is_left_over_of_an_image_is_not_read():
     model = small()
     with torch.no_grad():
-        whole = model(picture(79, 70)[:, :, :64, :64])
-        assert torch.equal(model(picture(79, 70)), whole)
+        whole = model(random_images(79, 70)[:, :, :64, :64])
+        assert torch.equal(model(random_images(79, 70)), whole)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -264,9 +264,9 @@ def test_initial_weights_are_the_reference_s():
 def test_another_input_size_for_good():
     model = small()
     with torch.no_grad():
-        expected = model(picture(96, 48))
+        expected = model(random_images(96, 48))
         model.set_input_size((96, 48))
-        assert torch.equal(model(picture(96, 48)), expected)
+        assert torch.equal(model(random_images(96, 48)), expected)
     assert model.pos_embed.table.shape == (1, 1 + 6 * 3, 48)
     assert model.spec.img_size == (96, 48)
     again = TNT(TNTSpec.from_dict(model.spec.to_dict()))
@@ -279,10 +279,10 @@ def test_another_input_size_for_good():
 def test_export_with_dynamic_sizes():
     model = small(depth=1).double()
     free = {0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO}
-    exported = export(model, (picture(64, 80).double(),), dynamic_shapes=(free,)).module()
+    exported = export(model, (random_images(64, 80).double(),), dynamic_shapes=(free,)).module()
     with torch.no_grad():
         for batch, size in [(1, (64, 48)), (3, (51, 97))]:
-            images = picture(*size, batch=batch).double()
+            images = random_images(*size, batch=batch).double()
             torch.testing.assert_close(exported(images), model(images), rtol=0, atol=1e-9)
 
 
@@ -348,9 +348,9 @@ def test_images_without_a_whole_patch_are_refused():
     assert SMALL.grids((16, 47)) == [(1, 2)]
     model = small()
     with pytest.raises(UserError, match=r"15x64 pixels is too small.*smallest side is 16 pixels"):
-        model(picture(15, 64))
+        model(random_images(15, 64))
     with pytest.raises(UserError, match=r"expected \(batch, 3, height, width\)"):
-        model(picture(64, 64)[:, :1])
+        model(random_images(64, 64)[:, :1])
     with pytest.raises(UserError, match="too small"):
         TNT(SMALL.change(img_size=(8, 64)))
 

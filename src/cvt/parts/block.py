@@ -1,4 +1,4 @@
-"""The pre-norm residual block (CvT, figure 2b)."""
+"""The pre-norm residual block (CvT, figure 2b), and running it again instead of keeping it."""
 
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
@@ -64,14 +64,12 @@ class PooledSkip(nn.Module):
         return tokens, (fmap.shape[2], fmap.shape[3])
 
 
-# --- Gradient checkpointing (arXiv 1604.06174) that counts a batch once in running statistics.
-
-
 def recompute(block: nn.Module, *inputs: Any) -> Any:
     """Returns `block(*inputs)`, keeping only the inputs; the backward pass runs the block again.
 
-    The second run sees the batch that BatchNorm has counted already, so it leaves the running
-    statistics alone. (A compiler keeps such side effects out of the second run by itself.)
+    Gradient checkpointing (arXiv 1604.06174) that counts a batch once: the second run leaves
+    BatchNorm's running statistics alone. (A compiler keeps such side effects out of the second
+    run by itself.)
     """
     if torch.compiler.is_compiling():
         return checkpoint(block, *inputs, use_reentrant=False)

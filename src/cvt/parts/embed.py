@@ -1,4 +1,9 @@
-"""Tokens from a map by a strided convolution (CvT, section 3.1; ViT's patches are one)."""
+"""Tokens from a map: by a strided convolution, or T2T-ViT's soft split and token layer.
+
+Sources: CvT, section 3.1 (ViT's patches are a convolution too); T2T-ViT, arXiv 2101.11986, section
+3.1, and yitu-opensource/T2T-ViT 0f63dc9, models/t2t_vit.py, token_transformer.py and
+token_performer.py.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +40,6 @@ class ConvEmbed(nn.Module):
     def forward(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
         fmap = self.proj(fmap)
         return self.norm(map_to_tokens(fmap)), (fmap.shape[2], fmap.shape[3])
-
-
-# --- T2T-ViT's tokens-to-token embedding: a soft split, and a layer that narrows it.
-#
-# Source: arXiv 2101.11986, section 3.1; yitu-opensource/T2T-ViT 0f63dc9, models/t2t_vit.py,
-# token_transformer.py and token_performer.py.
-
-_PERFORMER_DROP_RATE = 0.1
 
 
 class TokensToToken(nn.Module):
@@ -114,8 +111,8 @@ class PerformerTokens(TokensToToken):
         super().__init__(
             in_chans, embed_dim, kernel=kernel, stride=stride, padding=padding, bias=True
         )
-        self.mlp.drop2 = nn.Dropout(_PERFORMER_DROP_RATE)
-        self.proj_drop = nn.Dropout(_PERFORMER_DROP_RATE)
+        self.mlp.drop2 = nn.Dropout(0.1)
+        self.proj_drop = nn.Dropout(0.1)
         num_features = embed_dim // 2
         self.w = nn.Buffer(torch.empty(num_features, embed_dim))
         if not self.w.is_meta:

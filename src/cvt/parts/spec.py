@@ -157,7 +157,7 @@ class Spec(Protocol):
         return replace(cast("Any", self), **changes)
 
 
-# --- Networks of stages: a row of the paper's Table 1, field by field.
+# Networks of stages: a row of the paper's Table 1, field by field.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -458,7 +458,7 @@ class BackboneSpec(Spec):
         return tuple(rates)
 
 
-# --- The words of Table 1 for what the stages say.
+# The words of Table 1 for what the stages say.
 
 _PROJECTIONS = {
     "linear": "linear",
@@ -502,7 +502,7 @@ def _hierarchical(stages: tuple[StageSpec, ...]) -> str:
     return "partial (tokenisation)" if len(stages) > 1 else "no"
 
 
-# --- TNT: one row for its two streams of tokens.
+# TNT: one row for its two streams of tokens.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,42 +17,6 @@ from cvt.weights.published import PUBLISHED
 from cvt.weights.source import is_out_of_reach, open_weights
 from cvt.zoo.timm_models import ENTRYPOINTS, build
 
-# --- Trained networks of timm's: built, or a sentence that says why that cannot be.
-
-
-def build_trained(
-    name: str, build: Callable[..., nn.Module], changes: Mapping[str, Any]
-) -> nn.Module:
-    """Calls `build(pretrained=True, **changes)` for a network whose weights timm downloads.
-
-    Args:
-        name: timm's.
-
-    Raises:
-        UserError: The weights are not in the cache and cannot be downloaded, or timm cannot build
-            the network with these changes.
-    """
-    import timm
-    from huggingface_hub.errors import HTTPError
-
-    config = timm.get_pretrained_cfg(name)
-    if config is not None and config.hf_hub_id and is_out_of_reach(config.hf_hub_id):
-        raise _not_at_hand(name)  # asked once, instead of the minute that timm's retries take
-    try:
-        return build(pretrained=True, **changes)
-    except (OSError, HTTPError) as error:  # being offline is an OSError too
-        raise _not_at_hand(name) from error
-    except (TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"timm cannot build {name!r} with {dict(changes)}: {reason}.") from error
-
-
-def _not_at_hand(name: str) -> UserError:
-    return UserError(
-        f"Cannot get timm's weights of {name!r}: they are not in the cache and cannot be "
-        "downloaded now; go online, or give the path of weights that you have."
-    )
-
 
 def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Module:
     """Builds a model by name, in training mode.
@@ -65,10 +29,6 @@ def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Modu
     Args:
         name: `cvt_13`, or with the tag of published weights: `cvt_13.msft_in1k_384`.
         pretrained: Load those weights (the model's first ones when no tag is given).
-
-    Raises:
-        UserError: The name or a field is unknown (the nearest is named), or the weights
-            cannot be had.
     """
     architecture, _, tag = name.partition(".")
     if architecture not in ENTRYPOINTS or (tag and name not in PUBLISHED):
@@ -98,9 +58,6 @@ def load(source: str | Path, **changes: Any) -> VisionModel:
             authors or of timm's; a Hugging Face or timm folder or file; a hub id such as
             `microsoft/cvt-13`; a published name such as `cvt_13.msft_in1k`; `demo`, the small
             model that comes along.
-
-    Raises:
-        UserError: Nothing there, not a checkpoint of ours or theirs, or the weights don't fit.
     """
     state_dict, stored = open_weights(source)
     spec = stored.spec.change(**changes)
@@ -135,4 +92,34 @@ def _published_name(name: str) -> str:
         f"There are no published weights for {name!r} in this library's list; train it, load "
         f"{others}, or choose one of "
         f"{', '.join(sorted({published.model for published in PUBLISHED.values()}))}."
+    )
+
+
+def build_trained(
+    name: str, build: Callable[..., nn.Module], changes: Mapping[str, Any]
+) -> nn.Module:
+    """Calls `build(pretrained=True, **changes)` for a network whose weights timm downloads.
+
+    Args:
+        name: timm's.
+    """
+    import timm
+    from huggingface_hub.errors import HTTPError
+
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.hf_hub_id and is_out_of_reach(config.hf_hub_id):
+        raise _not_at_hand(name)  # asked once, instead of the minute that timm's retries take
+    try:
+        return build(pretrained=True, **changes)
+    except (OSError, HTTPError) as error:  # being offline is an OSError too
+        raise _not_at_hand(name) from error
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"timm cannot build {name!r} with {dict(changes)}: {reason}.") from error
+
+
+def _not_at_hand(name: str) -> UserError:
+    return UserError(
+        f"Cannot get timm's weights of {name!r}: they are not in the cache and cannot be "
+        "downloaded now; go online, or give the path of weights that you have."
     )

@@ -72,10 +72,6 @@ def describe(
         image_size: A side or (H, W) in pixels; None: that of a checkpoint's preprocessing, 224, or
             what a small row is made for.
         spec: Count this variation of the model instead of the registered row.
-
-    Raises:
-        UserError: Unknown name (the nearest is named), a checkpoint that cannot be read, or a size
-            that leaves a stage no grid.
     """
     record = _record(name) if spec is None else None
     if record is not None:

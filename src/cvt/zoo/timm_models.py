@@ -51,22 +51,18 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
             `device`, `dtype`, ...); everything else changes a field of the row. The level after
             the last one in `out_indices` brings `extra_level=True` by itself. An `output_stride`
             is taken where the levels are no coarser than that.
-
-    Raises:
-        UserError: A keyword is neither timm's nor a field of the row, or the network has no such
-            level or stride.
     """
+    options = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
     changes = {key: value for key, value in kwargs.items() if key not in _OF_BUILDER}
-    if row.is_timms:  # whose weights and features are timm's business
-        options = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
-        return make_network(row.change(**changes), pretrained=pretrained, **options)
-    kwargs["pretrained_cfg"] = _own_cfg(name, kwargs.get("pretrained_cfg"))
-    place = {key: kwargs.pop(key, None) for key in ("device", "dtype")}
-    output_stride = kwargs.pop("output_stride", None)
     spec = row.change(**changes)
-    wanted = kwargs.get("out_indices") if kwargs.get("features_only") else None
-    if "extra_level" not in kwargs and _last(wanted) == spec.extra_level_index:
-        kwargs["extra_level"] = True
+    if row.is_timms:  # whose weights and features are timm's business
+        return make_network(spec, pretrained=pretrained, **options)
+    options["pretrained_cfg"] = _own_cfg(name, options.get("pretrained_cfg"))
+    place = {key: options.pop(key, None) for key in ("device", "dtype")}
+    output_stride = options.pop("output_stride", None)
+    wanted = options.get("out_indices") if options.get("features_only") else None
+    if "extra_level" not in changes and _last(wanted) == spec.extra_level_index:
+        changes["extra_level"] = True
         spec = spec.change(extra_level=True)
     _check_levels(timm_name(name), spec, wanted, output_stride)
     return build_model_with_cfg(
@@ -75,7 +71,8 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
         pretrained,
         pretrained_filter_fn=filter_state_dict,
         feature_cfg={"out_indices": spec.out_indices, "feature_cls": "getter"},
-        **kwargs,
+        **options,
+        **changes,
     )
 
 
