@@ -5,6 +5,7 @@ from cvt.systems.system import Facts, System
 from cvt.systems.vit import NANO, SIZES, patch_row, plain_row
 
 _README = "Meituan-AutoML/CPVT, README"
+_NOTE = "depthwise generators add {} parameters each; the README's {} does not follow"
 
 
 def _row(size: str, pegs: int, *, has_token: bool = True) -> BackboneSpec:
@@ -41,34 +42,34 @@ CPVT = System(
             num_params=21_978_856,
             published_params=23,
             source=_README,
-            note="depthwise generators add 3,840 parameters each; the README's 23 does not follow",
+            note=_NOTE.format("3,840", 23),
         ),
         "cpvt_small_peg5": Facts(
             num_params=21_994_216,
             published_params=23,
             top1=80.5,
             source=_README,
-            note="depthwise generators add 3,840 parameters each; the README's 23 does not follow",
+            note=_NOTE.format("3,840", 23),
         ),
         "cpvt_small_gap": Facts(
             num_params=21_993_832,
             published_params=23,
             top1=81.5,
             source=_README,
-            note="depthwise generators add 3,840 parameters each; the README's 23 does not follow",
+            note=_NOTE.format("3,840", 23),
         ),
         "cpvt_base": Facts(
             num_params=86_424_040,
             published_params=88,
             source=_README,
-            note="depthwise generators add 7,680 parameters each; the README's 88 does not follow",
+            note=_NOTE.format("7,680", 88),
         ),
         "cpvt_base_peg5": Facts(
             num_params=86_454_760,
             published_params=88,
             top1=82.3,
             source=_README,
-            note="depthwise generators add 7,680 parameters each; the README's 88 does not follow",
+            note=_NOTE.format("7,680", 88),
         ),
         "cpvt_base_gap": Facts(num_params=86_453_992),
     },

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)
 MLP_RATIOS, REDUCTIONS = (8.0, 8.0, 4.0, 4.0), (8, 4, 2, 1)
 
+_README = "whai362/PVT 57e2dfa, classification README"
+
 
 def pyramid_row(
     dims: tuple[int, ...],
@@ -57,18 +59,6 @@ def pyramid_row(
         attn_scale="head_dim",
         pos_interpolation="bilinear",
         drop_path_schedule="network",
-    )
-
-
-def _facts(num_params: int, gmacs: float, *published: float) -> Facts:
-    params, flops, top1 = published
-    return Facts(
-        num_params=num_params,
-        gmacs=gmacs,
-        published_params=params,
-        published_gmacs=flops,
-        top1=top1,
-        source="whai362/PVT 57e2dfa, classification README",
     )
 
 
@@ -148,10 +138,10 @@ PVT = System(
         ),
     },
     facts={
-        "pvt_tiny": _facts(13_229_288, 1.933, 13.2, 1.9, 75.1),
-        "pvt_small": _facts(24_485_864, 3.816, 24.5, 3.8, 79.8),
-        "pvt_medium": _facts(44_208_104, 6.659, 44.2, 6.7, 81.2),
-        "pvt_large": _facts(61_369_320, 9.814, 61.4, 9.8, 81.7),
+        "pvt_tiny": Facts(13_229_288, 1.933, 13.2, 1.9, 75.1, source=_README),
+        "pvt_small": Facts(24_485_864, 3.816, 24.5, 3.8, 79.8, source=_README),
+        "pvt_medium": Facts(44_208_104, 6.659, 44.2, 6.7, 81.2, source=_README),
+        "pvt_large": Facts(61_369_320, 9.814, 61.4, 9.8, 81.7, source=_README),
     },
     layouts=(
         Layout(

@@ -1,7 +1,7 @@
 """What a system is to this library: its rows, what is published of them, whose weights load."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from cvt.parts.spec import Spec
@@ -23,28 +23,29 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Facts:
     """What is known of a row, for ImageNet's 1000 classes at the row's own image size.
 
     Args:
         num_params: Exact count, what is never trained included, as `num_params` counts.
-        num_frozen: Those of them that are never trained: sinusoids and random features.
         gmacs: Billions of multiply-accumulates, to three digits, where an independent count of
             the authors' or the judge's code is at hand.
         published_params: Millions, with the digits that are printed.
         published_gmacs: What papers call FLOPs, with the digits that are printed.
         top1: Accuracy on ImageNet-1k's validation images in percent.
+        num_frozen: Those of the parameters that are never trained: sinusoids and random features.
         source: Where the published figures stand.
         note: Why computed and published counts differ, where that is known.
     """
 
     num_params: int
-    num_frozen: int = 0
     gmacs: float | None = None
     published_params: float | None = None
     published_gmacs: float | None = None
     top1: float | None = None
+    _: KW_ONLY
+    num_frozen: int = 0
     source: str = ""
     note: str = ""
 
@@ -79,7 +80,7 @@ class System:
         licence: Of the published weights; empty where there are none.
         mean: Subtracted from pixels scaled to 0..1, for the published weights.
         std: What they are then divided by.
-        crop_pct: Share of the resized picture that the published evaluation keeps.
+        crop_pct: Share of the resized image that the published evaluation keeps.
         is_in_timm: Whether timm has the same networks under the same names; timm keeps them.
     """
 

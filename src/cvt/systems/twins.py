@@ -22,18 +22,8 @@ def _to_ours(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     return rename(state_dict, _RULES, "timm's Twins-PCPVT")
 
 
-def _facts(num_params: int, gmacs: float, *published: float, mixing: int, more: str = "") -> Facts:
-    """`mixing` are the multiply-accumulates of attention's two products, in millions."""
-    params, flops, top1 = published
-    return Facts(
-        num_params=num_params,
-        gmacs=gmacs,
-        published_params=params,
-        published_gmacs=flops,
-        top1=top1,
-        source="Meituan-AutoML/Twins 1930e44, README",
-        note=f"theirs leave out attention's two products, {mixing} M multiply-accumulates{more}",
-    )
+_README = "Meituan-AutoML/Twins 1930e44, README"
+_NOTE = "theirs leave out attention's two products, {} M multiply-accumulates"
 
 
 TWINS = System(
@@ -46,10 +36,20 @@ TWINS = System(
         for size, depths in _DEPTHS.items()
     },
     facts={
-        "twins_pcpvt_small": _facts(24_106_216, 3.809, 24.1, 3.7, 81.2, mixing=143),
-        "twins_pcpvt_base": _facts(43_828_456, 6.653, 43.8, 6.4, 82.7, mixing=216),
-        "twins_pcpvt_large": _facts(
-            60_989_672, 9.808, 60.9, 9.5, 83.1, mixing=311, more="; 60.9 M is cut, not rounded"
+        "twins_pcpvt_small": Facts(
+            24_106_216, 3.809, 24.1, 3.7, 81.2, source=_README, note=_NOTE.format(143)
+        ),
+        "twins_pcpvt_base": Facts(
+            43_828_456, 6.653, 43.8, 6.4, 82.7, source=_README, note=_NOTE.format(216)
+        ),
+        "twins_pcpvt_large": Facts(
+            60_989_672,
+            9.808,
+            60.9,
+            9.5,
+            83.1,
+            source=_README,
+            note=_NOTE.format(311) + "; 60.9 M is cut, not rounded",
         ),
     },
     layouts=(
