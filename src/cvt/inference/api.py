@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cvt.errors import UserError, did_you_mean
-from cvt.inference.int8 import Calibrating, on_int8
+from cvt.inference.int8 import Calibrating, check_calibration, on_int8
 from cvt.inference.passes import chosen_passes
 from cvt.inference.rewrite import choose_target, rewrite
 from cvt.parts.block import Block
@@ -59,11 +59,7 @@ def deploy(
             "such as cvt.create_model or cvt.load return."
         )
     kind = None if dtype is None else number_format(dtype)
-    if calibration is not None and kind != "int8":
-        raise UserError(
-            f"Got calibration images with dtype {kind}, expected them with int8 alone; leave them "
-            "out, or pass dtype='int8'."
-        )
+    check_calibration(kind, calibration, is_needed=False)
     if engine == "openvino":
         from cvt.inference.openvino import on_openvino
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cvt.data.formats import SUFFIXES
 from cvt.data.image import BadImage, open_image
 from cvt.data.load import load_split
 from cvt.data.loader import Batch
 from cvt.data.transforms import eval_transform
-from cvt.data.walk import find_images
+from cvt.data.walk import find_images, is_pattern
 from cvt.errors import UserError
 from cvt.evaluation.answers import preprocessing_of
 from cvt.files import expanded
@@ -48,6 +49,20 @@ class Calibration:
 Calibrating = Calibration | Images
 
 
+def check_calibration(dtype: str | None, calibration: Calibrating | None, is_needed: bool) -> None:
+    """Refuses images without int8, and int8 without images where they are needed."""
+    if dtype != "int8" and calibration is not None:
+        raise UserError(
+            f"Got calibration images with dtype {dtype}, expected them with int8 alone; leave them "
+            "out, or take int8."
+        )
+    if dtype == "int8" and calibration is None and is_needed:
+        raise UserError(
+            "Got dtype int8 without calibration images, expected real ones to find the ranges of "
+            "the activations with; give a folder or parquet file of them as the calibration."
+        )
+
+
 def calibration_images(
     model: nn.Module,
     calibration: Calibrating | None,
@@ -58,13 +73,9 @@ def calibration_images(
     Files are prepared as the model's checkpoint or configuration says, if nothing else is said;
     those that can't be read are passed over.
     """
-    if calibration is None:
-        raise UserError(
-            "Got dtype int8 without calibration images, expected real ones to find the ranges of "
-            "the activations with: pass calibration= a folder, a parquet file or batches."
-        )
+    check_calibration("int8", calibration, is_needed=True)
     if not isinstance(calibration, Calibration):
-        calibration = Calibration(calibration)
+        calibration = Calibration(cast("Images", calibration))
     source, count = calibration.images, calibration.num_images
     if isinstance(source, str | Path):
         prepare = preprocessing or preprocessing_of(cast("VisionModel", model))
@@ -74,19 +85,25 @@ def calibration_images(
 
 def _prepared(preprocessing: Preprocessing, name: str, count: int) -> Tensor:
     transform = eval_transform(preprocessing)
-    images = [each for each in _spread(name, count) if not isinstance(each, BadImage)]
+    images = [each for each in some_images(name, count) if not isinstance(each, BadImage)]
     if not images:
-        raise UserError(f"None of the images of {name} can be read; name others.")
+        raise UserError(f"Got no image in {name!r} that can be read, expected one at least.")
     return torch.stack([transform(image) for image in images])
 
 
-def _spread(name: str, count: int) -> Iterator[Image.Image | BadImage]:
-    folder = expanded(name)
-    if not folder.is_dir() or any(folder.glob("*.parquet")):
+def some_images(name: str, count: int) -> Iterator[Image.Image | BadImage]:
+    """Decodes up to `count` images, evenly spread; a bad one is yielded as its sentence.
+
+    Args:
+        name: A folder, file or pattern of images, or else data as `cvt train --data` takes it.
+    """
+    path = expanded(name)
+    has_images = path.is_dir() and not any(path.glob("*.parquet"))
+    if not (has_images or path.suffix.lower() in SUFFIXES or is_pattern(str(path))):
         yield from load_split(name, "all").some(count)
         return
     # Labels don't matter here, and images of one class lie side by side.
-    found = list(find_images([str(folder)]))
+    found = list(find_images([str(path)]))
     for index in np.linspace(0, len(found) - 1, min(count, len(found)), dtype=int):
         each = found[index]
         try:

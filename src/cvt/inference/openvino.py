@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from cvt.errors import UserError
-from cvt.inference.agreement import Agreement, checked_agreement
+from cvt.inference.agreement import checked_agreement
 from cvt.inference.int8 import Calibrating, calibration_images
 from cvt.inference.rewrite import (
+    Deployed,
     SizeRange,
     choose_target,
     dtype_of,
     image_shape,
-    keep_facts,
     rewrite,
     traced,
 )
@@ -225,7 +225,7 @@ def quantized(model: Any, images: Tensor) -> Any:
 _KEPT_PROGRAMS = 4  # each holds the weights once more, as its kernels read them
 
 
-class OnOpenVINO(nn.Module):
+class OnOpenVINO(Deployed):
     """Images (B, in_chans, H, W) on the CPU to what the model's forward returns in eval mode.
 
     A new shape is compiled at its first call, which takes a second or so; the last four are kept.
@@ -235,7 +235,7 @@ class OnOpenVINO(nn.Module):
     from several threads wait for each other.
 
     Args:
-        network: The rewritten network, in float32 on the CPU.
+        rewritten: The same in PyTorch, in float32 on the CPU.
         model: The one it comes from.
         precision: What OpenVINO computes in where the graph says nothing: `f32` or `bf16`.
         image_size: The (H, W) to trace first.
@@ -243,36 +243,30 @@ class OnOpenVINO(nn.Module):
             not leave free are then refused.
     """
 
-    is_deployed = True
-
     def __init__(
         self,
-        network: nn.Module,
+        rewritten: Deployed,
         model: nn.Module,
         precision: str,
         image_size: tuple[int, int],
         calibration: Tensor | None = None,
     ) -> None:
-        super().__init__()
-        keep_facts(self, model)
-        self.network = network
-        self.source = type(model).__name__
+        super().__init__(rewritten.network, model, rewritten.rewritten)
         self.precision = precision
         self.threads = torch.get_num_threads()
-        self.checks = isinstance(model, VisionModel)
         self.is_int8 = calibration is not None
-        self.agreement: Agreement | None = None
+        kind = f"int8 and {precision}" if self.is_int8 else precision
+        self.kind = f"OpenVINO's {kind}, {self.threads} threads"
+        self.checks = isinstance(model, VisionModel)
         example = torch.zeros(2, _channels(model), *image_size)
-        with torch.no_grad():
-            outputs = network(example)
+        outputs = rewritten(example)
         self.outputs = None if isinstance(outputs, Tensor) else type(outputs)
         # What is calibrated is so for all sizes at once.
-        graph = to_graph(network, example, any_size=self.is_int8)
+        graph = to_graph(self.network, example, any_size=self.is_int8)
         if calibration is not None:
             graph = Graph(quantized(graph.model, calibration), graph.bounds)
         self.graphs = [graph]
         self._start()
-        self.eval()
 
     def forward(self, image: Tensor) -> Any:
         self._check(image)
@@ -284,15 +278,6 @@ class OnOpenVINO(nn.Module):
             results = self._program(values.shape)(values, share_inputs=True, share_outputs=False)
         answers = [torch.from_numpy(each)[:batch].to(image.dtype) for each in results.values()]
         return answers[0] if self.outputs is None else self.outputs(answers)
-
-    def train(self, mode: bool = True) -> "OnOpenVINO":
-        """Stays in eval mode: what training needs has been folded away."""
-        return super().train(False)
-
-    def extra_repr(self) -> str:
-        """Returns what it was made from, in which precision it runs, and on how many threads."""
-        kind = f"int8 and {self.precision}" if self.is_int8 else self.precision
-        return f"{self.source} in OpenVINO's {kind}, {self.threads} threads"
 
     def __getstate__(self) -> dict[str, Any]:
         passing = ("_lock", "_programs")
@@ -311,11 +296,7 @@ class OnOpenVINO(nn.Module):
             raise UserError(
                 f"Got images on {image.device}, expected them on the CPU, where OpenVINO runs."
             )
-        if not image.is_floating_point():
-            raise UserError(
-                f"Got images of {image.dtype}, expected floating-point numbers: scale and "
-                "normalise them first."
-            )
+        self.check_floating(image)
         if self.checks:
             check_image(image, cast("int", self.in_chans), self.spec)
         elif image.ndim != 4:
@@ -383,13 +364,13 @@ def on_openvino(
     _require("openvino", "openvino")
     precision = _precision(model, dtype, device)
     kept = [name for name in names if name not in ("kernels", "pack")]
-    network = rewrite(model, kept, torch.float32, torch.device("cpu"))
+    rewritten = rewrite(model, kept, torch.float32, torch.device("cpu"))
     if dtype != "int8":
-        return OnOpenVINO(network, model, precision, _image_size(model))
+        return OnOpenVINO(rewritten, model, precision, _image_size(model))
     _require("nncf", "int8,openvino")
     images = calibration_images(model, calibration)
-    made = OnOpenVINO(network, model, precision, (images.shape[2], images.shape[3]), images)
-    made.agreement = checked_agreement(network, made, images)
+    made = OnOpenVINO(rewritten, model, precision, (images.shape[2], images.shape[3]), images)
+    made.agreement = checked_agreement(rewritten, made, images)
     return made
 
 

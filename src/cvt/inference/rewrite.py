@@ -93,7 +93,7 @@ class Deployed(nn.Module):
     """
 
     is_deployed = True
-    """What no other network has: it stays on its device and in its arithmetic."""
+    """What no other network says: it stays on its device and in its arithmetic."""
 
     def __init__(self, network: nn.Module, model: nn.Module, rewritten: Mapping[str, int]) -> None:
         super().__init__()
@@ -103,7 +103,9 @@ class Deployed(nn.Module):
         self.dtype = dtype_of(network) or torch.get_default_dtype()
         self.kind = number_format(self.dtype)
         self.agreement: Agreement | None = None
-        keep_facts(self, model)
+        for name in _KEPT:
+            if hasattr(model, name):
+                setattr(self, name, copy.deepcopy(getattr(model, name)))
         self.eval()
 
     def forward(self, image: Tensor) -> Any:
@@ -111,12 +113,16 @@ class Deployed(nn.Module):
         with nullcontext() if is_traced else torch.no_grad():
             if image.dtype == self.dtype:
                 return self.network(image)
-            if not image.is_floating_point():
-                raise UserError(
-                    f"Got images of {image.dtype}, expected floating-point numbers: scale and "
-                    "normalise them first."
-                )
+            self.check_floating(image)
             return _in_dtype(self.network(image.to(self.dtype)), image.dtype)
+
+    def check_floating(self, image: Tensor) -> None:
+        """Refuses whole numbers, as of an image that nothing was done to."""
+        if not image.is_floating_point():
+            raise UserError(
+                f"Got images of {image.dtype}, expected floating-point numbers: scale and "
+                "normalise them first."
+            )
 
     def train(self, mode: bool = True) -> "Deployed":
         """Stays in eval mode: what training needs has been folded away."""
@@ -134,13 +140,6 @@ class Deployed(nn.Module):
                 "deploy the model again with the dtype and device you want."
             )
         return super()._apply(fn, recurse)
-
-
-def keep_facts(deployed: nn.Module, model: nn.Module) -> None:
-    """Gives a deployed network copies of what its model says about itself."""
-    for name in _KEPT:
-        if hasattr(model, name):
-            setattr(deployed, name, copy.deepcopy(getattr(model, name)))
 
 
 def _in_dtype(outputs: Any, dtype: torch.dtype) -> Any:

@@ -3,25 +3,29 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from cvt.data.image import BadImage, open_image
+from cvt.data.image import BadImage
 from cvt.data.sources import digit_splits
 from cvt.data.transforms import eval_transform
-from cvt.data.walk import find_images
 from cvt.errors import UserError, did_you_mean
 from cvt.files import atomic_files, expanded
 from cvt.inference.agreement import ENOUGH, LOW, agreement
 from cvt.inference.export.formats import ExportFormat, Run, choose_format
 from cvt.inference.export.snippet import snippet
 from cvt.inference.export.trace import Metadata, Sizes, choose_sizes
-from cvt.inference.int8 import Calibrating, calibration_images
+from cvt.inference.int8 import (
+    Calibrating,
+    calibration_images,
+    check_calibration,
+    some_images,
+)
 from cvt.inference.rewrite import dtype_of
 from cvt.parts.model import VisionModel
 from cvt.runtime import choose_device, number_format
@@ -119,7 +123,7 @@ def export(
     chosen = choose_format(path, format)
     dtype = number_format(dtype)
     where = _check_request(chosen, path, dtype, str(device))
-    _check_calibration(dtype, calibration)
+    check_calibration(dtype, calibration, is_needed=True)
     network = model if isinstance(model, nn.Module) else _named(str(model), untrained)
     free = dynamic if dynamic is not None else ("batch",) if batch_size is None else ()
     about = _describe(network, image_size, batch_size, free, dtype)
@@ -154,19 +158,6 @@ def _check_request(chosen: ExportFormat, path: Path, dtype: str, device: str) ->
             )
     chosen.check_machine(dtype, where)
     return where
-
-
-def _check_calibration(dtype: str, calibration: Calibrating | None) -> None:
-    if dtype == "int8" and calibration is None:
-        raise UserError(
-            "Got dtype int8 without calibration images, expected real ones to find the ranges of "
-            "the activations with; give a folder or parquet file of them (--calibration)."
-        )
-    if dtype != "int8" and calibration is not None:
-        raise UserError(
-            f"Got calibration images with dtype {dtype}, expected them with int8 alone; leave them "
-            "out, or take int8."
-        )
 
 
 def _named(model: str, untrained: bool) -> nn.Module:
@@ -344,8 +335,6 @@ def _batches(images: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
 
 _DIGITS, _MOST_IMAGES = 16, 64
 
-_T = TypeVar("_T")
-
 
 @dataclass(frozen=True)
 class RealImages:
@@ -368,32 +357,23 @@ def _real_images(folder: str | None, preprocessing: Preprocessing) -> RealImages
     A model that takes neither grey nor RGB images has none, unless they are asked for.
 
     Args:
-        folder: A folder, a file or a pattern; None: scikit-learn's scans of digits, enlarged,
-            which are real but no photographs.
+        folder: As `some_images` takes it; None: scikit-learn's scans of digits, enlarged, which
+            are real but no photographs.
     """
     if folder is None and preprocessing.input_size[0] not in (1, 3):
         return RealImages("none", ())
-    prepare = eval_transform(preprocessing)
     if folder is None:
-        scans = digit_splits()["test"].some(_DIGITS)
-        return RealImages("digits", tuple(prepare(_good(each)) for each in scans))
-    prepared, bad = [], []
-    for source in _spread(list(find_images([folder]))):
-        try:
-            prepared.append(prepare(open_image(_good(source))))
-        except BadImage as error:
-            bad.append(str(error))
-    if not prepared:
+        found = digit_splits()["test"].some(_DIGITS)
+    else:
+        found = some_images(folder, _MOST_IMAGES)
+    prepare = eval_transform(preprocessing)
+    images: list[Tensor] = []
+    bad: list[str] = []
+    for each in found:
+        if isinstance(each, BadImage):
+            bad.append(str(each))
+        else:
+            images.append(prepare(each))
+    if not images:
         raise UserError(f"Got no image in {folder!r} that can be read, expected one at least.")
-    return RealImages(folder, tuple(prepared), tuple(bad))
-
-
-def _good(source: _T | BadImage) -> _T:
-    if isinstance(source, BadImage):
-        raise source
-    return source
-
-
-def _spread(found: list) -> Iterable:
-    count = min(_MOST_IMAGES, len(found))
-    return [found[index * len(found) // count] for index in range(count)]
+    return RealImages(folder or "digits", tuple(images), tuple(bad))
