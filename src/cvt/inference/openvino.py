@@ -1,7 +1,7 @@
 """The rewritten network in OpenVINO, on the CPU, behind the model's own call.
 
-It is traced and converted to a graph, for int8 calibrated, and compiled. Every shape of images gets
-a program of its own: with known sizes OpenVINO fuses the whole attention into one kernel, which it
+It is traced, converted to a graph, calibrated for int8, and compiled. Every shape of images gets a
+program of its own: with known sizes OpenVINO fuses the whole attention into one kernel, which it
 does not with free ones, and plans its memory beforehand.
 """
 
@@ -229,8 +229,8 @@ class OnOpenVINO(Deployed):
     """Images (B, in_chans, H, W) on the CPU to what the model's forward returns in eval mode.
 
     A new shape is compiled at its first call, which takes a second or so; the last four are kept.
-    The graph is of one size at first, for any batch; with the second size comes one for all sizes
-    that the network lets one graph be for, which takes as long as `cvt.deploy` twice. Images may be
+    At first the graph takes any batch of one size; at the second size the network is traced anew,
+    for all sizes that one graph can take, which takes as long as `cvt.deploy` twice. Images may be
     of another floating type than float32; the answer comes in theirs, in memory of its own. Calls
     from several threads wait for each other.
 
@@ -271,7 +271,7 @@ class OnOpenVINO(Deployed):
     def forward(self, image: Tensor) -> Any:
         self._check(image)
         batch = len(image)
-        # OpenVINO computes nothing at all for no image, not even the shape of the answer.
+        # OpenVINO computes nothing at all for an empty batch, not even the shape of the answer.
         pixels = image.detach() if batch else image.new_zeros(1, *image.shape[1:])
         values = pixels.to(torch.float32).contiguous().numpy()
         with self._lock:
