@@ -1,5 +1,6 @@
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 from cvt.errors import UserError
 from cvt.parts.embed import ConvEmbed
 from cvt.parts.projection import AvgProjection, ConvProjection
-from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.parts.spec import BackboneSpec, Spec, StageSpec
 from cvt.systems.catalog import ROWS as ALL_ROWS
-from cvt.systems.catalog import spec_from_dict
+from cvt.systems.catalog import make_network, spec_from_dict
 from cvt.systems.cvt import ROWS
 
 TINY = StageSpec(embed_dim=8, depth=1, num_heads=2)
@@ -220,3 +221,33 @@ def test_levels_are_stages_or_the_blocks_of_the_only_one():
     assert levels(0) == ((0, -1),)
     assert ALL_ROWS["vit_tiny_patch16_224"].out_indices == 3
     assert ALL_ROWS["pvt_tiny"].out_indices == (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flat(Spec):
+    """The least that a new kind of network has to say."""
+
+    kind: ClassVar[str] = "flat"
+    network: ClassVar[str] = "torch.nn:Identity"
+
+    num_classes: int = 10
+    in_chans: int = 3
+    img_size: tuple[int, int] = (8, 8)
+    global_pool: str = ""
+
+
+def test_a_new_kind_of_network_has_the_rest_from_the_contract():
+    spec = Flat().change(num_classes=2)
+    assert spec.to_dict() == {
+        **{"kind": "flat", "num_classes": 2, "in_chans": 3},
+        **{"img_size": [8, 8], "global_pool": ""},
+    }
+    assert Flat.from_dict(spec.to_dict()) == spec
+    with pytest.raises(UserError, match="kind 'tnt', expected 'flat'"):
+        Flat.from_dict({"kind": "tnt"})
+    with pytest.raises(UserError, match="Unknown field 'num_clases'"):
+        spec.change(num_clases=2)
+    assert spec.classifiers == ("head",)
+    assert (spec.staged, spec.axes, spec.extra_level_index, spec.is_timms) == (*[None] * 3, False)
+    assert spec.tables((8, 8)) == {}
+    assert isinstance(make_network(spec), torch.nn.Identity)

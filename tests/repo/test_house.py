@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -104,6 +105,18 @@ def test_no_room_has_too_many_files():
 def test_no_room_is_for_odds_and_ends():
     banned = {"utils", "util", "helpers", "common", "misc"}
     assert not banned & {part for file in FILES for part in file.with_suffix("").parts}
+
+
+def test_kinds_of_model_are_told_apart_by_what_their_spec_says():
+    asked = [
+        f"{file.relative_to(SOURCE)}:{node.lineno}"
+        for file in FILES
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("isinstance", "type")
+        and re.search(r"\b(?:Backbone|TNT|Baseline)Spec\b", ast.unparse(node))
+    ]
+    assert not asked
 
 
 def test_no_two_classes_share_a_name():
