@@ -1,7 +1,6 @@
 """`cvt export MODEL PATH`."""
 
 import warnings
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -92,7 +91,7 @@ def export(
         )
     print_skipped(result.bad_images, sum(each.count for each in result.checks[-1:]))
     if json:
-        print_json(_plain(result))
+        print_json(result)
     else:
         _print(result)
     if result.caution:
@@ -107,18 +106,6 @@ def _axes(text: str) -> tuple[str, ...]:
     if not axes:
         raise UserError(f"Got --dynamic {text!r}, expected batch, batch,height,width or none.")
     return axes
-
-
-def _plain(result: "Exported") -> dict[str, object]:
-    return {
-        "path": str(result.path),
-        "format": result.format,
-        "num_bytes": result.num_bytes,
-        "input": result.metadata.about_input,
-        "limit": result.limit,
-        "checks": [asdict(check) for check in result.checks],
-        "snippet": result.snippet,
-    }
 
 
 def _print(result: "Exported") -> None:

@@ -4,7 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,6 +82,18 @@ class Exported:
     bad_images: tuple[str, ...]
     caution: str | None
     snippet: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON, of the metadata what images the file takes."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "num_bytes": self.num_bytes,
+            "input": self.metadata.about_input,
+            "limit": self.limit,
+            "checks": [asdict(check) for check in self.checks],
+            "snippet": self.snippet,
+        }
 
 
 def export(
