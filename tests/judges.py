@@ -69,7 +69,7 @@ def layouts_of(state_dict: dict[str, Tensor]) -> list[Layout]:
     found = []
     for layout in (layout for system in SYSTEMS for layout in system.layouts):
         has_all = set(layout.fingerprint) <= state_dict.keys()
-        if has_all and not set(layout.absent) & state_dict.keys() and layout not in found:
+        if has_all and layout not in found:
             found.append(layout)
     return found
 

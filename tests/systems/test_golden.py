@@ -17,7 +17,7 @@ import torch
 from cvt.parts.backbone import Backbone
 from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.systems.cvt import ROWS
-from cvt.weights.layouts import from_microsoft, to_microsoft
+from cvt.weights.layouts import to_microsoft, to_ours
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "microsoft_cvt.json").read_text())
 SIZES = [(name, size) for name, case in GOLDEN["cases"].items() for size in case["sizes"]]
@@ -47,7 +47,7 @@ def fill(model: Backbone) -> None:
         else torch.from_numpy(np.asarray(values(name, tuple(tensor.shape)))).float()
         for name, tensor in to_microsoft(model.state_dict()).items()
     }
-    model.load_state_dict(from_microsoft(filled))
+    model.load_state_dict(to_ours(filled))
 
 
 def image(size: str) -> torch.Tensor:

@@ -21,7 +21,7 @@ from cvt.weights.hugging_face import (
     spec_of_config,
     write_hugging_face,
 )
-from cvt.weights.layouts import from_hugging_face, to_hugging_face
+from cvt.weights.layouts import to_hugging_face, to_ours
 from cvt.weights.pickles import write_pickle
 from cvt.weights.record import Record
 from cvt.weights.source import open_weights
@@ -53,7 +53,7 @@ def test_strict_both_ways_and_equal_logits_and_maps(name):
     hugging_face = theirs(**config)
     spec = spec_of_config(hugging_face.config.to_dict()).change(num_classes=config["num_labels"])
     ours = Backbone(spec).eval()
-    load_strict(ours, from_hugging_face(hugging_face.state_dict()), source="transformers")
+    load_strict(ours, to_ours(hugging_face.state_dict()), source="transformers")
     back = theirs(**config)
     back.load_state_dict(to_hugging_face(ours.state_dict()), strict=True)
     swap_activation(back)
@@ -80,7 +80,7 @@ def test_with_gelu_the_port_itself_is_matched():
     hugging_face = theirs(**TINY)
     spec = spec_of_config(hugging_face.config.to_dict()).change(num_classes=5, act_layer="gelu")
     ours = Backbone(spec).eval()
-    load_strict(ours, from_hugging_face(hugging_face.state_dict()), source="transformers")
+    load_strict(ours, to_ours(hugging_face.state_dict()), source="transformers")
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         close(ours(image), hugging_face(image).logits)
@@ -101,7 +101,7 @@ def test_a_folder_of_theirs_is_read(tmp_path, same, pickled):
         (tmp_path / "model.safetensors").unlink()
         write_pickle(tmp_path / "pytorch_model.bin", hugging_face.state_dict())
     state_dict, record = read_hugging_face(tmp_path)
-    assert same(state_dict, from_hugging_face(hugging_face.state_dict()))
+    assert same(state_dict, to_ours(hugging_face.state_dict()))
     assert record.class_names == tuple("abcde")
     assert (record.model, record.spec.num_classes, record.spec.in_chans) == ("cvt_13", 5, 1)
     load_strict(Backbone(record.spec), state_dict, source="x")
@@ -301,7 +301,7 @@ def test_weights_in_several_files_are_put_together(tmp_path, same, suffix):
         index = tmp_path / "pytorch_model.bin.index.json"
         index.write_text(text)
     for source in (tmp_path, index):
-        assert same(open_weights(source)[0], from_hugging_face(model.state_dict()))
+        assert same(open_weights(source)[0], to_ours(model.state_dict()))
 
 
 @pytest.mark.parametrize(

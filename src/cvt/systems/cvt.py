@@ -1,7 +1,9 @@
 """CvT (Wu et al., ICCV 2021, arXiv 2103.15808) as rows, and rows of our own for small images."""
 
+import re
+
 from cvt.parts.spec import BackboneSpec, StageSpec
-from cvt.systems.system import Facts, System
+from cvt.systems.system import Facts, Layout, Rule, System, linear
 
 
 def _published(
@@ -78,6 +80,93 @@ ROWS: dict[str, BackboneSpec] = {
     "cvt_mini_32": _small((64, 128, 256), (2, 4, 8), (2, 3, 3), 1, 0.1),
 }
 
+# Every module's name: ours, microsoft/CvT's (f851e68, lib/models/cls_cvt.py) and transformers'
+# (models/cvt), `{}` for the number of a stage or block.
+_THEIR_ATTENTION = "cvt.encoder.stages.{}.layers.{}.attention.attention"
+_NAMES = (
+    ("norm", "norm", "layernorm"),
+    ("head", "head", "classifier"),
+    (
+        "stages.{}.embed.proj",
+        "stage{}.patch_embed.proj",
+        "cvt.encoder.stages.{}.embedding.convolution_embeddings.projection",
+    ),
+    (
+        "stages.{}.embed.norm",
+        "stage{}.patch_embed.norm",
+        "cvt.encoder.stages.{}.embedding.convolution_embeddings.normalization",
+    ),
+    *(
+        (f"stages.{{}}.blocks.{{}}.{ours}", f"stage{{}}.blocks.{{}}.{ours}", theirs)
+        for ours, theirs in (
+            ("norm1", "cvt.encoder.stages.{}.layers.{}.layernorm_before"),
+            ("norm2", "cvt.encoder.stages.{}.layers.{}.layernorm_after"),
+            ("attn.proj", "cvt.encoder.stages.{}.layers.{}.attention.output.dense"),
+            ("mlp.fc1", "cvt.encoder.stages.{}.layers.{}.intermediate.dense"),
+            ("mlp.fc2", "cvt.encoder.stages.{}.layers.{}.output.dense"),
+        )
+    ),
+    *(
+        (
+            f"stages.{{}}.blocks.{{}}.attn.{letter}.{ours}",
+            f"stage{{}}.blocks.{{}}.attn.{official.format(letter)}",
+            f"{_THEIR_ATTENTION}.{theirs.format(word)}",
+        )
+        for letter, word in (("q", "query"), ("k", "key"), ("v", "value"))
+        for ours, official, theirs in (
+            (
+                "conv",
+                "conv_proj_{}.conv",
+                "convolution_projection_{}.convolution_projection.convolution",
+            ),
+            (
+                "bn",
+                "conv_proj_{}.bn",
+                "convolution_projection_{}.convolution_projection.normalization",
+            ),
+            ("linear", "proj_{}", "projection_{}"),
+        )
+    ),
+)
+_TOKEN = ("stages.{}.cls_token", "stage{}.cls_token", "cvt.encoder.stages.{}.cls_token")
+
+
+def _rules(start: int, end: int) -> tuple[Rule, ...]:
+    """From one column of the table to another; a bare `CvtModel` has no `cvt.` in front."""
+
+    def pattern(name: str) -> str:
+        numbered = re.escape(name).replace(r"\{\}", r"(\d+)")
+        return re.sub(r"^cvt\\\.", r"(?:cvt\\.)?", numbered)
+
+    def target(name: str) -> str:
+        return name.replace("{}", r"\1", 1).replace("{}", r"\2", 1)
+
+    token = Rule(pattern(_TOKEN[start]), (target(_TOKEN[end]),))
+    return (token, *(linear(pattern(row[start]), target(row[end])) for row in _NAMES))
+
+
+_FIRST = "encoder.stages.0.embedding.convolution_embeddings.projection.weight"
+_LAYOUTS = (
+    Layout(
+        name="microsoft",
+        of="microsoft/CvT",
+        fingerprint=("stage0.patch_embed.proj.weight",),
+        rules=_rules(1, 0),
+        back=_rules(0, 1),
+    ),
+    *(
+        Layout(
+            name="transformers",
+            of="transformers' CvT",
+            fingerprint=(first,),
+            rules=_rules(2, 0),
+            back=_rules(0, 2),
+        )
+        # The second is a bare `CvtModel`, which lacks norm and head.
+        for first in (f"cvt.{_FIRST}", _FIRST)
+    ),
+)
+
 PAPER_ROWS = ("cvt_13", "cvt_21", "cvt_w24")
 
 _NOTE = "the paper's small differences to the reference code's counts are unexplained"
@@ -114,6 +203,7 @@ CVT = System(
             note=_NOTE,
         ),
     },
+    layouts=_LAYOUTS,
     licence="MIT (microsoft/CvT), Apache-2.0 (hub cards)",
     crop_pct=0.875,
 )

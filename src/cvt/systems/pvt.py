@@ -1,13 +1,7 @@
 """PVT (Wang et al., ICCV 2021, arXiv 2102.12122), version 1, as rows of four stages."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from cvt.parts.spec import BackboneSpec, StageSpec
-from cvt.systems.system import Facts, Layout, Rule, System, linear, reduced_block_rules, rename
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from cvt.systems.system import Facts, Layout, Rule, System, linear, reduced_block_rules
 
 DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)
 MLP_RATIOS, REDUCTIONS = (8.0, 8.0, 4.0, 4.0), (8, 4, 2, 1)
@@ -107,14 +101,6 @@ _TRANSFORMERS = (
 )
 
 
-def _from_authors(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    return rename(state_dict, _AUTHORS, "the authors' PVT")
-
-
-def _from_transformers(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    return rename(state_dict, _TRANSFORMERS, "transformers' PVT")
-
-
 _FIRST_TABLE = "encoder.patch_embeddings.0.position_embeddings"
 
 PVT = System(
@@ -147,15 +133,19 @@ PVT = System(
         Layout(
             name="authors",
             fingerprint=("pos_embed1", "block1.0.attn.kv.weight"),
-            to_ours=_from_authors,
+            of="the authors' PVT",
+            rules=_AUTHORS,
         ),
-        Layout(
-            name="transformers",
-            fingerprint=(f"pvt.{_FIRST_TABLE}",),
-            to_ours=_from_transformers,
+        *(
+            Layout(
+                name="transformers",
+                of="transformers' PVT",
+                fingerprint=(first,),
+                rules=_TRANSFORMERS,
+            )
+            # The second is a bare `PvtModel`, which has no classifier.
+            for first in (f"pvt.{_FIRST_TABLE}", _FIRST_TABLE)
         ),
-        # A bare `PvtModel`, which has no classifier.
-        Layout(name="transformers", fingerprint=(_FIRST_TABLE,), to_ours=_from_transformers),
     ),
     licence="Apache-2.0 (whai362/PVT)",
 )

@@ -1,22 +1,15 @@
 """What a system is to this library: its rows, what is published of them, whose weights load."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
+from cvt.errors import UserError
 from cvt.parts.spec import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from cvt.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,21 +43,52 @@ class Facts:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Rule:
+    r"""What happens to the tensors whose whole name matches `pattern`.
+
+    Args:
+        pattern: A regular expression.
+        names: Our names, with `\1` for its groups; several: the tensor is cut into as many equal
+            parts along its first axis, in this order; none: nothing of ours corresponds.
+        move: Turns the tensor into the form that ours has.
+    """
+
+    pattern: str
+    names: tuple[str, ...] = ()
+    move: "Callable[[Tensor], Tensor] | None" = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """How somebody's code names the tensors of a checkpoint.
 
     Args:
-        name: `timm`, `authors` or `transformers`.
+        name: `timm`, `authors`, `microsoft` or `transformers`.
+        of: Whose names they are, for messages: `timm's ViT`.
         fingerprint: Names that every checkpoint in it has.
-        absent: Names that none has.
-        to_ours: Renames a whole state dict; raises UserError for a name without counterpart.
+        rules: From their names to ours.
+        back: From our names to theirs, for the layouts that are written as well.
+        check: Refuses what has these names and is another network.
     """
 
     name: str
+    of: str
     fingerprint: tuple[str, ...]
-    to_ours: "Callable[[Mapping[str, Tensor]], dict[str, Tensor]]"
-    absent: tuple[str, ...] = ()
+    rules: tuple[Rule, ...]
+    back: tuple[Rule, ...] = ()
+    check: "Callable[[Mapping[str, Tensor]], None] | None" = None
+
+    def to_ours(self, state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """Renames a whole state dict; a name that no rule knows is refused."""
+        if self.check is not None:
+            self.check(state_dict)
+        return rename(state_dict, self.rules, self.of)
+
+    def from_ours(self, state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """Renames a state dict of ours; a name that theirs have no counterpart of is refused."""
+        assert self.back, "written in this layout are CvT's alone"
+        return rename(state_dict, self.back, f"this library, for {self.of}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,26 +120,7 @@ class System:
     is_in_timm: bool = False
 
 
-# --- Other people's names of tensors to ours: a list of rules, strict about every name.
-#
-# A rule reads the whole name by a regular expression and says what becomes of the tensor: it is
-# renamed, cut into equal parts along its first axis (fused projections), reshaped, or left out.
-
-
-@dataclass(frozen=True)
-class Rule:
-    r"""What happens to the tensors whose whole name matches `pattern`.
-
-    Args:
-        pattern: A regular expression.
-        names: Our names, with `\1` for its groups; several: the tensor is cut into as many equal
-            parts along its first axis, in this order; none: nothing of ours corresponds.
-        move: Turns the tensor into the form that ours has.
-    """
-
-    pattern: str
-    names: tuple[str, ...] = ()
-    move: "Callable[[Tensor], Tensor] | None" = None
+# Renaming, strict about every name.
 
 
 def rename(
@@ -125,9 +130,6 @@ def rename(
 
     Args:
         where: Whose names they are, for the message: `timm's ViT`.
-
-    Raises:
-        UserError: No rule is there for a name, or a fused tensor has no equal parts.
     """
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
     renamed: dict[str, Tensor] = {}
@@ -178,14 +180,15 @@ def reduced_block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 
 def linear(theirs: str, ours: str) -> Rule:
-    """Returns the rule of a module with weight and bias, or either."""
+    """Returns the rule of a module's tensors: weight and bias, and a BatchNorm's statistics."""
     return fused(theirs, ours)
 
 
 def fused(theirs: str, *ours: str) -> Rule:
     """Returns the rule of a module whose weight and bias are those of several of ours in turn."""
     leaf = 1 + re.compile(theirs).groups
-    return Rule(rf"{theirs}\.(weight|bias)", tuple(rf"{each}.\g<{leaf}>" for each in ours))
+    leaves = "weight|bias|running_mean|running_var|num_batches_tracked"
+    return Rule(rf"{theirs}\.({leaves})", tuple(rf"{each}.\g<{leaf}>" for each in ours))
 
 
 def to_convolution(kernel: int) -> "Callable[[Tensor], Tensor]":

@@ -4,7 +4,6 @@ Stages 1 and 2 are the two soft splits with their token layers; the third split 
 are a convolution of kernel 3 and stride 2, behind which the plain blocks stand.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cvt.parts.spec import BackboneSpec, Embed, StageSpec
@@ -16,12 +15,11 @@ from cvt.systems.system import (
     block_rules,
     fused,
     linear,
-    rename,
     to_convolution,
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 _TOKEN_DIM = 64
 
@@ -111,10 +109,6 @@ _RULES = (
 )
 
 
-def _to_ours(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    return rename(state_dict, _RULES, "the authors' T2T-ViT")
-
-
 T2T = System(
     name="T2T",
     paper="Yuan et al., ICCV 2021, arXiv 2101.11986",
@@ -168,7 +162,8 @@ T2T = System(
         Layout(
             name="authors",
             fingerprint=("tokens_to_token.project.weight", "pos_embed"),
-            to_ours=_to_ours,
+            of="the authors' T2T-ViT",
+            rules=_RULES,
         ),
     ),
     licence="Clear BSD (yitu-opensource/T2T-ViT)",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cvt.errors import UserError
 from cvt.parts.spec import TNTSpec
-from cvt.systems.system import HALF, Facts, Layout, Rule, System, fused, linear, rename
+from cvt.systems.system import HALF, Facts, Layout, Rule, System, fused, linear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,16 +64,6 @@ _AUTHORS = (
 )
 
 
-def _from_timm(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    _check_version(state_dict)
-    return rename(state_dict, _TIMM, "timm's TNT")
-
-
-def _from_authors(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    _check_version(state_dict)
-    return rename(state_dict, _AUTHORS, "the authors' TNT")
-
-
 def _check_version(state_dict: "Mapping[str, Tensor]") -> None:
     if "blocks.0.proj.bias" in state_dict:
         raise UserError(
@@ -127,8 +117,20 @@ TNT = System(
         ),
     },
     layouts=(
-        Layout(name="timm", fingerprint=("patch_pos", "pixel_pos"), to_ours=_from_timm),
-        Layout(name="authors", fingerprint=("outer_pos", "inner_pos"), to_ours=_from_authors),
+        Layout(
+            name="timm",
+            of="timm's TNT",
+            fingerprint=("patch_pos", "pixel_pos"),
+            rules=_TIMM,
+            check=_check_version,
+        ),
+        Layout(
+            name="authors",
+            of="the authors' TNT",
+            fingerprint=("outer_pos", "inner_pos"),
+            rules=_AUTHORS,
+            check=_check_version,
+        ),
     ),
     licence="Apache-2.0 (huawei-noah/CV-Backbones)",
     mean=HALF,

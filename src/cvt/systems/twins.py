@@ -1,13 +1,7 @@
 """Twins-PCPVT (Chu et al., NeurIPS 2021, arXiv 2104.13840): PVT's pyramid with CPVT's encoding."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from cvt.systems.pvt import DIMS, HEADS, MLP_RATIOS, REDUCTIONS, pyramid_row
-from cvt.systems.system import Facts, Layout, System, linear, reduced_block_rules, rename
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from cvt.systems.system import Facts, Layout, System, linear, reduced_block_rules
 
 _DEPTHS = {"small": (3, 4, 6, 3), "base": (3, 4, 18, 3), "large": (3, 8, 27, 3)}
 _RULES = (
@@ -16,10 +10,6 @@ _RULES = (
     *reduced_block_rules(r"blocks\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     linear("(norm|head)", r"\1"),
 )
-
-
-def _to_ours(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    return rename(state_dict, _RULES, "timm's Twins-PCPVT")
 
 
 _README = "Meituan-AutoML/Twins 1930e44, README"
@@ -60,7 +50,8 @@ TWINS = System(
                 "pos_block.0.proj.0.weight",
                 "blocks.0.0.attn.q.weight",
             ),
-            to_ours=_to_ours,
+            of="timm's Twins-PCPVT",
+            rules=_RULES,
         ),
     ),
     licence="Apache-2.0 (Meituan-AutoML/Twins)",

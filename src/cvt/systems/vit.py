@@ -1,13 +1,12 @@
 """ViT (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929) as rows."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cvt.parts.spec import BackboneSpec, StageSpec
-from cvt.systems.system import HALF, Facts, Layout, Rule, System, block_rules, linear, rename
+from cvt.systems.system import HALF, Facts, Layout, Rule, System, block_rules, linear
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def patch_row(
@@ -87,15 +86,12 @@ _RULES = (
 )
 
 
-def _to_ours(state_dict: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    return rename(state_dict, _RULES, "timm's ViT or DeiT")
-
-
 # timm's and facebookresearch/deit's names, for a table with one prefix row or with two.
 LAYOUT = Layout(
     name="timm",
     fingerprint=("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
-    to_ours=_to_ours,
+    of="timm's ViT or DeiT",
+    rules=_RULES,
 )
 
 VIT = System(

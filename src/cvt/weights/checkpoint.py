@@ -25,42 +25,26 @@ _OS_ERROR = re.compile(r"os error (\d+)")
 
 
 def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], record: Record) -> None:
-    """Writes a checkpoint; a file that was there is replaced whole or not at all.
-
-    Raises:
-        UserError: The disk is full or the place not writable; the file that was there is kept.
-    """
+    """Writes a checkpoint; a file that was there is replaced whole or not at all."""
     metadata = {METADATA_KEY: json.dumps(record.to_dict()), "format": "pt"}
     write_safetensors(path, state_dict, metadata)
 
 
 def load_checkpoint(path: str | Path) -> tuple[StateDict, Record]:
-    """Reads tensors (on the CPU) and record of a checkpoint that `save_checkpoint` wrote.
-
-    Raises:
-        UserError: The file is missing, truncated, no safetensors file, or not one of ours.
-    """
+    """Reads tensors (on the CPU) and record of a checkpoint that `save_checkpoint` wrote."""
     state_dict, metadata = read_safetensors(path)
     return state_dict, record_of(metadata, source=str(path))
 
 
 def read_record(path: str | Path) -> Record:
-    """Reads the record alone, which takes milliseconds however large the file.
-
-    Raises:
-        UserError: As `load_checkpoint`.
-    """
+    """Reads the record alone, which takes milliseconds however large the file."""
     with _open(Path(path)) as file:
         metadata = file.metadata() or {}
     return record_of(metadata, source=str(path))
 
 
 def record_of(metadata: Mapping[str, str], *, source: str) -> Record:
-    """Reads the record in a safetensors file's metadata.
-
-    Raises:
-        UserError: There is none, or it is not usable.
-    """
+    """Reads the record in a safetensors file's metadata."""
     if METADATA_KEY not in metadata:
         raise UserError(
             f"{source} has no record of its model in it, expected a checkpoint of this library; "
@@ -74,11 +58,7 @@ def record_of(metadata: Mapping[str, str], *, source: str) -> Record:
 
 
 def read_safetensors(path: str | Path) -> tuple[StateDict, dict[str, str]]:
-    """Reads any safetensors file's tensors, on the CPU, and its metadata.
-
-    Raises:
-        UserError: The file is missing, truncated or no safetensors file.
-    """
+    """Reads any safetensors file's tensors, on the CPU, and its metadata."""
     with _open(Path(path)) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
@@ -86,11 +66,7 @@ def read_safetensors(path: str | Path) -> tuple[StateDict, dict[str, str]]:
 def write_safetensors(
     path: str | Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Writes tensors, contiguous and from the CPU, and metadata, all or nothing.
-
-    Raises:
-        UserError: The disk is full or the place not writable; the file that was there is kept.
-    """
+    """Writes tensors, contiguous and from the CPU, and metadata, all or nothing."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     with atomic_path(path) as temporary:
         try:

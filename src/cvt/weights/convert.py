@@ -33,11 +33,6 @@ def convert(source: str | Path, out: str | Path, to: Target | None = None) -> st
 
     Returns:
         What gets lost or computed differently on the other side; empty if nothing does.
-
-    Raises:
-        UserError: The source cannot be opened, the layout and the name don't go together, the
-            other implementation cannot express the model, or the place is not writable, is the
-            source itself, or a folder of other things.
     """
     path = Path(out)
     target = _target(path, to)

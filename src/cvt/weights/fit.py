@@ -104,10 +104,6 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
 
     Args:
         source: Where the state dict comes from, for the message.
-
-    Raises:
-        UserError: They don't agree; the message lists what is missing (`-`), what is too much
-            (`+`) and what has another shape (`~`). The model is as it was.
     """
     difference = diff(model.state_dict(), state_dict)
     if difference:
@@ -146,10 +142,6 @@ def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source:
 
     Args:
         source: Where both come from, for the message.
-
-    Raises:
-        UserError: Names or shapes differ, or a tensor holds other than finite floating point
-            numbers; or the record contradicts itself.
     """
     check_record(record, source)
     with torch.device("meta"):
@@ -221,9 +213,6 @@ def adapt(
 
     Args:
         img_size: The (H, W) that the checkpoint's position tables are made for; None: the model's.
-
-    Raises:
-        UserError: Other input channels for T2T-ViT, whose first layer is no convolution.
     """
     adapted, own = dict(state_dict), model.state_dict()
     if num_classes(adapted, model.spec) != num_classes(own, model.spec):
@@ -294,9 +283,6 @@ def recognise_variant(
         source: Where the state dict comes from, for the message.
         systems: Those that it may belong to.
         file_name: What may name the row, with anything between its words.
-
-    Raises:
-        UserError: It belongs to no row; the message says what was found.
     """
     check_whole(state_dict, source=source)
     fits: dict[str, Spec] = {}
@@ -335,11 +321,7 @@ def spec_of_tensors(spec: Spec, state_dict: Mapping[str, Tensor]) -> Spec:
 
 
 def check_whole(state_dict: Mapping[str, Tensor], *, source: str) -> None:
-    """Refuses the stages alone.
-
-    Raises:
-        UserError: The final norm is missing, as in a bare `CvtModel` of transformers.
-    """
+    """Refuses the stages alone."""
     if "norm.weight" not in state_dict and any(name.startswith("stages.") for name in state_dict):
         raise UserError(
             f"{source} lacks norm.weight and norm.bias, the final norm, as a file cut short "

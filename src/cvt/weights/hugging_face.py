@@ -42,10 +42,10 @@ from cvt.weights.checkpoint import read_safetensors, write_safetensors
 from cvt.weights.fit import check_whole, num_classes, spec_of_tensors
 from cvt.weights.layouts import (
     StateDict,
-    from_hugging_face,
     identify,
     strip_wrappers,
     to_hugging_face,
+    to_ours,
 )
 from cvt.weights.pickles import read_pickle
 from cvt.weights.record import Interpolation, Preprocessing, Record, preprocessing_of_row
@@ -99,9 +99,6 @@ def read_pvt(
         source: The folder, for messages.
         processor: Its `preprocessor_config.json`; None: there is none, so the system's holds.
         answers: Returns the labels of so many outputs, or None, and whether they may hold together.
-
-    Raises:
-        UserError: The tensors are not PVT's, or the config asks for what PVT does not compute.
     """
     ours, systems = identify(state_dict, source=source)
     if PVT not in systems:
@@ -128,11 +125,7 @@ def read_pvt(
 
 
 def spec_of_pvt_config(config: Mapping[str, Any]) -> BackboneSpec:
-    """Reads a `PvtConfig`; keys that it lacks have transformers' defaults, those of PVT-Tiny.
-
-    Raises:
-        UserError: A list has not one value a stage, or a value that PVT does not compute.
-    """
+    """Reads a `PvtConfig`; keys that it lacks have transformers' defaults, those of PVT-Tiny."""
     said = from_others(_Config_of_hugging_face_pvt, config, "config.json")
     stages = len(said.depths)
     for key in _COLUMNS_of_hugging_face_pvt:
@@ -239,10 +232,6 @@ def read(
     Args:
         kind: Whose processor it has to be, or is where the file does not say.
         channels: Those of the model; None: as many as `image_mean` has, or 3.
-
-    Raises:
-        UserError: It is another processor's, a value is unusable, or it asks for a step that is
-            not done here.
     """
     processor = from_others(_Processor, config, _FILE)
     named = processor.image_processor_type or processor.feature_extractor_type or kind
@@ -360,9 +349,6 @@ def check_expressible(spec: Spec, layout: Literal["microsoft", "hugging_face"]) 
 
     Rates of dropout and stochastic depth are not looked at: they change training only. Neither is
     the activation in Hugging Face's case; see `hugging_face.gelu_note`.
-
-    Raises:
-        UserError: The message names the first field that stands in the way.
     """
     whose = "microsoft/CvT" if layout == "microsoft" else "Hugging Face's CvT"
     if (staged := spec.staged) is None:
@@ -490,10 +476,6 @@ def read_hugging_face(folder: str | Path) -> tuple[StateDict, Record]:
 
     The class names are the config's `id2label`, the preprocessing that of
     `preprocessor_config.json`, or the default if there is none.
-
-    Raises:
-        UserError: A file is missing or unreadable, or the config is not one of a CvT that
-            transformers can build, or a PVT.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
@@ -507,7 +489,7 @@ def read_hugging_face(folder: str | Path) -> tuple[StateDict, Record]:
             answers=partial(read_answers, config),
         )
     _check_type(config)
-    state_dict = from_hugging_face(read_weights(folder))
+    state_dict = to_ours(read_weights(folder), source=str(folder))
     check_whole(state_dict, source=str(folder))
     spec = spec_of_config(config)
     spec = spec.change(num_classes=num_classes(state_dict, spec))
@@ -534,10 +516,6 @@ def write_hugging_face(
 
     Returns:
         Sentences that the caller should show: what transformers will do differently.
-
-    Raises:
-        UserError: transformers' CvT cannot express the model (the field is named), or the folder
-            cannot be written.
     """
     check_expressible(record.spec, "hugging_face")
     assert record.spec.staged is not None
@@ -567,11 +545,7 @@ def gelu_note(spec: BackboneSpec) -> list[str]:
 
 
 def spec_of_config(config: Mapping[str, Any]) -> BackboneSpec:
-    """Reads a `CvtConfig`; keys that it lacks have transformers' defaults, those of CvT-13.
-
-    Raises:
-        UserError: It is no CvT's, or asks for what transformers' CvT does not compute.
-    """
+    """Reads a `CvtConfig`; keys that it lacks have transformers' defaults, those of CvT-13."""
     _check_type(config)
     said = from_others(_Config, config, "config.json")
     stages = len(said.embed_dim)
@@ -622,11 +596,7 @@ def config_of_record(record: Record) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> StateDict:
-    """Reads the weights of a folder, in whatever names they have, from one file or several.
-
-    Raises:
-        UserError: There are none, or they are unreadable; an index and its files disagree.
-    """
+    """Reads the weights of a folder, in whatever names they have, from one file or several."""
     for name, index in zip(WEIGHT_FILES, INDEX_FILES, strict=True):
         if (folder / name).is_file():
             return _read_file(folder / name)
@@ -639,11 +609,7 @@ def read_weights(folder: Path) -> StateDict:
 
 
 def shard_files(index: Path) -> dict[str, str]:
-    """Returns which file holds each tensor, as an index of transformers' tells it.
-
-    Raises:
-        UserError: The index is unreadable, or names a file outside its folder.
-    """
+    """Returns which file holds each tensor, as an index of transformers' tells it."""
     said = from_others(_Index, read_json(index), str(index))
     suffix = ".safetensors" if index.name.startswith("model.") else ".bin"
     for file in set(said.weight_map.values()):
@@ -684,11 +650,7 @@ def _read_file(path: Path) -> StateDict:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-        UserError: The file is unreadable or holds something else.
-    """
+    """Reads a JSON file that holds an object."""
     content = plain.read_json_file(path)
     if not isinstance(content, dict):
         raise UserError(f"Got {type(content).__name__} in {path}, expected an object with keys.")
@@ -718,9 +680,6 @@ def read_answers(config: Mapping[str, Any], count: int) -> tuple[tuple[str, ...]
     Returns:
         The class names, or None where they are missing or placeholders; and whether the classes
         may hold together, as they may where there is one only.
-
-    Raises:
-        UserError: The names don't fit the outputs, or these are no classes.
     """
     for key in ("quantization_config", "auto_map"):
         if config.get(key):

@@ -1,90 +1,28 @@
-"""State-dict names: CvT's three layouts, one to one, and whatever layouts the systems have.
+"""Whose names a state dict has, what is wrapped around them, and the way to our names and back."""
 
-Source of CvT's: microsoft/CvT f851e68, lib/models/cls_cvt.py, and transformers' models/cvt.
-"""
-
-import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import Literal, TypeVar
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
 from cvt.errors import UserError, remark
 from cvt.systems.catalog import SYSTEMS
 from cvt.systems.cvt import CVT
-from cvt.systems.system import Layout as SystemLayout
-from cvt.systems.system import System
+from cvt.systems.system import Layout, System
 
-Layout = Literal["cvt", "microsoft", "hugging_face"]
 StateDict = dict[str, Tensor]
 T = TypeVar("T")
 
-_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_STAGE = ("stages.{}.", "stage{}.", "cvt.encoder.stages.{}.")
-_BLOCK = ("blocks.{}.", "blocks.{}.", "layers.{}.")
-_IN_TOP = (("norm", "norm", "layernorm"), ("head", "head", "classifier"))
-_IN_STAGE = (
-    ("embed.proj", "patch_embed.proj", "embedding.convolution_embeddings.projection"),
-    ("embed.norm", "patch_embed.norm", "embedding.convolution_embeddings.normalization"),
-    ("cls_token", "cls_token", "cls_token"),
-)
-_IN_BLOCK = (
-    ("norm1", "norm1", "layernorm_before"),
-    ("norm2", "norm2", "layernorm_after"),
-    ("attn.proj", "attn.proj", "attention.output.dense"),
-    ("mlp.fc1", "mlp.fc1", "intermediate.dense"),
-    ("mlp.fc2", "mlp.fc2", "output.dense"),
-)
-_IN_QKV = (
-    (
-        "attn.{}.conv",
-        "attn.conv_proj_{}.conv",
-        "attention.attention.convolution_projection_{}.convolution_projection.convolution",
-    ),
-    (
-        "attn.{}.bn",
-        "attn.conv_proj_{}.bn",
-        "attention.attention.convolution_projection_{}.convolution_projection.normalization",
-    ),
-    ("attn.{}.linear", "attn.proj_{}", "attention.attention.projection_{}"),
-)
-_QKV = (("q", "q", "query"), ("k", "k", "key"), ("v", "v", "value"))
+MICROSOFT, TRANSFORMERS = CVT.layouts[:2]
 
-# The numbers of stages and blocks; those of norm1 and fc2 belong to the name.
-_INDEX = re.compile(r"(?<=^stage)\d+|(?<=\.)\d+(?=\.)")
 _WRAPPERS = ("module.", "_orig_mod.", "timm_model.")
-_FIRST: dict[str, Layout] = {
-    "stages.0.embed.proj.weight": "cvt",
-    "word_embed.proj.weight": "cvt",  # TNT
-    "layer1.0.conv1.weight": "cvt",  # ResNet and EfficientNet, whose names are timm's
-    "conv_stem.weight": "cvt",
-    "stage0.patch_embed.proj.weight": "microsoft",
-    "cvt.encoder.stages.0.embedding.convolution_embeddings.projection.weight": "hugging_face",
-    "encoder.stages.0.embedding.convolution_embeddings.projection.weight": "hugging_face",
-}
-
-
-def name_table() -> list[tuple[str, str, str]]:
-    """Returns every module's name as (ours, Microsoft's, Hugging Face's), `{}` for each index."""
-    in_block = list(_IN_BLOCK)
-    for piece in _IN_QKV:
-        in_block += [_join(piece, letters, "format") for letters in _QKV]
-    rows = list(_IN_TOP)
-    rows += [_join(_STAGE, piece) for piece in _IN_STAGE]
-    rows += [_join(_join(_STAGE, _BLOCK), piece) for piece in in_block]
-    return rows
-
-
-def recognise(state_dict: Iterable[str]) -> Layout | None:
-    """Returns which of CvT's layouts these names are in, judged by the first embedding's weight.
-
-    `cvt` is the layout of this library, whatever the system; None: it is none of the three.
-    """
-    names = set(state_dict)
-    for name, layout in _FIRST.items():
-        if name in names:
-            return layout
-    return None
+# Names that tell a network of ours: of stages, TNT, and timm's ResNet and EfficientNet.
+_OURS = (
+    "stages.0.embed.proj.weight",
+    "word_embed.proj.weight",
+    "layer1.0.conv1.weight",
+    "conv_stem.weight",
+)
 
 
 def strip_wrappers(state_dict: Mapping[str, T]) -> dict[str, T]:
@@ -103,7 +41,7 @@ def strip_wrappers(state_dict: Mapping[str, T]) -> dict[str, T]:
 def is_network(state_dict: Mapping[str, Tensor]) -> bool:
     """Whether these are the names of a known network, be it inside of another module."""
     names = strip_wrappers(state_dict).keys()
-    return recognise(names) is not None or find_layout(names) is not None or bool(_prefixes(names))
+    return _is_known(names) or bool(_prefixes(names))
 
 
 def below_prefix(state_dict: Mapping[str, Tensor], *, source: str) -> StateDict:
@@ -114,11 +52,8 @@ def below_prefix(state_dict: Mapping[str, Tensor], *, source: str) -> StateDict:
 
     Args:
         source: Where the state dict comes from, for the message.
-
-    Raises:
-        UserError: There are several networks.
     """
-    if recognise(state_dict) or find_layout(state_dict.keys()):
+    if _is_known(state_dict.keys()):
         return dict(state_dict)
     prefixes = _prefixes(state_dict.keys())
     if len(prefixes) > 1:
@@ -145,67 +80,27 @@ def below_prefix(state_dict: Mapping[str, Tensor], *, source: str) -> StateDict:
 
 def _prefixes(names: Collection[str]) -> list[str]:
     """What stands before the names of known networks, the outermost where they nest."""
-    tellings: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((name,), ()) for name in _FIRST]
-    tellings += [(each.fingerprint, each.absent) for system in SYSTEMS for each in system.layouts]
+    fingerprints = [(name,) for name in _OURS]
+    fingerprints += [layout.fingerprint for system in SYSTEMS for layout in system.layouts]
     found = {
-        name.removesuffix(fingerprint[0])
-        for fingerprint, absent in tellings
+        prefix
+        for first, *others in fingerprints
         for name in names
-        if name.endswith(f".{fingerprint[0]}")
-        and _fits(names, fingerprint, absent, name.removesuffix(fingerprint[0]))
+        if name.endswith(f".{first}")
+        and (prefix := name.removesuffix(first)) is not None
+        and all(prefix + other in names for other in others)
     }
     return sorted(each for each in found if not any(each.startswith(o) for o in found if o != each))
 
 
-def _fits(
-    names: Collection[str], fingerprint: Iterable[str], absent: Iterable[str], prefix: str = ""
-) -> bool:
-    return all(prefix + name in names for name in fingerprint) and not any(
-        prefix + name in names for name in absent
-    )
-
-
-def from_microsoft(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Renames a state dict of microsoft/CvT to our names; a `module.` prefix is removed.
-
-    Raises:
-        UserError: A name has no counterpart.
-    """
-    return _rename(strip_wrappers(state_dict), 1, 0, "Microsoft's layout")
-
-
 def to_microsoft(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Renames our state dict to the names of microsoft/CvT.
-
-    Raises:
-        UserError: A name has no counterpart, such as a position table's.
-    """
-    return _rename(state_dict, 0, 1, "our layout")
-
-
-def from_hugging_face(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Renames a state dict of transformers' `CvtForImageClassification` to our names.
-
-    A bare `CvtModel` is renamed as well; it lacks `norm.*` and `head.*`, so that only the stages
-    come out.
-
-    Raises:
-        UserError: A name has no counterpart.
-    """
-    whole = {
-        f"cvt.{name}" if name.startswith("encoder.") else name: tensor
-        for name, tensor in strip_wrappers(state_dict).items()
-    }
-    return _rename(whole, 2, 0, "Hugging Face's layout")
+    """Renames our state dict to the names of microsoft/CvT."""
+    return MICROSOFT.from_ours(state_dict)
 
 
 def to_hugging_face(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Renames our state dict to the names of transformers' `CvtForImageClassification`.
-
-    Raises:
-        UserError: A name has no counterpart, such as a position table's.
-    """
-    return _rename(state_dict, 0, 2, "our layout")
+    """Renames our state dict to the names of transformers' `CvtForImageClassification`."""
+    return TRANSFORMERS.from_ours(state_dict)
 
 
 def to_ours(state_dict: Mapping[str, Tensor], *, source: str = "The state dict") -> StateDict:
@@ -213,9 +108,6 @@ def to_ours(state_dict: Mapping[str, Tensor], *, source: str = "The state dict")
 
     Args:
         source: Where it comes from, for the message.
-
-    Raises:
-        UserError: It is in no known layout, or a name has no counterpart.
     """
     return identify(state_dict, source=source)[0]
 
@@ -225,26 +117,18 @@ def identify(
 ) -> tuple[StateDict, tuple[System, ...]]:
     """As `to_ours`, and says which systems have checkpoints in the layout, in catalogue order.
 
-    Our own names leave all systems possible. CvT's three layouts are looked for first.
+    Our own names leave all systems possible.
 
     Args:
         source: Where it comes from, for the message.
-
-    Raises:
-        UserError: As `to_ours`.
     """
     stripped = below_prefix(strip_wrappers(state_dict), source=source)
-    layout = recognise(stripped)
-    if layout == "cvt":
+    if is_ours(stripped):
         return stripped, SYSTEMS
-    if layout == "microsoft":
-        return from_microsoft(stripped), (CVT,)
-    if layout == "hugging_face":
-        return from_hugging_face(stripped), (CVT,)
-    of_system = find_layout(stripped)
-    if of_system is not None:
-        sharing = [system for system in SYSTEMS if of_system in system.layouts]
-        return of_system.to_ours(stripped), tuple(sharing)
+    layout = find_layout(stripped)
+    if layout is not None:
+        sharing = [system for system in SYSTEMS if layout in system.layouts]
+        return layout.to_ours(stripped), tuple(sharing)
     shown = ", ".join(repr(name) for name in list(stripped)[:3]) or "no tensor at all"
     known = ", ".join(system.name for system in SYSTEMS if system.layouts)
     raise UserError(
@@ -254,49 +138,16 @@ def identify(
     )
 
 
-def find_layout(names: Collection[str]) -> SystemLayout | None:
-    """Returns the layout of a system other than CvT in which all its telling names are there."""
-    for system in SYSTEMS:
-        for layout in system.layouts:
-            if _fits(names, layout.fingerprint, layout.absent):
-                return layout
-    return None
+def is_ours(names: Collection[str]) -> bool:
+    """Whether these are this library's names, of whatever system."""
+    return any(name in names for name in _OURS)
 
 
-def _rename(state_dict: Mapping[str, Tensor], old: int, new: int, where: str) -> StateDict:
-    table = {row[old]: row[new] for row in name_table()}
-    renamed, unknown = {}, []
-    for name, tensor in state_dict.items():
-        to = _translate(name, table)
-        if to is None:
-            unknown.append(name)
-        else:
-            renamed[to] = tensor
-    if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        raise UserError(
-            f"Got {', '.join(map(repr, unknown[:3]))}{more} in {where}, expected only names of "
-            "CvT's own parts; these have no counterpart in the other layout."
-        )
-    return renamed
+def find_layout(names: Collection[str]) -> Layout | None:
+    """Returns the layout, of any system, that all its telling names are there of."""
+    layouts = (layout for system in SYSTEMS for layout in system.layouts)
+    return next((each for each in layouts if all(n in names for n in each.fingerprint)), None)
 
 
-def _translate(name: str, table: Mapping[str, str]) -> str | None:
-    template = _INDEX.sub("{}", name)
-    indices = _INDEX.findall(name)
-    if template.endswith(".cls_token"):
-        return table[template].format(*indices) if template in table else None
-    stem, _, leaf = template.rpartition(".")
-    if leaf not in _LEAVES or stem not in table or stem.endswith(".cls_token"):
-        return None
-    return f"{table[stem]}.{leaf}".format(*indices)
-
-
-def _join(
-    left: tuple[str, str, str], right: tuple[str, str, str], how: str = "append"
-) -> tuple[str, str, str]:
-    if how == "format":
-        ours, microsoft, hugging_face = (a.format(b) for a, b in zip(left, right, strict=True))
-    else:
-        ours, microsoft, hugging_face = (a + b for a, b in zip(left, right, strict=True))
-    return ours, microsoft, hugging_face
+def _is_known(names: Collection[str]) -> bool:
+    return is_ours(names) or find_layout(names) is not None

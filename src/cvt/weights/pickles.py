@@ -91,11 +91,6 @@ def read_pickle(path: str | Path) -> StateDict:
 
     Only tensors and plain containers are unpickled (`weights_only=True`): code never runs. What a
     training script adds by way of `argparse`, numpy or Lightning is passed over by exact name.
-
-    Raises:
-        UserError: The file is missing, truncated or no PyTorch file; it needs more than that (the
-            message names what it wants); there is no state dict in it, or one with tensors that
-            are no plain arrays of numbers.
     """
     path = Path(path)
     _check_packing(path)
@@ -131,11 +126,7 @@ def _check_packing(path: Path) -> None:
 
 
 def write_pickle(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Writes a state dict as `torch.save` does, all or nothing.
-
-    Raises:
-        UserError: The disk is full or the place not writable; the file that was there is kept.
-    """
+    """Writes a state dict as `torch.save` does, all or nothing."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in state_dict.items()}
     # By way of memory, since torch.save itself hides the reason of a failed write.
     buffer = io.BytesIO()
@@ -152,10 +143,6 @@ def unwrap(content: Any, *, source: str = "The checkpoint") -> StateDict:
             `model_state_dict` or the like; averaged weights (`state_dict_ema`, `model_ema`) come
             first. Under any other key it has to be the only one of a known network.
         source: Where it comes from, for the message.
-
-    Raises:
-        UserError: There is no mapping from names to tensors in it, or there are several; or a
-            tensor is no plain array of numbers.
     """
     found = dict(_find(content, "", _DEEPEST, set()))
     if not found:
@@ -174,12 +161,7 @@ def unwrap(content: Any, *, source: str = "The checkpoint") -> StateDict:
 
 
 def check_dense(state_dict: Mapping[str, Tensor], *, source: str) -> None:
-    """Refuses tensors that are no plain arrays of numbers, and more of them than memory holds.
-
-    Raises:
-        UserError: A tensor is sparse, quantised, nested, complex, without data or of a class of its
-            own, or many stand for few numbers in the file.
-    """
+    """Refuses tensors that are no plain arrays of numbers, and more of them than memory holds."""
     for name, tensor in state_dict.items():
         kind = _kind(tensor)
         if kind:

@@ -30,9 +30,6 @@ class Preprocessing:
         mean: Subtracted from each channel after scaling the pixels to 0..1.
         std: What each channel is then divided by.
         crop_pct: Share of the resized picture that the crop keeps, in (0, 1].
-
-    Raises:
-        UserError: A value is not of the kind that the field asks for.
     """
 
     input_size: tuple[Channels, Side, Side] = (3, 224, 224)
@@ -99,20 +96,12 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Builds what `to_dict` wrote.
-
-        Raises:
-            UserError: A key is unknown (the nearest one is named) or a value is unusable.
-        """
+        """Builds what `to_dict` wrote."""
         return from_plain(cls, data, "the preprocessing")
 
     @classmethod
     def from_timm(cls, cfg: dict[str, Any]) -> Self:
-        """Reads a timm `pretrained_cfg`; keys that say nothing about preprocessing are left out.
-
-        Raises:
-            UserError: A value is unusable, among them timm's `crop_mode="border"`.
-        """
+        """Reads a timm `pretrained_cfg`; keys that say nothing about preprocessing are left out."""
         names = {each.name for each in fields(cls)}
         return cls(**{key: cfg[key] for key in cfg.keys() & names if cfg[key] is not None})
 
@@ -152,9 +141,6 @@ class Record:
         licence: Under what terms the weights may be used.
         source: Where the weights come from: a path, hub id or published name.
         trained_on: What the run that made the weights learned from; None: that is not known.
-
-    Raises:
-        UserError: There are more or fewer class names than outputs.
     """
 
     model: Annotated[str, Length(1, 200)]
@@ -193,11 +179,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Builds the record that `to_dict` wrote.
-
-        Raises:
-            UserError: A key is unknown (the nearest one is named) or missing, or a value unusable.
-        """
+        """Builds the record that `to_dict` wrote."""
         if isinstance(data, dict) and "spec" in data:
             data = {**data, "spec": spec_from_dict(data["spec"])}
         return from_plain(cls, data, "the record")
@@ -217,9 +199,6 @@ def preprocessing_of_row(name: str, spec: Spec | None = None) -> Preprocessing:
 
     Args:
         spec: A change of the row, whose image size and channels hold; None: the row itself.
-
-    Raises:
-        UserError: There is no such row.
     """
     system, spec = system_of(name), spec or ROWS[name]
     is_ours = name.endswith("_32")

@@ -58,9 +58,6 @@ def fetch(repo_id: str) -> Path:
 
     Asks once whether the hub can be reached, instead of the half minute of retries that a
     download spends on it, and falls back to what an earlier download left in the cache.
-
-    Raises:
-        UserError: Offline and not in the cache; no such repository, or no weights in it.
     """
     online = _reachable()
     config = _file(repo_id, "config.json", online)
@@ -169,10 +166,6 @@ def open_weights(source: str | Path) -> tuple[StateDict, Record]:
             or a weights file; a hub id such as `microsoft/cvt-13`; a published name such as
             `cvt_13.msft_in1k`; `demo`, the small model that comes along. What exists as a path is
             that; `hf-hub:OWNER/NAME` is a hub id in any case.
-
-    Raises:
-        UserError: There is nothing there, or no network of ours; offline, a download; the tensors
-            are not those of the network that is described, or no finite numbers.
     """
     state_dict, record = _open(str(source) or ".")
     return check_described(state_dict, record, source=str(source)), record

@@ -59,10 +59,6 @@ def save_pretrained(
         class_names: One label per output, in their order; None: the record's.
         preprocessing: How pictures were prepared in training, also as timm's data config
             (`timm.data.resolve_model_data_config`); None: the record's.
-
-    Raises:
-        UserError: The model is no change of its row, the class names don't fit its outputs, or the
-            folder cannot be written.
     """
     if not hasattr(model, "spec"):
         raise UserError(
@@ -83,11 +79,7 @@ def save_pretrained(
 
 
 def record_of_model(model: VisionModel, record: Record | None = None) -> Record:
-    """Returns what there is to say about a model as it is now, see `save_pretrained`.
-
-    Raises:
-        UserError: It has no record, and does not say which row it is of.
-    """
+    """Returns what there is to say about a model as it is now, see `save_pretrained`."""
     record = record or getattr(model, "record", None) or _new_record(model)
     # timm's own networks, the baselines, know no spec to keep up with `reset_classifier`.
     spec = model.spec.change(num_classes=model.num_classes)
@@ -110,22 +102,14 @@ def _new_record(model: VisionModel) -> Record:
 
 
 def write_timm_folder(folder: str | Path, state_dict: Mapping[str, Tensor], record: Record) -> None:
-    """Writes `model.safetensors` and `config.json`, each of them whole or not at all.
-
-    Raises:
-        UserError: The spec is no change of its row, or the folder cannot be written.
-    """
+    """Writes `model.safetensors` and `config.json`, each of them whole or not at all."""
     config = config_of_record(record)
     save_checkpoint(Path(folder) / WEIGHTS_FILE, state_dict, record)
     write_json(Path(folder) / "config.json", config)
 
 
 def read_timm_folder(folder: str | Path) -> tuple[StateDict, Record]:
-    """Reads a folder that `save_pretrained`, or timm's own `save_for_hf`, wrote.
-
-    Raises:
-        UserError: A file is missing or unreadable, or the architecture is none of ours.
-    """
+    """Reads a folder that `save_pretrained`, or timm's own `save_for_hf`, wrote."""
     folder = Path(folder)
     if (folder / WEIGHTS_FILE).is_file():
         state_dict, metadata = read_safetensors(folder / WEIGHTS_FILE)
@@ -139,11 +123,7 @@ def read_timm_folder(folder: str | Path) -> tuple[StateDict, Record]:
 
 
 def _as_tensors(record: Record, state_dict: StateDict, told_channels: int | None) -> Record:
-    """Input channels and image size, which timm's own configurations may not tell.
-
-    Raises:
-        UserError: There are more or fewer classes, or channels, than the configuration says.
-    """
+    """Input channels and image size, which timm's own configurations may not tell."""
     spec = spec_of_tensors(record.spec, state_dict)
     if spec.num_classes != record.spec.num_classes:
         raise UserError(
@@ -164,9 +144,6 @@ def config_of_record(record: Record) -> dict[str, Any]:
 
     The number of classes stands at the top only: in `model_args`, where timm 1.0 puts it too, it
     makes transformers 5 pass it twice and fail.
-
-    Raises:
-        UserError: The spec is no change of its row.
     """
     spec = record.spec
     arguments = model_args(record.model, spec)
@@ -199,11 +176,7 @@ def _num_features(spec: Spec) -> int:
 
 
 def model_args(model: str, spec: Spec) -> dict[str, Any]:
-    """Returns the changes that make a row this spec: `ROWS[model].change(**model_args) == spec`.
-
-    Raises:
-        UserError: There is no such row, or it has another number of stages.
-    """
+    """Returns the changes that make a row this spec: `ROWS[model].change(**model_args) == spec`."""
     if model not in ROWS:
         raise UserError(f"Got model {model!r}, expected one of {list(ROWS)}.")
     old, new = ROWS[model].to_dict(), spec.to_dict()
@@ -225,9 +198,6 @@ def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
 
     Pictures are prepared as `input_size` and `crop_pct` say, as timm's own transforms do it;
     `test_input_size` and `test_crop_pct` are for its validation script.
-
-    Raises:
-        UserError: The architecture is none of ours, or its arguments are unknown.
     """
     said = from_others(_Config, config, "config.json")
     name = _row_named(said.architecture)
