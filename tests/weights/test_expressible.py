@@ -15,8 +15,8 @@ BOTH = [
 ]
 HUGGING_FACE_ONLY = [
     ({"projection": ("conv", "avg", "conv")}, "projection='avg'"),
-    ({"cls_token": False}, "cls_token=False"),
-    ({"cls_token": True}, "cls_token=True"),
+    ({"cls_token": False}, "got cls_token of stage 3=False"),
+    ({"cls_token": True}, "got cls_token of stage 1=True"),
     ({"depth": (1, 1, 10)}, "depth=1, expected at least 2 in stage 2"),
 ]
 

@@ -23,11 +23,11 @@ HUB = {  # as the hub's preprocessor_config.json of microsoft/cvt-* says it
 
 @pytest.mark.parametrize("size", [224, {"shortest_edge": 224}, {"height": 224, "width": 224}])
 def test_all_spellings_of_a_size_are_read(size):
-    assert image_processor.read({**HUB, "size": size}) == AT_224
+    assert image_processor.read_processor({**HUB, "size": size}) == AT_224
 
 
 def test_384_squashes_whatever_crop_pct_says():
-    assert image_processor.read({**HUB, "size": 384}) == AT_384
+    assert image_processor.read_processor({**HUB, "size": 384}) == AT_384
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,10 @@ def test_384_squashes_whatever_crop_pct_says():
     [AT_224, AT_384, Preprocessing(input_size=(3, 32, 32), crop_pct=1.0, interpolation="bilinear")],
 )
 def test_there_and_back(preprocessing):
-    assert image_processor.read(image_processor.write(preprocessing)) == preprocessing
+    assert (
+        image_processor.read_processor(image_processor.write_processor(preprocessing))
+        == preprocessing
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,7 @@ def test_there_and_back(preprocessing):
     ],
 )
 def test_what_the_processor_does_otherwise_is_not_written(preprocessing):
-    assert image_processor.write(preprocessing) is None
+    assert image_processor.write_processor(preprocessing) is None
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_what_the_processor_does_otherwise_is_not_written(preprocessing):
 )
 def test_what_is_not_understood_is_refused(change, says):
     with pytest.raises(UserError, match=says):
-        image_processor.read({**HUB, **change})
+        image_processor.read_processor({**HUB, **change})
 
 
 PVT = {
@@ -100,7 +103,7 @@ def test_pixels_become_what_transformers_makes_of_them(kind, change):
     config = {**base, **change}
     said = {key: value for key, value in config.items() if value is not None}
     theirs = getattr(transformers, name)(**said)(picture, return_tensors="pt")["pixel_values"][0]
-    ours = eval_transform(image_processor.read(config, kind))(picture)
+    ours = eval_transform(image_processor.read_processor(config, kind))(picture)
     # Both round to float32 a few times; 1e-5 of the largest value is a hundred roundings.
     torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=1e-5 * float(theirs.abs().max()))
 
@@ -132,15 +135,17 @@ def test_what_a_file_asks_for_is_followed_or_refused(kind, change, says):
     if kind == "pvt" and ({"crop_pct"} & change.keys() or "longest_edge" in str(change)):
         return  # PVT's processor knows no such thing
     with pytest.raises(UserError, match=says):
-        image_processor.read({**base, **change}, kind, channels=3)
+        image_processor.read_processor({**base, **change}, kind, channels=3)
 
 
 def test_pvt_s_processor_squashes_and_says_which_sides():
-    got = image_processor.read({**PVT, "size": {"height": 64, "width": 48}}, "pvt")
+    got = image_processor.read_processor({**PVT, "size": {"height": 64, "width": 48}}, "pvt")
     assert (got.input_size, got.crop_mode, got.interpolation) == ((3, 64, 48), "squash", "bilinear")
     with pytest.raises(UserError, match="expected height and width"):
-        image_processor.read({**PVT, "size": {"shortest_edge": 64}}, "pvt")
+        image_processor.read_processor({**PVT, "size": {"shortest_edge": 64}}, "pvt")
     with pytest.raises(UserError, match=r"Got no resample .*expected 2 \(bilinear"):
-        image_processor.read({**PVT, "resample": None}, "pvt")
+        image_processor.read_processor({**PVT, "resample": None}, "pvt")
     with pytest.raises(UserError, match="expected PVT's"):
-        image_processor.read({**PVT, "image_processor_type": "ConvNextImageProcessor"}, "pvt")
+        image_processor.read_processor(
+            {**PVT, "image_processor_type": "ConvNextImageProcessor"}, "pvt"
+        )

@@ -80,7 +80,7 @@ def below_prefix(state_dict: Mapping[str, Tensor], *, source: str) -> StateDict:
 
 def _prefixes(names: Collection[str]) -> list[str]:
     """What stands before the names of known networks, the outermost where they nest."""
-    fingerprints = [(name,) for name in _OURS]
+    fingerprints: list[tuple[str, ...]] = [(name,) for name in _OURS]
     fingerprints += [layout.fingerprint for system in SYSTEMS for layout in system.layouts]
     found = {
         prefix
