@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvt.errors import UserError
+from cvt.plain import from_plain, to_plain
 from cvt.systems.cvt import ROWS
 from cvt.weights.record import Preprocessing, Record
 
@@ -22,7 +23,8 @@ sides = st.integers(1, 2000)
     )
 )
 def test_preprocessing_goes_to_json_and_to_timm_and_back(preprocessing):
-    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    written = json.loads(json.dumps(to_plain(preprocessing)))
+    assert from_plain(Preprocessing, written, "it") == preprocessing
     assert Preprocessing.from_timm(preprocessing.to_timm()) == preprocessing
     assert preprocessing.size == preprocessing.input_size[1:]
 

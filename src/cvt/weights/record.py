@@ -15,12 +15,12 @@ ClassNames = Annotated[tuple[Annotated[str, Length(0, 1000)], ...], Length(0, 1_
 Text = Annotated[str, Length(0, 10_000)]
 
 MOST_RESIZED = 16384
-"""Pixels a side that a picture is resized to, at most."""
+"""Pixels a side that a image is resized to, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a picture becomes the network's input, in the words of timm's `pretrained_cfg`.
+    """How a image becomes the network's input, in the words of timm's `pretrained_cfg`.
 
     `crop_mode="center"` resizes the short side to `side / crop_pct` and cuts the middle out;
     `"squash"` resizes both sides to `size / crop_pct`, which changes the aspect ratio.
@@ -29,7 +29,7 @@ class Preprocessing:
         input_size: Channels, height and width in pixels; any height and width.
         mean: Subtracted from each channel after scaling the pixels to 0..1.
         std: What each channel is then divided by.
-        crop_pct: Share of the resized picture that the crop keeps, in (0, 1].
+        crop_pct: Share of the resized image that the crop keeps, in (0, 1].
     """
 
     input_size: tuple[Channels, Side, Side] = (3, 224, 224)
@@ -50,7 +50,7 @@ class Preprocessing:
         if max(self.size) > MOST_RESIZED * self.crop_pct:
             raise UserError(
                 f"Got crop_pct {self.crop_pct:g} for an input of {self.size[0]}x{self.size[1]} "
-                f"pixels, expected a picture of at most {MOST_RESIZED} pixels a side before the "
+                f"pixels, expected a image of at most {MOST_RESIZED} pixels a side before the "
                 "crop."
             )
 
@@ -63,7 +63,7 @@ class Preprocessing:
     def default(cls, spec: Spec) -> Self:
         """Returns what a model gets whose weights come without any word on preprocessing.
 
-        At 224 pixels and above that is ImageNet's; smaller pictures are taken whole.
+        At 224 pixels and above that is ImageNet's; smaller images are taken whole.
         """
         return cls(
             input_size=(spec.in_chans, *spec.img_size),
@@ -89,15 +89,6 @@ class Preprocessing:
 
         size = (channels, *self.size)
         return replace(self, input_size=size, mean=fit(self.mean), std=fit(self.std))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain data that goes to JSON and comes back through `from_dict`."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        """Builds what `to_dict` wrote."""
-        return from_plain(cls, data, "the preprocessing")
 
     @classmethod
     def from_timm(cls, cfg: dict[str, Any]) -> Self:
@@ -136,7 +127,7 @@ class Record:
         spec: The whole architecture; building it and loading the tensors gives the model.
         class_names: One label per output, of at most 1,000 letters; None: they are not known.
         multi_label: Whether each class is there or not by itself, so that probabilities are the
-            sigmoids of the outputs; otherwise a picture shows one class, and they are a softmax.
+            sigmoids of the outputs; otherwise a image shows one class, and they are a softmax.
         metrics: Figures measured with these weights, such as `{"top1": 98.2}` (percent).
         licence: Under what terms the weights may be used.
         source: Where the weights come from: a path, hub id or published name.
@@ -163,19 +154,8 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that goes to JSON and comes back through `from_dict`."""
-        plain = {
-            "model": self.model,
-            "spec": self.spec.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
-            "class_names": None if self.class_names is None else list(self.class_names),
-            "multi_label": self.multi_label,
-            "metrics": dict(self.metrics),
-            "licence": self.licence,
-            "source": self.source,
-        }
-        if self.trained_on is not None:
-            plain["trained_on"] = to_plain(self.trained_on)
-        return plain
+        unknown = ("trained_on",) if self.trained_on is None else ()
+        return to_plain(self, leave_out=unknown)
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -185,17 +165,10 @@ class Record:
         return from_plain(cls, data, "the record")
 
 
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
-
-
-# --- How pictures are prepared for weights that come without any word on it.
-
-
 def preprocessing_of_row(name: str, spec: Spec | None = None) -> Preprocessing:
-    """Returns how pictures are prepared for a row: as its system's published weights want it.
+    """Returns how images are prepared for a row: as its system's published weights want it.
 
-    Above 320 pixels, and for our own rows for small images, the picture is taken whole.
+    Above 320 pixels, and for our own rows for small images, the image is taken whole.
 
     Args:
         spec: A change of the row, whose image size and channels hold; None: the row itself.
