@@ -4,11 +4,11 @@
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
 
-from cvt.errors import UserError
+from cvt.errors import UserError, did_you_mean
 from cvt.plain import (
     MOST_STAGES,
     Channels,
@@ -22,12 +22,9 @@ from cvt.plain import (
     Ratio,
     Side,
     Width,
-    check_fields,
-    check_heads,
     check_values,
     from_plain,
-    image_size,
-    per_stage,
+    to_plain,
 )
 
 Embed = Literal["conv", "t2t", "t2t_performer"]
@@ -136,11 +133,15 @@ class Spec(Protocol):
         """The index of the level that `extra_level=True` would add; None: there is none to add."""
         return None
 
+    def __post_init__(self) -> None:
+        """Checks every field; an image size may be given as one side."""
+        if isinstance(self.img_size, int):
+            object.__setattr__(self, "img_size", (self.img_size, self.img_size))
+        check_values(self, "the model")
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that `json.dumps` takes and `from_dict` reads."""
-        own = asdict(cast("Any", self)).items()
-        kind = {"kind": self.kind} if self.kind else {}
-        return kind | {key: list(each) if isinstance(each, tuple) else each for key, each in own}
+        return ({"kind": self.kind} if self.kind else {}) | to_plain(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
@@ -153,8 +154,24 @@ class Spec(Protocol):
 
     def change(self, **changes: Any) -> Self:
         """Returns a copy with fields replaced."""
-        check_fields(changes, {each.name for each in fields(cast("Any", self))})
+        _check_fields(changes, {each.name for each in fields(cast("Any", self))})
         return replace(cast("Any", self), **changes)
+
+
+def _check_fields(changes: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuses a change of a field that a model does not have (the nearest is named)."""
+    for name in changes:
+        if name not in known:
+            raise UserError(f"Unknown field {name!r} of a model.{did_you_mean(name, known)}")
+
+
+def _check_heads(spec: Any, dim: str = "embed_dim", heads: str = "num_heads") -> None:
+    """Refuses a width that its heads cannot share."""
+    if getattr(spec, dim) % getattr(spec, heads):
+        raise UserError(
+            f"{dim}={getattr(spec, dim)} does not divide into {heads}={getattr(spec, heads)}; "
+            "choose a number of heads that divides the width."
+        )
 
 
 # Networks of stages: a row of the paper's Table 1, field by field.
@@ -205,7 +222,7 @@ class StageSpec:
 
     def __post_init__(self) -> None:
         check_values(self, "a stage")
-        check_heads(self)
+        _check_heads(self)
         if self.projection in ("conv", "avg") and self.conv_kernel % 2 == 0:
             raise UserError(f"conv_kernel={self.conv_kernel} must be odd to keep the grid.")
         if self.projection != "conv" and self.q_stride > 1:
@@ -293,8 +310,7 @@ class BackboneSpec(Spec):
     extra_level: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "img_size", image_size(self.img_size))
-        check_values(self, "the model")
+        super().__post_init__()
         if self.global_pool == "token" and not self.stages[-1].cls_token:
             raise UserError(
                 "global_pool='token' needs a class token in the last stage; "
@@ -316,14 +332,14 @@ class BackboneSpec(Spec):
         """
         of_stage = {field.name for field in fields(StageSpec)}
         of_whole = {field.name for field in fields(BackboneSpec)}
-        check_fields(changes, of_stage | of_whole)
+        _check_fields(changes, of_stage | of_whole)
         stages = changes.get("stages", self.stages)
         if not isinstance(stages, list | tuple) or not all(
             isinstance(each, StageSpec) for each in stages
         ):
             raise UserError(f"Got stages={stages!r}, expected a list with one StageSpec a stage.")
         columns = {
-            name: per_stage(name, value, len(stages))
+            name: _per_stage(name, value, len(stages))
             for name, value in changes.items()
             if name in of_stage
         }
@@ -458,6 +474,18 @@ class BackboneSpec(Spec):
         return tuple(rates)
 
 
+def _per_stage(name: str, value: Any, num_stages: int) -> list[Any]:
+    """One value a stage, of one for all or a list with one each."""
+    if not isinstance(value, list | tuple):
+        return [value] * num_stages
+    if len(value) != num_stages:
+        raise UserError(
+            f"{name}={value!r} has {len(value)} values for {num_stages} stages; "
+            "give one for all or one for each."
+        )
+    return list(value)
+
+
 # The words of Table 1 for what the stages say.
 
 _PROJECTIONS = {
@@ -543,12 +571,11 @@ class TNTSpec(Spec):
     drop_path_rate: Rate = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "img_size", image_size(self.img_size))
-        check_values(self, "the model")
+        super().__post_init__()
         if not self.depth:
             raise UserError("Got depth 0 for the model, expected at least one block.")
-        check_heads(self)
-        check_heads(self, "inner_dim", "inner_heads")
+        _check_heads(self)
+        _check_heads(self, "inner_dim", "inner_heads")
         if self.inner_kernel % 2 == 0:
             raise UserError(f"inner_kernel={self.inner_kernel} must be odd to keep the grid.")
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from cvt.errors import UserError
 from cvt.parts.spec import Grid, Pool, Spec
-from cvt.plain import Channels, Classes, Rate, Side, check_values, image_size
+from cvt.plain import Channels, Classes, Rate, Side
 from cvt.systems.system import Facts, System
 
 _REDUCTIONS = (2, 4, 8, 16, 32)
@@ -28,8 +28,7 @@ class BaselineSpec(Spec):
     drop_path_rate: Rate = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "img_size", image_size(self.img_size))
-        check_values(self, "the model")
+        super().__post_init__()
         if self.architecture not in SIZES:
             raise UserError(
                 f"Got architecture {self.architecture!r}, expected one of {', '.join(SIZES)}."
