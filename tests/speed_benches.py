@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cvt.bench.processes import Failed, Stopped
-from cvt.bench.speed.bench import FACTS, run_bench
-from cvt.bench.speed.plan import BenchConfig
+from cvt.bench.speed import BenchConfig, run_bench
+from cvt.bench.speed.bench import FACTS
 
 # By this name benches know what `FakeSpeed` stands in for, where a test goes by the command line.
 WORK = f"{run_bench.__module__}.work"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from cvt.bench.speed.bench import BenchStopped
+from cvt.bench.speed import BenchStopped
 from cvt.errors import UserError
 from speed_benches import MACS, FakeSpeed, bench
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from cvt.bench.speed import Measurement
 from cvt.bench.speed import measure as speed_measure
 from cvt.bench.speed.forms import FORMS, Ready, Wish
 from cvt.bench.speed.measure import (
@@ -21,7 +22,6 @@ from cvt.bench.speed.measure import (
     torch_product,
 )
 from cvt.bench.speed.models import build
-from cvt.bench.speed.results import Measurement
 from cvt.errors import UserError
 from cvt.inference.int8 import Calibration, calibration_images
 from cvt.inference.passes import PASSES

@@ -1,11 +1,14 @@
 """From the command line's words to what is measured."""
 
 import shlex
+import subprocess
+import sys
 
 import pytest
 
+from cvt.bench.speed import BenchConfig, Entrant, make_plan, make_settings
 from cvt.bench.speed.forms import FORMS, find_form, read_form
-from cvt.bench.speed.plan import BenchConfig, Entrant, make_plan, make_settings, read_pins
+from cvt.bench.speed.plan import read_pins
 from cvt.errors import UserError
 from cvt.inference.passes import PASSES
 
@@ -142,6 +145,16 @@ def test_the_command_is_one_that_can_be_typed(tmp_path):
 def test_mistakes(models, changes, words):
     with pytest.raises(UserError, match=words):
         plan_of(*models, **changes)
+
+
+def test_a_mistake_is_told_before_models_can_be_built():
+    code = (
+        "import sys\nfrom cvt.bench.speed import BenchConfig, make_plan\n"
+        "make_plan(BenchConfig(models=('cvt_13:deploy-without-pack', 'hf/cvt_13:bf16')))\n"
+        "print([m for m in ('timm', 'transformers', 'openvino') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 # --- Names: of models with what they are pinned to, and of forms.

@@ -8,9 +8,9 @@ import pytest
 
 import speed_benches
 from cvt.bench.processes import Failed, do_here
+from cvt.bench.speed import Measurement
 from cvt.bench.speed.bench import MEASURE
 from cvt.bench.speed.measure import measure
-from cvt.bench.speed.results import Measurement
 from cvt.errors import UserError
 
 QUICK = ("--image-size", "32", "--batch-size", "2", "--device", "cpu", "--threads", "1",

@@ -1,34 +1,8 @@
-"""Tables of results, described by columns, and figures as text."""
-
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+"""Figures as text, and what two of them have in common."""
 
 from cvt.tables import Table
 
-T = TypeVar("T")
-
 Block = Table  # until comparisons and the paper's tables say Table themselves
-
-
-@dataclass(frozen=True)
-class Column(Generic[T]):
-    """A column: its heading, and what it says of a result."""
-
-    heading: str
-    say: Callable[[T], str]
-
-
-def table_of(
-    columns: Sequence[Column[T]], results: Iterable[T], title: str = "", notes: Iterable[str] = ()
-) -> Table:
-    """Returns a table with a row for each result."""
-    return Table(
-        title=title,
-        columns=tuple(column.heading for column in columns),
-        rows=tuple(tuple(column.say(each) for column in columns) for each in results),
-        notes=tuple(notes),
-    )
 
 
 def say_number(value: float | None, digits: int | None = None) -> str:

@@ -12,7 +12,7 @@ from cvt.errors import UserError
 from cvt.files import expanded
 
 if TYPE_CHECKING:
-    from cvt.bench.speed.plan import BenchConfig
+    from cvt.bench.speed import BenchConfig
 
 _T = TypeVar("_T")
 _Form = Annotated[
@@ -76,7 +76,7 @@ def bench(
     table.csv, table.md and speed.png into --out; the same command goes on with it. What cannot be
     measured says so in its row, and the exit code is 1.
     """
-    from cvt.bench.speed.plan import BenchConfig
+    from cvt.bench.speed import BenchConfig
 
     config = BenchConfig(
         models=names,
@@ -98,8 +98,8 @@ def bench(
 
 
 def _run(config: "BenchConfig", json: bool) -> int:
-    from cvt.bench.speed.bench import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE, run_bench
-    from cvt.bench.speed.report import notes_of
+    from cvt.bench.speed import notes_of, run_bench
+    from cvt.bench.speed.bench import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE
 
     results = run_bench(config, progress=not json)
     if json:

@@ -11,7 +11,6 @@ from cvt.bench.names import Contender, read_contender
 from cvt.errors import UserError, did_you_mean
 from cvt.systems.catalog import ROWS
 from cvt.systems.cvt import PAPER_ROWS
-from cvt.weights.source import DEMO, FILE_SUFFIXES, names_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,16 +21,21 @@ HF, TIMM = "hf/", "timm/"
 
 def is_checkpoint(name: str) -> bool:
     """Whether a name is that of trained weights on this machine: a file, a folder, or `demo`."""
-    if name == DEMO:
-        return True
     if name in ROWS or name.startswith((HF, TIMM)) or ":" in name:
         return False
-    return name.endswith(FILE_SUFFIXES) or (os.path.isdir(name) and names_weights(name))
+    # All of torch and timm comes with it, which planning can do without for other names.
+    from cvt.weights.source import DEMO, FILE_SUFFIXES, names_weights
+
+    if name == DEMO or name.endswith(FILE_SUFFIXES):
+        return True
+    return os.path.isdir(name) and names_weights(name)
 
 
 def check_name(name: str) -> None:
     """Refuses a name that is no model's, as far as that can be told without building one."""
     if is_checkpoint(name):
+        from cvt.weights.source import DEMO
+
         if name != DEMO and not os.path.exists(name):
             raise UserError(f"There is no file {name}; name a checkpoint that is there.")
         return

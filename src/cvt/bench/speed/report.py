@@ -98,7 +98,7 @@ def _weights(results: SpeedResults) -> list[str]:
         )
         warning = " With fresh weights that says little about trained ones." if fresh else ""
         notes.append(
-            f"{AGREEMENT.heading}: for how many of {_span(row.judged_on for row in judged)} images "
+            f"{AGREEMENT}: for how many of {_span(row.judged_on for row in judged)} images "
             f"of {results.config.calibration}, none of which it was calibrated on if there are "
             f"two or more, an entry names the class that it names in eager float32.{warning} Mean "
             f"error of the logits in units of their spread: {errors}. The first call of int8 in "

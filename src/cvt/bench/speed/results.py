@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cvt.bench.speed.plan import BenchConfig, Case, Entrant, Plan, Setting
-from cvt.bench.tables import Column, say_rate, table_of
+from cvt.bench.tables import say_rate
 from cvt.tables import Table
 from cvt.training.screen import say_memory
 
@@ -163,10 +163,11 @@ class SpeedResults:
     @property
     def tables(self) -> list[Table]:
         """A table for each setting."""
-        is_judged = any(row.agreement is not None for row in self.rows)
-        columns = (*COLUMNS, *[AGREEMENT] * is_judged)
+        columns = dict(COLUMNS)
+        if any(row.agreement is not None for row in self.rows):
+            columns[AGREEMENT] = lambda result: _say(result.agreement, "{:.1f} %".format)
         return [
-            table_of(columns, rows, title=setting.words[0].upper() + setting.words[1:])
+            Table.of(rows, columns, setting.words[0].upper() + setting.words[1:])
             for setting, rows in self.by_setting.items()
         ]
 
@@ -281,10 +282,6 @@ def _say(value: float | None, say: Callable[[float], str]) -> str:
     return "-" if value is None else say(value)
 
 
-def _say_share(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
 def _say_spread(result: SpeedResult, name: str, say: Callable[[float], str]) -> str:
     median, low, high = (getattr(result, name + end) for end in ("", "_min", "_max"))
     if median is None:
@@ -298,17 +295,13 @@ def _say_speed(result: SpeedResult) -> str:
     return _say_spread(result, "images_per_s", say_rate)
 
 
-COLUMNS = (
-    Column[SpeedResult]("Entry", lambda result: result.label),
-    Column[SpeedResult]("Images/s", _say_speed),
-    Column[SpeedResult]("ms", lambda result: _say(result.ms, say_rate)),
-    Column[SpeedResult]("Ratio", lambda result: _say_spread(result, "ratio", "{:.2f}".format)),
-    Column[SpeedResult](
-        "Memory above the model", lambda result: _say(result.memory_mb, say_memory)
-    ),
-    Column[SpeedResult]("First call", lambda result: _say(result.first_call_s, "{:.2f} s".format)),
-    Column[SpeedResult]("Of peak", lambda result: _say(result.of_peak, _say_share)),
-)
-AGREEMENT = Column[SpeedResult](
-    "As float32", lambda result: _say(result.agreement, "{:.1f} %".format)
-)
+COLUMNS: Mapping[str, str | Callable[[SpeedResult], str]] = {
+    "Entry": "label",
+    "Images/s": _say_speed,
+    "ms": lambda result: _say(result.ms, say_rate),
+    "Ratio": lambda result: _say_spread(result, "ratio", "{:.2f}".format),
+    "Memory above the model": lambda result: _say(result.memory_mb, say_memory),
+    "First call": lambda result: _say(result.first_call_s, "{:.2f} s".format),
+    "Of peak": lambda result: _say(result.of_peak, lambda share: f"{100 * share:.0f} %"),
+}
+AGREEMENT = "As float32"
