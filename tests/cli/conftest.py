@@ -1,14 +1,34 @@
 import pytest
+import torch
 
 from cvt.cli import main
+from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
 def run(capfd):
-    """`run("show", "cvt_13")`: exit code, standard output and standard error of one call."""
+    """`run("show", "cvt_13")`: exit code, standard output and standard error of one call.
+
+    A function instead is a verb of its own.
+    """
 
     def call(*arguments):
-        code = main([str(argument) for argument in arguments])
+        if callable(arguments[0]):
+            code = main(["verb"], {"verb": (arguments[0], "")})
+        else:
+            code = main([str(argument) for argument in arguments])
         return code, *capfd.readouterr()
 
     return call
+
+
+@pytest.fixture
+def without_numbers(checkpoint, tmp_path):
+    """The checkpoint with a network that answers nan."""
+    tensors, record = load_checkpoint(checkpoint)
+    save_checkpoint(
+        tmp_path / "nan.safetensors",
+        {**tensors, "head.bias": torch.full_like(tensors["head.bias"], torch.nan)},
+        record,
+    )
+    return tmp_path / "nan.safetensors"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 from typing import TYPE_CHECKING
 
 from cvt.cli.flags import JsonLines
-from cvt.cli.output import print_json, print_table, say, say_lines
+from cvt.cli.output import print_json, print_table, say, say_lines, warn
 
 if TYPE_CHECKING:
     from cvt.bench.contest.contest import ContestConfig
@@ -318,7 +318,7 @@ def _show(blocks: "list[Block]", plain: list[dict[str, Any]], json: bool) -> Non
 
 def _tell(skipped: list[str]) -> int:
     for sentence in skipped:
-        say(f"cvt: skipped: {sentence}", error=True)
+        warn(f"skipped: {sentence}")
     return 1 if skipped else 0
 
 

@@ -16,7 +16,7 @@ from cvt.cli.flags import (
     NumWorkers,
     Precision,
 )
-from cvt.cli.output import image_bar, print_json, print_skipped, print_table, say
+from cvt.cli.output import image_bar, print_json, print_skipped, print_table, say, warn
 from cvt.errors import UserError
 from cvt.files import expanded, new_files
 from cvt.tables import Table
@@ -123,14 +123,14 @@ def report(
         plots.draw()
         plots.say_places()
         for note in getattr(result, "notes", ()):
-            say(f"cvt: {note}", error=True)
+            warn(note)
         print_skipped(result.bad, result.num_images)
         found = result.num_images + len(result.bad)
         if whole and found != whole.num_images:
             told = f"{found:,} of {whole.num_images:,} images"
-            say(f"cvt: this is not all of {whole.title}: {told}.", error=True)
+            warn(f"this is not all of {whole.title}: {told}.")
     for sentence in plots.problems:
-        say(f"cvt: {sentence}", error=True)
+        warn(sentence)
     return 1 if result.bad or plots.problems else 0
 
 
@@ -268,7 +268,7 @@ class Plots:
                 reasons.append(str(error))
                 continue
             if reasons:
-                say(f"cvt: {reasons[0]} The plots are in the working folder instead.", error=True)
+                warn(f"{reasons[0]} The plots are in the working folder instead.")
             return dict(zip(names, files, strict=True))
         if reasons:
             self.problems.append(f"There are no plots: {reasons[0]} Name a folder with --out.")
@@ -345,7 +345,7 @@ def _print_probe(result: "Probe") -> None:
         f"{result.num_found:,} images{cut}"
     )
     for note in result.notes:
-        say(f"cvt: {note}", error=True)
+        warn(note)
     measured = {score.split: score.num_images for score in result.scores}
     print_skipped(result.bad, result.num_train + sum(measured.values()))
 

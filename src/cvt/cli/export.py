@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from cvt.cli.flags import Checkpoint, Json
-from cvt.cli.output import print_json, print_skipped, print_table, say, say_lines
+from cvt.cli.output import print_json, print_skipped, print_table, say, say_lines, warn
 from cvt.errors import UserError
 from cvt.tables import Table
 
@@ -95,7 +95,7 @@ def export(
     else:
         _print(result)
     if result.caution:
-        say(f"cvt: {result.caution}", error=True)
+        warn(result.caution)
     return int(bool(result.bad_images))
 
 

@@ -11,9 +11,10 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 from cyclopts import App, CycloptsError, UnknownOptionError
@@ -23,7 +24,9 @@ from cvt.cli.flags import explain_unknown
 from cvt.errors import Remark, UserError, shown
 from cvt.files import OutputLost, needed, quiet
 
-VERBS = {
+Verb = tuple[str | Callable[..., int | None], str]
+
+VERBS: dict[str, Verb] = {
     "models": ("show:models", "List the models and the published weights."),
     "show": ("show:show", "Show a model's stages: grids, tokens, parameters, MACs."),
     "train": ("train:train", "Train a classifier; without arguments, on handwritten digits."),
@@ -48,34 +51,45 @@ _LIMITS = {
 }
 
 
-def make_app(verb: str | None = None) -> App:
-    """Returns the command line; a verb's module is imported when the verb is called.
+def make_app(called: str | None, verbs: Mapping[str, Verb]) -> App:
+    """Returns the command line; of its verbs only the one that is called is imported.
 
-    Args:
-        verb: The one that is called: its help is its own docstring. Others are a line of a list.
+    That one's help is its own docstring; the others are a line of a list.
     """
     app = App(
         name="cvt",
         help="CvT: convolutions in vision transformers, from a photograph to a label.",
         version=__version__,
-        help_epilogue=None if verb in VERBS else "Begin with: cvt train",
+        help_epilogue=None if called in verbs else "Begin with: cvt train",
         help_format="plaintext",
         suppress_keyboard_interrupt=False,
     )
-    for name, (where, line) in VERBS.items():
-        app.command(f"cvt.cli.{where}", name=name, help=_docstring(where) if name == verb else line)
+    for name, (where, line) in verbs.items():
+        if name == called:
+            function = _function(where)
+            app.command(function, name=name, help=_docstring(function))
+        else:
+            app.command(f"cvt.cli.{where}", name=name, help=line)
     return app
 
 
-def _docstring(where: str) -> str:
+def _function(where: str | Callable[..., int | None]) -> Callable[..., int | None]:
+    if not isinstance(where, str):
+        return where
+    module, _, name = where.partition(":")
+    return getattr(import_module(f"cvt.cli.{module}"), name)
+
+
+def _docstring(function: Callable[..., int | None]) -> str:
     """A verb's own words, as wide as the terminal."""
-    module, _, function = where.partition(":")
-    words = inspect.getdoc(getattr(import_module(f"cvt.cli.{module}"), function)) or ""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
     width = shutil.get_terminal_size().columns
-    return "\n\n".join(textwrap.fill(each, width) for each in words.split("\n\n"))
+    return "\n\n".join(textwrap.fill(each, width) for each in paragraphs)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = MappingProxyType(VERBS)
+) -> int:
     """Runs one verb and returns the exit code.
 
     What is said on stderr never stops anything. Output that cannot be written ends a verb, since
@@ -90,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.catch_warnings(),
     ):
         warnings.showwarning = _remarks_as_sentences(warnings.showwarning)
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(list(sys.argv[1:] if arguments is None else arguments), verbs)
         try:
             sys.stdout.flush()
         except OutputLost as lost:
@@ -99,10 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if code == 1 and "TORCHELASTIC_RUN_ID" in os.environ else code
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], verbs: Mapping[str, Verb]) -> int:
+    called = next((each for each in arguments if not each.startswith("-")), None)
     try:
-        verb = next((each for each in arguments if not each.startswith("-")), None)
-        code = make_app(verb)(
+        code = make_app(called, verbs)(
             _with_stdin(arguments),
             exit_on_error=False,
             print_error=False,
@@ -148,11 +162,7 @@ def _no_output(error: OSError) -> int:
 
 
 def _exhausted(error: Exception) -> str:
-    """Returns a sentence about a limit of the system that was met, which is no fault of the code.
-
-    Raises:
-        Exception: The error itself, if it was none.
-    """
+    """Returns a sentence about a limit of the system that was met; raises an error that is none."""
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
     for code, advice in _LIMITS.items():

@@ -50,6 +50,11 @@ def say_lines(text: str) -> None:
         say(line, most=len(line))
 
 
+def warn(sentence: str) -> None:
+    """Prints a sentence that concerns what was asked for, on stderr."""
+    say(f"cvt: {sentence}", error=True)
+
+
 def print_json(content: Any) -> None:
     """Prints a result as one JSON object on one line; what could act on a terminal is escaped.
 
@@ -95,12 +100,12 @@ def print_table(table: Table) -> None:
         say_lines(note)
 
 
-def print_skipped(bad: Sequence[str], num_good: int) -> None:
-    """Names the images that were left out, and counts them, on stderr."""
+def print_skipped(bad: Sequence[str], num_good: int, what: str = "images") -> None:
+    """Names the inputs that were left out, and counts them, on stderr."""
     for sentence in bad:
-        say(f"cvt: skipped: {sentence}", error=True)
+        warn(f"skipped: {sentence}")
     if bad:
-        say(f"cvt: {len(bad)} of {len(bad) + num_good} images skipped.", error=True)
+        warn(f"{len(bad)} of {len(bad) + num_good} {what} skipped.")
 
 
 class _Column:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from cvt.cli.flags import Device, JsonLines, Precision
-from cvt.cli.output import print_json, say
+from cvt.cli.output import print_json, say, warn
 from cvt.errors import UserError
 from cvt.files import url_in
 from cvt.weights.source import DEMO
@@ -55,14 +55,14 @@ def predict(
     found = find_images(
         [_STDIN.get(each, each) for each in images],
         stdin,
-        on_note=lambda note: say(f"cvt: {note}", error=True),
+        on_note=warn,
     )
     if checkpoint == DEMO:
         found = _checked(found, images[0])
     predictor = Predictor(checkpoint, device=device, precision=precision, batch_size=batch_size)
     if checkpoint == DEMO:
         names = ", ".join(predictor.class_names)
-        say(f"cvt: this is the demo model, which knows {names}.", error=True)
+        warn(f"this is the demo model, which knows {names}.")
     num_bad = num_good = 0
     for prediction in predictor.stream(found, top_k):
         num_bad += prediction.error is not None
@@ -72,7 +72,7 @@ def predict(
         else:
             _print(prediction)
     if num_bad:
-        say(f"cvt: {num_bad} of {num_bad + num_good} inputs were skipped.", error=True)
+        warn(f"{num_bad} of {num_bad + num_good} inputs were skipped.")
     return 0 if not num_bad else 1 if num_good else 2
 
 
@@ -159,7 +159,7 @@ def _checked(found: Iterator[Any], first: str) -> Iterator[Any]:
 
 def _print(prediction: "Prediction") -> None:
     if prediction.error:
-        say(f"cvt: skipped: {prediction.error}", error=True)
+        warn(f"skipped: {prediction.error}")
         return
     name = prediction.image
     # A name that begins with a blank could look like a label.

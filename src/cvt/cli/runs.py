@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from cvt.cli.flags import JsonLines
-from cvt.cli.output import print_json, print_table, say
+from cvt.cli.output import print_json, print_skipped, print_table, say, warn
 from cvt.errors import UserError
 from cvt.tables import Table
 
@@ -39,10 +39,7 @@ def runs(
     else:
         _print(found)
     drawn = plot is None or not found or _drawn(found, plot.expanduser(), json)
-    for sentence in bad:
-        say(f"cvt: skipped: {sentence}", error=True)
-    if bad:
-        say(f"cvt: {len(bad)} of {len(bad) + len(found)} runs skipped.", error=True)
+    print_skipped(bad, len(found), "runs")
     return 1 if bad or not drawn else 0
 
 
@@ -102,7 +99,7 @@ def _drawn(found: "list[Run]", path: Path, json: bool) -> bool:
     try:
         _plot(found, path)
     except UserError as error:
-        say(f"cvt: There is no plot of the runs: {error}", error=True)
+        warn(f"There is no plot of the runs: {error}")
         return False
     if not json:
         say()
