@@ -4,7 +4,7 @@ Stages 1 and 2 are the two soft splits with their token layers; the third split 
 are a convolution of kernel 3 and stride 2, behind which the plain blocks stand.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cvt.parts.spec import BackboneSpec, Embed, StageSpec
 from cvt.systems.system import (
@@ -17,9 +17,6 @@ from cvt.systems.system import (
     linear,
     to_convolution,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _TOKEN_DIM = 64
 

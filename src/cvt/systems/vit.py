@@ -1,12 +1,7 @@
 """ViT (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929) as rows."""
 
-from typing import TYPE_CHECKING
-
-from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt.parts.spec import BackboneSpec, Pool, Position, StageSpec
 from cvt.systems.system import HALF, Facts, Layout, Rule, System, block_rules, linear
-
-if TYPE_CHECKING:
-    pass
 
 
 def patch_row(
@@ -15,10 +10,11 @@ def patch_row(
     num_heads: int,
     *,
     patch: int = 16,
-    **stage: object,
+    cls_token: bool = True,
+    pos_embed: Position = "table",
+    peg_depth: int = 1,
 ) -> StageSpec:
     """Returns ViT's one stage: patches, a class token, a position table, linear projections."""
-    fields: dict = {"cls_token": True, "pos_embed": "table", **stage}
     return StageSpec(
         embed_dim=embed_dim,
         depth=depth,
@@ -28,21 +24,32 @@ def patch_row(
         embed_padding=0,
         embed_norm=False,
         projection="linear",
-        **fields,
+        cls_token=cls_token,
+        pos_embed=pos_embed,
+        peg_depth=peg_depth,
     )
 
 
-def plain_row(stage: StageSpec, *, size: int = 224, **whole: object) -> BackboneSpec:
+def plain_row(
+    stage: StageSpec,
+    *,
+    size: int = 224,
+    num_classes: int = 1000,
+    global_pool: Pool = "token",
+    distilled: bool = False,
+) -> BackboneSpec:
     """Returns a network of one such stage with what ViT and its heirs have in common."""
-    fields: dict = {
-        "img_size": (size, size),
-        "act_layer": "gelu",
-        "norm_eps": 1e-6,
-        "attn_scale": "head_dim",
-        "drop_path_schedule": "network",
-        **whole,
-    }
-    return BackboneSpec(stages=(stage,), **fields)
+    return BackboneSpec(
+        stages=(stage,),
+        img_size=(size, size),
+        num_classes=num_classes,
+        global_pool=global_pool,
+        distilled=distilled,
+        act_layer="gelu",
+        norm_eps=1e-6,
+        attn_scale="head_dim",
+        drop_path_schedule="network",
+    )
 
 
 # Width, depth, heads (paper, Table 1; Ti and S: DeiT, arXiv 2012.12877, Table 1).
