@@ -1,14 +1,25 @@
-"""What we import from timm's private modules: there, and behaving as the backbone relies on."""
+"""What we import from timm's private modules: one function, behaving as the networks rely on."""
+
+import ast
+from pathlib import Path
 
 import pytest
-from timm.models import _features
+from timm.models._features import feature_take_indices
 
-from cvt.parts import model as timm_contract
+import cvt
 
 
-def test_everything_private_is_imported_here_and_nowhere_else():
-    assert timm_contract.__all__ == ["feature_take_indices"]
-    assert timm_contract.feature_take_indices is _features.feature_take_indices
+def test_one_private_name_of_timm_is_imported_in_one_place():
+    source = Path(cvt.__file__).parent
+    found = [
+        (str(file.relative_to(source)), node.module, alias.name)
+        for file in source.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "timm"
+        for alias in node.names
+        if "._" in f"{node.module}.{alias.name}"
+    ]
+    assert found == [("parts/model.py", "timm.models._features", "feature_take_indices")]
 
 
 @pytest.mark.parametrize(
@@ -24,10 +35,10 @@ def test_everything_private_is_imported_here_and_nowhere_else():
     ],
 )
 def test_levels_are_made_absolute(indices, taken, last):
-    assert timm_contract.feature_take_indices(3, indices) == (taken, last)
+    assert feature_take_indices(3, indices) == (taken, last)
 
 
 @pytest.mark.parametrize("indices", [0, 4, [3], [-4]])
 def test_levels_that_are_not_there_are_refused(indices):
     with pytest.raises(AssertionError, match="out of range"):
-        timm_contract.feature_take_indices(3, indices)
+        feature_take_indices(3, indices)

@@ -11,8 +11,6 @@ from cvt.parts.embed import PerformerTokens
 from cvt.parts.position import PositionTable, SinusoidTable
 from cvt.parts.spec import Spec
 
-__all__ = ["feature_take_indices"]
-
 
 class VisionModel(nn.Module):
     """Images (B, in_chans, H, W) of any size to logits (B, num_classes).
