@@ -8,18 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from cvt.bench.speed import BenchStopped
+from cvt.bench.speed import BenchStopped, save_speed_plot
 from cvt.errors import UserError
 from speed_benches import MACS, FakeSpeed, bench
 
 OURS, THEIRS = "cvt_13:eager:float32", "hf/cvt_13:eager:float32"
-
-
-@pytest.fixture(autouse=True)
-def no_image(request, monkeypatch):
-    """Drawing takes longer than all the rest; one test looks at the image."""
-    if request.function is not test_files:
-        monkeypatch.setattr("cvt.bench.speed.bench.save_speed_plot", lambda path, results: None)
 
 
 def rows(path):
@@ -73,7 +66,7 @@ def test_a_training_step_is_three_forward_passes(tmp_path):
 
 
 def test_files(tmp_path):
-    results = bench(tmp_path, batch_sizes=(1, 16), forms=("eager", "deploy"))
+    results = bench(tmp_path, batch_sizes=(1, 16), forms=("eager", "deploy"), draw=save_speed_plot)
     measured = rows(tmp_path / "measurements.csv")
     assert len(measured) == 2 * 2 * 4
     assert {each["round"] for each in measured} == {"1", "2"}

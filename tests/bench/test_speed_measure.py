@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from cvt.bench.speed import Measurement
-from cvt.bench.speed import measure as speed_measure
 from cvt.bench.speed.forms import FORMS, Ready, Wish
 from cvt.bench.speed.measure import (
     MemoryMeter,
@@ -23,8 +22,7 @@ from cvt.bench.speed.measure import (
 )
 from cvt.bench.speed.models import build
 from cvt.errors import UserError
-from cvt.inference.int8 import Calibration, calibration_images
-from cvt.inference.passes import PASSES
+from cvt.inference import PASSES, Calibration, calibration_images
 
 CPU = torch.device("cpu")
 
@@ -82,7 +80,7 @@ def test_passes_are_left_out(quick, monkeypatch, form, left_out):
         seen.append((engine, set(without)))
         return model
 
-    monkeypatch.setattr("cvt.inference.api.deploy", deploy)
+    monkeypatch.setattr("cvt.inference.deploy", deploy)
     monkeypatch.setattr(torch, "compile", lambda model, mode: model)
     quick(form=form)
     assert seen == [("openvino" if form.startswith("openvino") else "torch", left_out)]
@@ -102,42 +100,34 @@ def test_compiling_is_over_the_deployed_form(monkeypatch):
 
 
 def test_int8_is_judged_on_other_images_than_it_is_calibrated_on(quick, monkeypatch, photos):
-    calibrated = []
+    seen = []
 
     def infer(model, wish):
-        calibrated.append(wish.images)
+        seen.append((model, wish.images))
         wrong = copy.deepcopy(model).requires_grad_(False)
         wrong.head.weight.neg_()
         wrong.head.bias.neg_()
-        return Ready(call=wrong, dtype=torch.float32)
+
+        def call(images):
+            seen.append((wrong, images))
+            return wrong(images)
+
+        return Ready(call=call, dtype=torch.float32)
 
     entry = dataclasses.replace(FORMS["openvino"], infer=infer)
     monkeypatch.setitem(FORMS, "openvino", entry)
-    asked = []
-    real_judge = speed_measure.judge
-
-    def judge(reference, ready, images, *more):
-        asked.append((reference, images))
-        return real_judge(reference, ready, images, *more)
-
-    monkeypatch.setattr(speed_measure, "judge", judge)
     found = quick(
         model="demo", form="openvino", dtype="int8", image_size=48, calibration=str(photos)
     )
-    (reference, judging), (calibrating,) = asked[0], calibrated
+    (model, calibrating), (_, judging) = seen[0], seen[-1]
     assert calibrating.shape == judging.shape == (2, 3, 48, 48)
-    everything = calibration_images(
-        reference, Calibration(str(photos)), replace_size(reference.record.preprocessing, 48)
-    )
+    preprocessing = dataclasses.replace(model.record.preprocessing, input_size=(3, 48, 48))
+    everything = calibration_images(model, Calibration(str(photos)), preprocessing)
     assert torch.equal(everything[0::2], calibrating)
     assert torch.equal(everything[1::2], judging)
     assert (found.agreement, found.judged_on) == (0.0, 2)  # logits of the other sign
     assert found.logit_error > 0.1
     assert found.peak_gflops is None
-
-
-def replace_size(preprocessing, side):
-    return dataclasses.replace(preprocessing, input_size=(3, side, side))
 
 
 def test_fresh_weights_are_the_same_in_the_reference(quick, photos):
@@ -251,7 +241,7 @@ def test_training_under_autocast_is_that_of_every_form(quick):
 )
 def test_images_to_calibrate_on_are_for_int8_alone(monkeypatch, form, dtype, calibrates):
     told = []
-    monkeypatch.setattr("cvt.inference.api.deploy", lambda model, **rest: told.append(rest))
+    monkeypatch.setattr("cvt.inference.deploy", lambda model, **rest: told.append(rest))
     images = torch.zeros(2, 3, 4, 4)
     FORMS[form].infer(nn.Identity(), Wish(dtype=dtype, device=CPU, images=images))
     assert (told[0]["calibration"] is images) is calibrates

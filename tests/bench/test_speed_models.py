@@ -9,8 +9,13 @@ import torch
 from torch import nn
 
 import cvt
-from cvt.bench.speed import facts as speed_machine
-from cvt.bench.speed.facts import count, find_facts
+from cvt.bench.speed.facts import (
+    count,
+    describe_cpu,
+    describe_device,
+    find_facts,
+    instruction_sets,
+)
 from cvt.bench.speed.models import build, channels_of, is_checkpoint
 from cvt.errors import UserError
 from cvt.zoo.describe import describe
@@ -177,15 +182,13 @@ def test_passes_and_images_are_looked_up_before_anything_runs(tmp_path):
 def test_the_machine_is_described_as_quotes_need_it(monkeypatch, tmp_path):
     info = tmp_path / "cpuinfo"
     info.write_text("processor: 0\nmodel name: X\nflags\t\t: fpu avx avx2 avx512f amx_int8\n")
-    monkeypatch.setattr(speed_machine, "_INFO", info)
-    monkeypatch.setattr(speed_machine.sys, "platform", "linux")
-    assert speed_machine.instruction_sets() == ["AVX2", "AVX-512", "AMX-INT8"]
-    words = speed_machine.describe_cpu()
+    assert instruction_sets(info) == ["AVX2", "AVX-512", "AMX-INT8"]
+    words = describe_cpu(info)
     assert "AVX2 AVX-512 AMX-INT8" in words
     assert re.search(r", \d+ cores?, .*, \d+ GiB of memory", words)
     properties = SimpleNamespace(name="H", total_memory=80 * 2**30, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    words = speed_machine.describe_device(torch.device("cuda"))
+    words = describe_device(torch.device("cuda"))
     assert words == "H, 80 GiB, compute capability 9.0"
 
 

@@ -10,7 +10,7 @@ from cvt.bench.speed import BenchConfig, Entrant, make_plan, make_settings
 from cvt.bench.speed.forms import FORMS, find_form, read_form
 from cvt.bench.speed.plan import read_pins
 from cvt.errors import UserError
-from cvt.inference.passes import PASSES
+from cvt.inference import PASSES
 
 
 def plan_of(*models, **changes):

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cvt.bench.folder import Contents, ResultsFolder, results_folder
@@ -41,7 +42,11 @@ class BenchStopped(KeyboardInterrupt):
 
 
 def run_bench(
-    config: BenchConfig, *, progress: bool = True, do: Work | None = None
+    config: BenchConfig,
+    *,
+    progress: bool = True,
+    do: Work | None = None,
+    draw: Callable[[Path, SpeedResults], None] = save_speed_plot,
 ) -> SpeedResults:
     """Measures every entrant in every setting, round after round, and writes a results folder.
 
@@ -55,6 +60,7 @@ def run_bench(
     Args:
         progress: Print what happens.
         do: What does the work instead of `cvt.bench.processes.work`.
+        draw: What draws the image.
     """
     plan, do = make_plan(config), do or work
     with stop_requests() as stop:
@@ -97,7 +103,7 @@ def run_bench(
                 except Stopped:
                     is_stopped = True
                 results = sum_up(config, plan, settings, facts, folder.rows)
-                _write(results)
+                _write(results, draw)
                 if is_stopped:
                     raise BenchStopped(
                         f"Stopped after {screen.done} of {total} measurements; the same command "
@@ -162,14 +168,14 @@ def _say(measured: Measurement) -> str:
     return f"{say_rate(measured.images_per_s)} images/s{more}"
 
 
-def _write(results: SpeedResults) -> None:
+def _write(results: SpeedResults, draw: Callable[[Path, SpeedResults], None]) -> None:
     folder = results.config.folder
     rows = [asdict(row) for row in results.rows]
     write_csv(folder / CSV_FILE, list(rows[0]), rows)
     with atomic_write(folder / TABLE_FILE, "w") as file:
         file.write(report_text(results))
     with if_possible():
-        save_speed_plot(folder / PLOT_FILE, results)
+        draw(folder / PLOT_FILE, results)
 
 
 def _shuffled(values: Iterable[T], seed: int | str) -> list[T]:

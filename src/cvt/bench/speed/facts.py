@@ -1,7 +1,6 @@
 """What has to be known before anything is timed: devices, dtypes, and what each model counts."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -15,8 +14,7 @@ from cvt.bench.speed.forms import read_form
 from cvt.bench.speed.models import build, channels_of, is_checkpoint
 from cvt.bench.speed.results import BenchFacts
 from cvt.errors import UserError
-from cvt.inference.int8 import Calibration, calibration_images
-from cvt.inference.rewrite import choose_target
+from cvt.inference import Calibration, calibration_images, choose_target
 from cvt.parts.model import num_params
 from cvt.runtime import NUMBER_FORMATS, choose_device, hardware, software
 from cvt.weights.checkpoint import digest_of
@@ -165,7 +163,7 @@ def _count_macs(model: nn.Module, size: int) -> int | None:
 
 # --- The machine, as a quoted result has to name it: cores, instruction sets, memory, GPU.
 
-_INFO = Path("/proc/cpuinfo")
+_CPU_INFO = Path("/proc/cpuinfo")
 # What decides how fast products are, by its name in /proc/cpuinfo: x86, then ARM.
 _INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -185,9 +183,9 @@ _INSTRUCTIONS = {
 }
 
 
-def describe_cpu() -> str:
+def describe_cpu(info: Path = _CPU_INFO) -> str:
     """Returns model, cores that may be used, instruction sets and memory."""
-    parts = [hardware(torch.device("cpu")), " ".join(instruction_sets()), _memory()]
+    parts = [hardware(torch.device("cpu")), " ".join(instruction_sets(info)), _memory()]
     return ", ".join(part for part in parts if part)
 
 
@@ -202,14 +200,14 @@ def describe_device(device: torch.device) -> str:
     )
 
 
-def instruction_sets() -> list[str]:
-    """Returns those for matrix products, by the kernel's word, or else by torch's."""
-    if sys.platform == "linux" and _INFO.exists():
-        for line in _INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                there = set(value.split())
-                return [word for flag, word in _INSTRUCTIONS.items() if flag in there]
+def instruction_sets(info: Path = _CPU_INFO) -> list[str]:
+    """Returns those for matrix products, by Linux's word, or else by torch's."""
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            there = set(value.split())
+            return [word for flag, word in _INSTRUCTIONS.items() if flag in there]
     return [torch.backends.cpu.get_cpu_capability()]
 
 

@@ -80,7 +80,7 @@ class Form:
 
     def left_out(self) -> tuple[str, ...]:
         """Returns the passes that are not applied, each of which there has to be."""
-        from cvt.inference.passes import PASSES
+        from cvt.inference import PASSES
 
         for name in (*self.without, *([self.up_to] if self.up_to else [])):
             if name not in PASSES and (name, self.without) != (ALL, (ALL,)):
@@ -137,7 +137,7 @@ def _deployed_and_compiled(graphs: bool) -> "Callable[[nn.Module, Wish], Ready]"
 def _deploy(model: "nn.Module", wish: Wish, engine: str) -> Ready:
     import torch
 
-    from cvt.inference.api import deploy
+    from cvt.inference import deploy
 
     deployed = deploy(
         model,

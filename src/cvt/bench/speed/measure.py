@@ -21,10 +21,8 @@ from cvt.bench.speed.forms import FORMS, Ready, Wish
 from cvt.bench.speed.models import build, channels_of
 from cvt.bench.speed.results import Measurement
 from cvt.errors import UserError
-from cvt.evaluation.answers import preprocessing_of
-from cvt.inference import onednn
-from cvt.inference.agreement import agreement
-from cvt.inference.int8 import Calibration, calibration_images
+from cvt.evaluation import preprocessing_of
+from cvt.inference import Calibration, agreement, calibration_images, onednn
 from cvt.parts.model import VisionModel
 from cvt.plain import from_plain
 from cvt.runtime import NUMBER_FORMATS, autocast, memory_mb, peak_memory_mb

@@ -25,12 +25,12 @@ class Measurement(Case):
     Args:
         round: From 1.
         images_per_s: At the median call; None where it failed.
-        calls: That were timed.
-        prepare_s: What making the form took.
-        first_call_s: What the first call took after that.
-        memory_mb: The most that was taken in the timed calls above the ready model.
-        peak_gflops: 10**9 operations a second of large matrix products in the same dtype and
-            threads; None for int8.
+        calls: Number of timed calls.
+        prepare_s: Time to make the form.
+        first_call_s: Time of the first call after that.
+        memory_mb: Peak of the timed calls, above what the ready model takes.
+        peak_gflops: Rate of large matrix products in the same dtype and threads, in 10**9
+            operations a second; None for int8.
         agreement: For how many of `judged_on` images it names the class that float32 does, in %.
         logit_error: The mean error of its logits, in units of their spread.
         load: The machine's load average over the minute before, its own last process included.
@@ -71,17 +71,15 @@ class SpeedResult(Case):
         base: Whose images/s the ratio is to.
         images_per_s: The median over the rounds, beside their smallest and largest.
         ratio: Of its images/s to those of its base in the same round; likewise.
-        rounds: That went well.
-        ms: Of the median call.
+        rounds: Number of rounds that went well.
+        ms: Time of the median call.
         memory_mb: Median over the rounds.
         prepare_s: The longest of the rounds, as later ones may find what was compiled before.
-        first_call_s: Likewise, with what making the form took before it.
+        first_call_s: Likewise, `prepare_s` included.
         gflops: Operations of the model as it is written, in 10**9 a second.
         of_peak: That as a share of the fastest large matrix product of all rounds, in the same
             dtype and threads, on the same device.
-        agreement: With float32, of the first round that has it, as `Measurement` says.
-        logit_error: Likewise.
-        judged_on: Likewise.
+        agreement: As in `Measurement`, of the first round that has it; so are the next two.
         error: What went wrong, if something did.
     """
 
