@@ -28,7 +28,7 @@ from cvt.data.labels import (
     declared_classes,
 )
 from cvt.data.sets import ImageSet, RowSet, labelled_splits
-from cvt.data.sources import SPLIT_OF_NAME
+from cvt.data.sources import SPLIT_OF_NAME, split_words
 from cvt.errors import UserError
 from cvt.files import file_inside, read_small
 from cvt.plain import MOST_TEXT, from_others, read_json, read_json_file
@@ -507,9 +507,7 @@ def _by_name(files: Sequence[Path]) -> dict[str, list[Path]]:
     """Sorts shards into splits by a word in their names; if none has one, all are "train"."""
     splits: dict[str, list[Path]] = {}
     for file in files:
-        words = re.split(r"[^a-z]+", file.stem.lower())
-        split = next((SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME), "")
-        splits.setdefault(split, []).append(file)
+        splits.setdefault(next(iter(split_words(file.stem)), ""), []).append(file)
     unknown = splits.pop("", [])
     if unknown and splits:
         raise UserError(

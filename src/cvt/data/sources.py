@@ -41,6 +41,12 @@ def split_of(name: str) -> str | None:
     return SPLIT_OF_NAME[found[1]] if found else None
 
 
+def split_words(name: str) -> list[str]:
+    """Returns the splits that words anywhere in a name stand for, in their order."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return [SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME]
+
+
 def folder_splits(root: Path, *, for_training: bool = True) -> dict[str, ImageSet]:
     """Returns the splits that a folder holds; one without folders of splits is all "train".
 
@@ -121,7 +127,7 @@ def _split_folders(found: _Found) -> dict[str, Path]:
 def _refuse_splits_inside(root: Path, folders: Sequence[Path]) -> None:
     """Refuses folders that would be taken for classes but look like splits."""
     grouping = [each for each in folders if not _loose_images(each, most=1)]
-    words = {each: _split_words(each.name) for each in grouping}
+    words = {each: set(split_words(each.name)) for each in grouping}
     if len(grouping) == len(folders) and len(set().union(*words.values())) > 1:
         raise UserError(
             f"{root} holds folders that look like splits: "
@@ -138,11 +144,6 @@ def _refuse_splits_inside(root: Path, folders: Sequence[Path]) -> None:
                 f"{folder} holds {_listed(inner)}, which are called like splits, expected splits "
                 f"around the classes; {do}."
             )
-
-
-def _split_words(name: str) -> set[str]:
-    words = re.split(r"[^a-z]+", name.lower())
-    return {SPLIT_OF_NAME[word] for word in words if word in SPLIT_OF_NAME}
 
 
 def _class_folders(folder: Path, found: _Found) -> list[_ClassFolder]:
