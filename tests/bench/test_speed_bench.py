@@ -191,6 +191,16 @@ def test_agreement_is_a_column_where_there_is_some(tmp_path):
     assert "As float32" not in (tmp_path / "other" / "table.md").read_text()
 
 
+def test_logits_that_are_no_numbers_stand_in_their_row(tmp_path):
+    """As in fp16, where a network that was not trained in it may overflow."""
+    who = "demo:deploy:fp16"
+    more = {who: {"agreement": 10.0, "logit_error": float("nan"), "judged_on": 10}}
+    for _ in range(2):  # measured, and read
+        results = bench(tmp_path, models=("demo", who), do=FakeSpeed(more=more), calibration="a")
+        assert [row.agreement for row in results.rows] == [None, 10.0]
+        assert f"{who} nan" in (tmp_path / "table.md").read_text()
+
+
 def test_other_weights_are_another_bench(tmp_path):
     bench(tmp_path, models=("demo",))
     with pytest.raises(UserError, match="weights is"):

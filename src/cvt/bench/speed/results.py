@@ -7,10 +7,11 @@ fills, a field of `SpeedResult` with how the rounds come to it, and a line of `C
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from cvt.bench.speed.plan import BenchConfig, Case, Entrant, Plan, Setting
 from cvt.bench.tables import say_rate
+from cvt.plain import NOT_FINITE
 from cvt.tables import Table
 from cvt.training.screen import say_memory
 
@@ -46,7 +47,7 @@ class Measurement(Case):
     memory_mb: float | None = None
     peak_gflops: float | None = None
     agreement: float | None = None
-    logit_error: float | None = None
+    logit_error: Annotated[float, NOT_FINITE] | None = None
     judged_on: int | None = None
     load: float | None = None
     date: str = ""
