@@ -26,6 +26,7 @@ from cvt.zoo.create import load
 ImageSource = (
     str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | BadImage
 )
+ImageSources = ImageSource | Iterable[ImageSource]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Prediction:
 
 def predict(
     model: str | Path | nn.Module,
-    images: ImageSource | Iterable[ImageSource],
+    images: ImageSources,
     top_k: int = 5,
     *,
     batch_size: int = 16,
@@ -117,15 +118,11 @@ class Predictor:
         self._multi_label = record.multi_label
         self._transform = eval_transform(record.preprocessing)
 
-    def __call__(
-        self, sources: ImageSource | Iterable[ImageSource], top_k: int = 5
-    ) -> list[Prediction]:
+    def __call__(self, sources: ImageSources, top_k: int = 5) -> list[Prediction]:
         """Returns one prediction for each image; an unreadable one has its `error` set."""
         return list(self.stream(sources, top_k))
 
-    def stream(
-        self, sources: ImageSource | Iterable[ImageSource], top_k: int = 5
-    ) -> Iterator[Prediction]:
+    def stream(self, sources: ImageSources, top_k: int = 5) -> Iterator[Prediction]:
         """Yields the predictions batch by batch, in order.
 
         Args:
@@ -140,11 +137,11 @@ class Predictor:
             else:
                 yield Prediction(name, error=str(row))
 
-    def probabilities(self, images: ImageSource | Iterable[ImageSource]) -> np.ndarray:
+    def probabilities(self, images: ImageSources) -> np.ndarray:
         """Returns the probability of each class: float32, (N, classes), in the images' order."""
         return self._table(images, self._chances, len(self.class_names))
 
-    def embed(self, images: ImageSource | Iterable[ImageSource]) -> np.ndarray:
+    def embed(self, images: ImageSources) -> np.ndarray:
         """Returns what the classifier is fed with: float32, (N, features), in the images' order."""
         if not hasattr(self.model, "forward_head"):
             raise UserError(
@@ -167,7 +164,7 @@ class Predictor:
 
     def _table(
         self,
-        images: ImageSource | Iterable[ImageSource],
+        images: ImageSources,
         answer: Callable[[Tensor], Tensor],
         width: int,
     ) -> np.ndarray:
@@ -186,7 +183,7 @@ class Predictor:
         return np.stack(rows) if rows else np.empty((0, width), np.float32)
 
     def _rows(
-        self, sources: ImageSource | Iterable[ImageSource], answer: Callable[[Tensor], Tensor]
+        self, sources: ImageSources, answer: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[str, Tensor | BadImage]]:
         """Yields each image's name, with its row of the answer or the reason for having none."""
         numbers = count(1)
@@ -198,7 +195,7 @@ class Predictor:
                 rows = iter(self._answer(good, answer) if good else ())
                 for name, image in read:
                     row = next(rows) if isinstance(image, Tensor) else image
-                    yield name, _not_finite(name) if row is None else row
+                    yield name, BadImage(_NO_NUMBER.format(name)) if row is None else row
 
     def _read(self, named: tuple[str, ImageSource]) -> tuple[str, Tensor | BadImage]:
         name, source = named
@@ -231,6 +228,10 @@ class Predictor:
 
 
 _NAMED = 10  # bad images that an error names
+_NO_NUMBER = (
+    "The network's output for {} is no finite number; check its weights, or try float32 for its "
+    "precision."
+)
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, BadImage, IOBase)
 
 
@@ -254,7 +255,7 @@ def _placed(model: nn.Module, device: str, precision: str) -> tuple[nn.Module, t
     return model, own, "float32"
 
 
-def _each(sources: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
+def _each(sources: ImageSources) -> Iterator[ImageSource]:
     """Yields single images out of whatever stands for one or several."""
     if isinstance(sources, _SINGLE) or _is_array(sources) or hasattr(sources, "read"):
         yield from _in_one(sources)
@@ -354,13 +355,6 @@ def _eight_bits(pixels: np.ndarray, source: Any, name: str) -> np.ndarray:
 
 def _kind(source: Any) -> str:
     return "a tensor" if isinstance(source, Tensor) else "an array"
-
-
-def _not_finite(name: str) -> BadImage:
-    return BadImage(
-        f"The network's output for {name} is no finite number; check its weights, or try "
-        "float32 for its precision."
-    )
 
 
 def _name(source: ImageSource, number: int) -> str:

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
-from types import MappingProxyType
 from typing import Any
 
 from cyclopts import App, CycloptsError, UnknownOptionError
@@ -26,7 +25,7 @@ from cvt.files import OutputLost, needed, quiet
 
 Verb = tuple[str | Callable[..., int | None], str]
 
-VERBS: dict[str, Verb] = {
+VERBS: Mapping[str, Verb] = {
     "models": ("show:models", "List the models and the published weights."),
     "show": ("show:show", "Show a model's stages: grids, tokens, parameters, MACs."),
     "train": ("train:train", "Train a classifier; without arguments, on handwritten digits."),
@@ -51,7 +50,7 @@ _LIMITS = {
 }
 
 
-def make_app(called: str | None, verbs: Mapping[str, Verb]) -> App:
+def make_app(called: str | None = None, verbs: Mapping[str, Verb] = VERBS) -> App:
     """Returns the command line; of its verbs only the one that is called is imported.
 
     That one's help is its own docstring; the others are a line of a list.
@@ -87,9 +86,7 @@ def _docstring(function: Callable[..., int | None]) -> str:
     return "\n\n".join(textwrap.fill(each, width) for each in paragraphs)
 
 
-def main(
-    arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = MappingProxyType(VERBS)
-) -> int:
+def main(arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = VERBS) -> int:
     """Runs one verb and returns the exit code.
 
     What is said on stderr never stops anything. Output that cannot be written ends a verb, since
