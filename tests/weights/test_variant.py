@@ -30,7 +30,7 @@ def test_every_row_is_recognised_with_its_own_head_and_channels(name):
         ({"embed_kernel": (4, 3, 3)}, "embedding kernels 4/3/3"),
         ({"conv_kernel": 5}, "projection kernels 5/5/5"),
         ({"projection": ("linear", "conv", "conv")}, "projection kernels 0/3/3"),
-        ({"cls_token": False}, "class tokens no/no/no"),
+        ({"cls_token": False}, "class tokens 0/0/0"),
         ({"pos_embed": "table"}, "is none of"),
         ({"mlp_ratio": 2.0}, "is none of"),
     ],

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from timm.models import adapt_input_conv
@@ -20,7 +19,7 @@ from cvt.weights.record import Record
 
 # --- What a checkpoint's size of image, of input and of output is seen in: names and grids.
 
-Grid = tuple[int, int]
+_FACTS = ("widths", "depths", "embedding kernels", "projection kernels", "class tokens")
 
 
 def num_classes(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
@@ -42,54 +41,21 @@ def in_chans(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
 # --- What the shapes of a state dict in our names tell of a network of stages, in short.
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShapeFacts:
-    """What shapes tell of a network, one entry a stage; not strides, heads and activation."""
-
-    dims: tuple[int, ...]
-    depths: tuple[int, ...]
-    embed_kernels: tuple[int, ...]  # 0: no convolution embeds
-    conv_kernels: tuple[int, ...]  # 0: no convolution reads the queries
-    cls_tokens: tuple[bool, ...]
-
-    def __str__(self) -> str:
-        tokens = "/".join("yes" if each else "no" for each in self.cls_tokens)
-        return (
-            f"{len(self.dims)} stages of widths {_slashed(self.dims)} and depths "
-            f"{_slashed(self.depths)}, embedding kernels {_slashed(self.embed_kernels)}, "
-            f"projection kernels {_slashed(self.conv_kernels)}, class tokens {tokens}"
-        )
-
-
-def facts_of_tensors(state_dict: Mapping[str, Tensor]) -> ShapeFacts:
-    """Reads the facts off a state dict; all are empty if it has no stages."""
-    columns = []
-    while (stem := f"stages.{len(columns)}.") + "embed.proj.weight" in state_dict:
+def shape_facts(state_dict: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Returns what shapes tell of stages, one entry a stage: not strides, heads and activation."""
+    facts: dict[str, list[int]] = {word: [] for word in _FACTS}
+    while (stem := f"stages.{len(facts['widths'])}.") + "embed.proj.weight" in state_dict:
         embed = state_dict[f"{stem}embed.proj.weight"]
+        conv = state_dict.get(f"{stem}blocks.0.attn.q.conv.weight")
         depth = 0
         while f"{stem}blocks.{depth}.norm1.weight" in state_dict:
             depth += 1
-        conv = state_dict.get(f"{stem}blocks.0.attn.q.conv.weight")
-        columns.append(
-            (
-                embed.shape[0] if embed.ndim else 0,
-                depth,
-                embed.shape[-1] if embed.ndim == 4 else 0,
-                0 if conv is None or not conv.ndim else conv.shape[-1],
-                f"{stem}cls_token" in state_dict,
-            )
-        )
-    return _make_facts(columns)
-
-
-def _make_facts(columns: list[tuple]) -> ShapeFacts:
-    names = tuple(ShapeFacts.__dataclass_fields__)
-    transposed = zip(*columns, strict=True) if columns else [()] * len(names)
-    return ShapeFacts(**dict(zip(names, transposed, strict=True)))
-
-
-def _slashed(numbers: tuple[int, ...]) -> str:
-    return "/".join(map(str, numbers))
+        facts["widths"].append(embed.shape[0] if embed.ndim else 0)
+        facts["depths"].append(depth)
+        facts["embedding kernels"].append(embed.shape[-1] if embed.ndim == 4 else 0)
+        facts["projection kernels"].append(0 if conv is None or not conv.ndim else conv.shape[-1])
+        facts["class tokens"].append(int(f"{stem}cls_token" in state_dict))
+    return facts
 
 
 # --- Loading a state dict whole or not at all, and fitting one to a changed model beforehand.
@@ -297,8 +263,11 @@ def recognise_variant(
     if fits:
         best = min(fits, key=lambda name: _rank(name, fits[name], file_name))
         return best, fits[best]
-    facts = facts_of_tensors(state_dict)
-    found = str(facts) if facts.dims else f"{len(state_dict)} tensors of other names or shapes"
+    found = f"{len(state_dict)} tensors of other names or shapes"
+    facts = shape_facts(state_dict)
+    if stages := len(facts["widths"]):
+        each = (f"{word} {'/'.join(map(str, values))}" for word, values in facts.items())
+        found = f"{stages} stages of {', '.join(each)}"
     near = f" The nearest is {nearest}, which differs in" if nearest else ""
     raise UserError(
         f"{source} is none of the {len(ROWS)} models that `cvt models` lists: got {found}; "
@@ -334,13 +303,13 @@ def _candidates(
     state_dict: Mapping[str, Tensor], systems: Sequence[System]
 ) -> Iterator[tuple[str, Spec]]:
     """The rows that a glance leaves, before networks are built to compare every shape."""
-    facts = facts_of_tensors(state_dict)
+    facts = shape_facts(state_dict)
+    found = list(zip(facts["widths"], facts["depths"], strict=True))
     for name, row in ((name, row) for system in systems for name, row in system.rows.items()):
         if row.staged is not None:
-            own = [(stage.embed_dim, stage.depth) for stage in row.staged.stages]
-            fits = own == list(zip(facts.dims, facts.depths, strict=True))
+            fits = found == [(stage.embed_dim, stage.depth) for stage in row.staged.stages]
         else:
-            fits = f"{row.first_conv}.weight" in state_dict and (row.is_timms or not facts.dims)
+            fits = f"{row.first_conv}.weight" in state_dict and (row.is_timms or not found)
         if fits:
             yield name, row
 
