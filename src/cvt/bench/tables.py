@@ -12,11 +12,6 @@ def say_number(value: float | None, digits: int | None = None) -> str:
     return str(value) if digits is None else f"{value:.{digits}f}"
 
 
-def say_rate(rate: float) -> str:
-    """Returns a rate with three digits at least: `9.13`, `56.1`, `1,234`."""
-    return f"{rate:.2f}" if rate < 10 else f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
-
-
 def say_gmacs(macs: int) -> str:
     """Returns multiply-accumulates in units of 10**9, three digits of them at least."""
     gmacs = macs / 1e9

@@ -15,8 +15,7 @@ from cvt.bench.processes import Failed, Stopped, Work, work
 from cvt.bench.screen import BenchScreen
 from cvt.bench.speed.plan import BenchConfig, Entrant, Plan, Setting, make_plan, make_settings
 from cvt.bench.speed.report import report_text, save_speed_plot
-from cvt.bench.speed.results import BenchFacts, Measurement, SpeedResults, sum_up
-from cvt.bench.tables import say_rate
+from cvt.bench.speed.results import BenchFacts, Measurement, SpeedResults, say_rate, sum_up
 from cvt.figures import if_possible
 from cvt.files import atomic_write
 from cvt.plain import from_plain

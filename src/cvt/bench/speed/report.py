@@ -7,8 +7,7 @@ from typing import Any
 from cvt import tables as markdown
 from cvt.bench.speed.forms import read_form
 from cvt.bench.speed.plan import Setting, say_threads
-from cvt.bench.speed.results import AGREEMENT, Measurement, SpeedResult, SpeedResults
-from cvt.bench.tables import say_rate
+from cvt.bench.speed.results import AGREEMENT, Measurement, SpeedResult, SpeedResults, say_rate
 from cvt.figures import drawing, words
 
 

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from cvt.bench.speed.plan import BenchConfig, Case, Entrant, Plan, Setting
-from cvt.bench.tables import say_rate
 from cvt.plain import NOT_FINITE
 from cvt.tables import Table
 from cvt.training.screen import say_memory
@@ -275,6 +274,11 @@ def _spread(name: str, values: Iterable[float]) -> dict[str, float | None]:
 
 
 # --- As it is printed.
+
+
+def say_rate(rate: float) -> str:
+    """Returns a rate with three digits at least: `9.13`, `56.1`, `1,234`."""
+    return f"{rate:.2f}" if rate < 10 else f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
 
 
 def _say(value: float | None, say: Callable[[float], str]) -> str:
