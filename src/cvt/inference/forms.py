@@ -179,42 +179,27 @@ class AttentionForm(nn.Module):
         """Returns q, in the parts that came in or of the prefix alone, and k and v of all."""
         prefix, on_grid = prefix_and_grid(parts, num_prefix)
         fmap = tokens_to_map(on_grid, grid, 0) if self.reads_grid else None
-        read = _Reading(parts, prefix, fmap)
-        if only_prefix:
-            assert prefix is not None
-            queries: Parts = (self.q.linear(prefix),)
-        else:
-            queries = tuple(self.q.linear(part) for part in read.queries(self.q))
+
+        def read(projection: Projection) -> Parts:
+            """What its linear map gets, in the parts that came in."""
+            if fmap is None or isinstance(projection, LinearProjection):
+                return parts
+            on_grid = map_to_tokens(projection.read(fmap))
+            return (parts[0], on_grid) if len(parts) == 2 else (behind(prefix, on_grid),)
+
+        reads = (prefix,) if only_prefix else read(self.q)
+        queries = tuple(self.q.linear(part) for part in reads)
+        # Keys and values are all in one tensor, since the fused kernel takes no other.
         if self.reduce is not None:
-            read = _Reading((self.reduce(joined(parts), grid, num_prefix),), None, None)
-        return queries, self.k.linear(read.keys(self.k)), self.v.linear(read.keys(self.v))
+            reduced = self.reduce(joined(parts), grid, num_prefix)
+            return queries, self.k.linear(reduced), self.v.linear(reduced)
+        k, v = (each.linear(joined(read(each))) for each in (self.k, self.v))
+        return queries, k, v
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (split_heads(each, self.num_heads) for each in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return mixed.transpose(1, 2).flatten(2)
-
-
-class _Reading:
-    """What the projections of one attention read: tokens as they are, or maps beside a prefix."""
-
-    def __init__(self, parts: Parts, prefix: Tensor | None, fmap: Tensor | None) -> None:
-        self.parts, self.prefix, self.fmap = parts, prefix, fmap
-
-    def queries(self, projection: Projection) -> Parts:
-        """What the linear map of a projection gets, in the parts that came in."""
-        if self.fmap is None or isinstance(projection, LinearProjection):
-            return self.parts
-        on_grid = map_to_tokens(projection.read(self.fmap))
-        if len(self.parts) == 2:
-            return self.parts[0], on_grid
-        return (behind(self.prefix, on_grid),)
-
-    def keys(self, projection: Projection) -> Tensor:
-        """The same for keys and values: all in one tensor, since the kernel takes no other."""
-        if self.fmap is None or isinstance(projection, LinearProjection):
-            return joined(self.parts)
-        return behind(self.prefix, map_to_tokens(projection.read(self.fmap)))
 
 
 # --- Attention on a GPU: one kernel for the norm and the convolutions before it.
