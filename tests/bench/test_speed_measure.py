@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from cvt import inference
 from cvt.bench.speed import Measurement
 from cvt.bench.speed.forms import FORMS, Ready, Wish
 from cvt.bench.speed.measure import (
@@ -23,6 +25,7 @@ from cvt.bench.speed.measure import (
 from cvt.bench.speed.models import build
 from cvt.errors import UserError
 from cvt.inference import PASSES, Calibration, calibration_images
+from processors import pretend_cpu
 
 CPU = torch.device("cpu")
 
@@ -80,7 +83,7 @@ def test_passes_are_left_out(quick, monkeypatch, form, left_out):
         seen.append((engine, set(without)))
         return model
 
-    monkeypatch.setattr("cvt.inference.deploy", deploy)
+    monkeypatch.setattr(inference, "deploy", deploy)
     monkeypatch.setattr(torch, "compile", lambda model, mode: model)
     quick(form=form)
     assert seen == [("openvino" if form.startswith("openvino") else "torch", left_out)]
@@ -155,7 +158,7 @@ def test_judging_takes_batches_of_the_timed_size():
 
 
 def test_openvino_that_is_not_installed_says_how_to_get_it(quick, monkeypatch):
-    monkeypatch.setattr("cvt.inference.openvino.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match=r"needs openvino.*pip install 'cvt\[openvino\]'"):
         quick(form="openvino")
 
@@ -241,7 +244,7 @@ def test_training_under_autocast_is_that_of_every_form(quick):
 )
 def test_images_to_calibrate_on_are_for_int8_alone(monkeypatch, form, dtype, calibrates):
     told = []
-    monkeypatch.setattr("cvt.inference.deploy", lambda model, **rest: told.append(rest))
+    monkeypatch.setattr(inference, "deploy", lambda model, **rest: told.append(rest))
     images = torch.zeros(2, 3, 4, 4)
     FORMS[form].infer(nn.Identity(), Wish(dtype=dtype, device=CPU, images=images))
     assert (told[0]["calibration"] is images) is calibrates
@@ -308,6 +311,6 @@ def test_products_multiply(way):
 
 
 def test_a_dtype_that_is_imitated_has_no_packed_product(monkeypatch):
-    monkeypatch.setattr("cvt.inference.onednn.cpu_computes", lambda dtype: False)
+    pretend_cpu(monkeypatch, "avx512_f")
     assert packed_product(8, CPU, torch.bfloat16) is None
     assert packed_product(8, torch.device("meta"), torch.float32) is None

@@ -19,6 +19,7 @@ from cvt.bench.speed.facts import (
 from cvt.bench.speed.models import build, channels_of, is_checkpoint
 from cvt.errors import UserError
 from cvt.zoo.describe import describe
+from processors import pretend_cpu
 
 MINE = """
 import torch
@@ -152,7 +153,7 @@ def test_facts_of_the_machine(monkeypatch):
 
 @pytest.fixture
 def no_bf16(monkeypatch):
-    monkeypatch.setattr("cvt.inference.rewrite.cpu_computes", lambda dtype: False)
+    pretend_cpu(monkeypatch, "avx512_f")
 
 
 def test_a_device_or_dtype_that_is_not_there_is_told(no_bf16):

@@ -12,6 +12,7 @@ from cvt.bench.speed import Measurement
 from cvt.bench.speed.bench import MEASURE
 from cvt.bench.speed.measure import measure
 from cvt.errors import UserError
+from processors import pretend_cpu
 
 QUICK = ("--image-size", "32", "--batch-size", "2", "--device", "cpu", "--threads", "1",
          "--repeats", "1", "--seconds", "0.01")  # fmt: skip
@@ -74,8 +75,8 @@ def test_processes_that_run_out_of_memory_that_are_killed_and_that_compile(
 
 
 def test_rows_that_cannot_run_say_so_and_the_rest_goes_on(run, tmp_path, monkeypatch, in_process):
-    monkeypatch.setattr("cvt.inference.rewrite.cpu_computes", lambda dtype: False)
-    monkeypatch.setattr("cvt.inference.openvino.find_spec", lambda name: None)
+    pretend_cpu(monkeypatch, "avx512_f")
+    monkeypatch.setitem(sys.modules, "openvino", None)
     (tmp_path / "my_net.py").write_text(GREEDY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
