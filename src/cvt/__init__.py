@@ -6,9 +6,9 @@ after this package.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cvt.after_import import after_import
+from cvt.imports import after_import, lazy_door
 
 if TYPE_CHECKING:
     from cvt.errors import UserError
@@ -27,82 +27,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AttentionMap": "cvt.explanation",
-    "Backbone": "cvt.parts.backbone",
-    "BackboneSpec": "cvt.parts.spec",
-    "Evaluation": "cvt.evaluation",
-    "Prediction": "cvt.prediction",
-    "Predictor": "cvt.prediction",
-    "StageSpec": "cvt.parts.spec",
-    "TrainConfig": "cvt.training.config",
-    "UserError": "cvt.errors",
-    "attention_maps": "cvt.explanation",
-    "convert": "cvt.weights.convert",
-    "create_model": "cvt.zoo.create",
-    "deploy": "cvt.inference",
-    "describe": "cvt.zoo.describe",
-    "evaluate": "cvt.evaluation",
-    "export": "cvt.inference.export",
-    "list_models": "cvt.zoo.create",
-    "load": "cvt.zoo.create",
-    "predict": "cvt.prediction",
-    "probe": "cvt.evaluation",
-    "save_pretrained": "cvt.weights.timm_folder",
-}
-
-__all__ = [
-    "AttentionMap",
-    "Backbone",
-    "BackboneSpec",
-    "Evaluation",
-    "Prediction",
-    "Predictor",
-    "StageSpec",
-    "TrainConfig",
-    "UserError",
-    "attention_maps",
-    "convert",
-    "create_model",
-    "deploy",
-    "describe",
-    "evaluate",
-    "export",
-    "list_models",
-    "load",
-    "predict",
-    "probe",
-    "save_pretrained",
-]
-
-
-_ROOMS = (
-    "bench",
-    "data",
-    "evaluation",
-    "explanation",
-    "inference",
-    "parts",
-    "prediction",
-    "systems",
-    "training",
-    "weights",
-    "zoo",
+__getattr__, __dir__, __all__ = lazy_door(
+    __name__,
+    {
+        "errors": "UserError",
+        "evaluation": "Evaluation evaluate probe",
+        "explanation": "AttentionMap attention_maps",
+        "inference": "deploy",
+        "inference.export": "export",
+        "parts.backbone": "Backbone",
+        "parts.spec": "BackboneSpec StageSpec",
+        "prediction": "Prediction Predictor predict",
+        "training.config": "TrainConfig",
+        "weights.convert": "convert",
+        "weights.timm_folder": "save_pretrained",
+        "zoo.create": "create_model list_models load",
+        "zoo.describe": "describe",
+    },
+    chapters="bench data evaluation explanation inference parts prediction systems training "
+    "weights zoo",
 )
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"cvt.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
-
 
 after_import("timm", lambda: import_module("cvt.zoo.timm_models"))

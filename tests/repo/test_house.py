@@ -19,7 +19,7 @@ MOST_FILES = 15
 
 # From the ground up; a room may import those before it and itself.
 ROOMS = [
-    "after_import",
+    "imports",
     "errors",
     "files",
     "plain",

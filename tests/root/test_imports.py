@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from cvt.after_import import after_import
+from cvt.imports import after_import
 
 
 @pytest.fixture

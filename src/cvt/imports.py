@@ -1,11 +1,12 @@
-"""Doing something as soon as another package has been imported, without importing it.
+"""Imports that wait: for the first use of a name, or for another package to be imported.
 
-Ours because wrapt, whose `register_post_import_hook` does the same, takes 60 ms to import, a
-quarter of what `cvt --help` may take.
+The hook is ours because wrapt, whose `register_post_import_hook` does the same, takes 60 ms to
+import, a quarter of what `cvt --help` may take.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -13,6 +14,31 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from importlib.abc import Loader
+
+
+Door = tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]
+
+
+def lazy_door(room: str, homes: Mapping[str, str], chapters: str = "") -> Door:
+    """Returns `__getattr__`, `__dir__` and `__all__` for a room whose names import on first use.
+
+    Args:
+        room: The room's `__name__`.
+        homes: Its modules, each with the names that the room has of it, separated by spaces.
+        chapters: Modules that are attributes of the room themselves.
+    """
+    home_of = {name: home for home, names in homes.items() for name in names.split()}
+
+    def get(name: str) -> Any:
+        if name in chapters.split():
+            return import_module(f"{room}.{name}")
+        if name not in home_of:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{room}.{home_of[name]}"), name)
+        setattr(sys.modules[room], name, value)
+        return value
+
+    return get, lambda: sorted({*vars(sys.modules[room]), *home_of}), sorted(home_of)
 
 
 def after_import(name: str, action: Callable[[], Any]) -> None:
