@@ -45,7 +45,6 @@ TOO_FULL = {"training", "data"}
 TWICE = {
     "Network",
     "System",
-    "_Config",
 }
 
 
