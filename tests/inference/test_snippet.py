@@ -28,21 +28,21 @@ def made(preprocessing, batch_size=None, num_classes=4):
     return snippet("onnx", "some.onnx", Metadata(record, sizes, "float32")), record
 
 
-def prepared(source, record, picture_path):
-    """What the snippet's own lines make of a picture."""
+def prepared(source, record, image_path):
+    """What the snippet's own lines make of an image."""
     lines = source.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("about ="))
     end = next(i for i, line in enumerate(lines) if line.startswith("images = np.asc"))
     names = {"record": json.loads(json.dumps(record.to_dict())), "np": np, "sys": sys}
     head = "from PIL import Image\n"
-    with patch.object(sys, "argv", ["use.py", str(picture_path)]):
+    with patch.object(sys, "argv", ["use.py", str(image_path)]):
         exec(head + "\n".join(lines[start : end + 1]), names)
     return names["images"]
 
 
 @settings(max_examples=40)
 @given(
-    picture=st.tuples(st.integers(8, 90), st.integers(8, 90)),
+    image=st.tuples(st.integers(8, 90), st.integers(8, 90)),
     size=st.tuples(st.integers(8, 40), st.integers(8, 40)) | st.sampled_from([(32, 32), (17, 17)]),
     crop_pct=st.sampled_from([1.0, 0.875, 0.9, 0.95]),
     crop_mode=st.sampled_from(["center", "squash"]),
@@ -50,11 +50,11 @@ def prepared(source, record, picture_path):
     channels=st.sampled_from([1, 3]),
     mode=st.sampled_from(["RGB", "L", "CMYK"]),
 )
-def test_pictures_are_prepared_alike(
-    tmp_path_factory, picture, size, crop_pct, crop_mode, interpolation, channels, mode
+def test_images_are_prepared_alike(
+    tmp_path_factory, image, size, crop_pct, crop_mode, interpolation, channels, mode
 ):
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    Image.effect_noise(picture, 90).convert(mode if mode == "L" else "RGB").save(path)
+    path = tmp_path_factory.mktemp("images") / "image.png"
+    Image.effect_noise(image, 90).convert(mode if mode == "L" else "RGB").save(path)
     preprocessing = Preprocessing(
         input_size=(channels, *size),
         mean=(0.4, 0.5, 0.6)[:channels],
@@ -69,7 +69,7 @@ def test_pictures_are_prepared_alike(
     np.testing.assert_array_equal(got[0], expected)
 
 
-def test_a_picture_on_its_side_is_turned(tmp_path):
+def test_an_image_on_its_side_is_turned(tmp_path):
     noise = Image.effect_noise((30, 20), 90).convert("RGB")
     exif = noise.getexif()
     exif[274] = 6
@@ -91,8 +91,8 @@ def tiff(values, **tags):
     return head + values.tobytes()
 
 
-def odd_pictures():
-    """Pictures (name, mode or kind, bytes) that a plain `convert("RGB")` gets wrong."""
+def odd_images():
+    """Images (name, mode or kind, bytes) that a plain `convert("RGB")` gets wrong."""
     random = np.random.default_rng(0)
     colour = random.integers(0, 256, (30, 40, 4), dtype=np.uint8)
     rgba, grey = Image.fromarray(colour), colour[:, :, 0]
@@ -123,17 +123,17 @@ def odd_pictures():
     yield "packed.tif", tiff(grey, t256=20, t279=900, t258=12), {}
 
 
-ODD = list(odd_pictures())
+ODD = list(odd_images())
 
 
-@pytest.mark.parametrize(("name", "picture", "options"), ODD, ids=[name for name, _, _ in ODD])
+@pytest.mark.parametrize(("name", "image", "options"), ODD, ids=[name for name, _, _ in ODD])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_odd_pictures_are_prepared_alike(tmp_path, name, picture, options, channels):
+def test_odd_images_are_prepared_alike(tmp_path, name, image, options, channels):
     path = tmp_path / name
-    if isinstance(picture, bytes):
-        path.write_bytes(picture)
+    if isinstance(image, bytes):
+        path.write_bytes(image)
     else:
-        picture.save(path, **options)
+        image.save(path, **options)
     preprocessing = Preprocessing(
         input_size=(channels, 16, 16), mean=(0.5,) * channels, std=(0.25,) * channels
     )
