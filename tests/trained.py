@@ -6,7 +6,7 @@ import random
 import signal
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,10 +17,20 @@ import torch
 from cvt.errors import UserError
 from cvt.runtime import Interrupted, join_world
 from cvt.training.config import TrainConfig
+from cvt.training.defaults import DataFacts, derive, said
 from cvt.training.loop import train
 from cvt.training.report import TrainResult
 from cvt.weights.checkpoint import load_checkpoint
 from stored import stored_facts, stored_tensors
+
+DIGITS = DataFacts(name="digits", num_images=1259, median_side=8)
+
+
+def config_of(**settings: Any) -> TrainConfig:
+    """A complete config: what the settings leave open is as for digits on a CPU."""
+    config = derive(said(settings, "the settings"), DIGITS, torch.device("cpu"))
+    return replace(config, device=settings.get("device", "cpu"))
+
 
 # What the clock and the machine decide.
 TIMED = {"images_per_s", "seconds", "data_wait", "memory_mb", "wait_seconds"}
@@ -52,7 +62,7 @@ class Ended:
     is_told_elsewhere: bool = False
 
 
-def session(config: TrainConfig, *events: Event, patches: Mapping[str, Any] = {}) -> Ended:
+def session(config: dict[str, Any], *events: Event, patches: Mapping[str, Any] = {}) -> Ended:
     """Trains until the end, or until what happens on the way makes an end of it.
 
     Args:
@@ -71,12 +81,12 @@ def session(config: TrainConfig, *events: Event, patches: Mapping[str, Any] = {}
             if event.rank in (None, rank):
                 stack.enter_context(_happening(event))
         try:
-            return Ended(train(config, progress=False))
+            return Ended(train(**config, progress=False))
         except (Interrupted, UserError) as error:
             return Ended(None, type(error).__name__, str(error), error.is_told_elsewhere)
 
 
-def sessions(configs: list[TrainConfig]) -> list[Ended]:
+def sessions(configs: list[dict[str, Any]]) -> list[Ended]:
     """Several sessions, one after the other."""
     with join_world("cpu"):
         return [session(config) for config in configs]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cvt.parts.spec import BackboneSpec, StageSpec
     from cvt.prediction import Prediction, Predictor, predict
     from cvt.training.config import TrainConfig
+    from cvt.training.loop import train
     from cvt.weights.convert import convert
     from cvt.weights.timm_folder import save_pretrained
     from cvt.zoo.create import create_model, list_models, load
@@ -39,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_door(
         "parts.spec": "BackboneSpec StageSpec",
         "prediction": "Prediction Predictor predict",
         "training.config": "TrainConfig",
+        "training.loop": "train",
         "weights.convert": "convert",
         "weights.timm_folder": "save_pretrained",
         "zoo.create": "create_model list_models load",

@@ -50,10 +50,13 @@ class Range:
         return self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
-        lower = f"above {self.above:.9g}" if self.above > -math.inf else f"from {self.least:.9g}"
+        is_open = self.above > -math.inf
+        lower = f"above {self.above:.9g}" if is_open else f"from {self.least:.9g}"
         if self.below < math.inf:
             return f"{lower} to less than {self.below:.9g}"
-        return f"{lower} to {self.most:.9g}" if self.most < math.inf else f"{lower} on"
+        if self.most < math.inf:
+            return f"{lower} to {self.most:.9g}"
+        return lower if is_open else f"{lower} on"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """What is alike for all contenders when it comes to the pictures, and how speeds are measured."""
 
-from dataclasses import replace
-
 import torch
 
 from cvt.bench.contest import recipe as pace
@@ -9,10 +7,9 @@ from cvt.bench.contest.recipe import seconds_per_update, share
 from cvt.bench.names import read_contender
 from cvt.bench.speed.measure import take_turns
 from cvt.runtime import ALONE
-from cvt.training.config import TrainConfig
 from cvt.training.setup import prepare
 
-SMALL = TrainConfig(data="digits", device="cpu", image_size=16, batch_size=16, num_workers=0)
+SMALL = {"data": "digits", "device": "cpu", "image_size": 16, "batch_size": 16, "num_workers": 0}
 TINY = read_contender("cvt_nano_32+depth=1")
 
 
@@ -41,7 +38,13 @@ def test_who_comes_first_decides_nothing():
 
 
 def test_the_model_of_a_recipe_does_not_matter():
-    recipe = replace(SMALL, model="cvt_mini_32", model_args={"kv_stride": 1}, epochs=7, seed=3)
+    recipe = {
+        **SMALL,
+        "model": "cvt_mini_32",
+        "model_args": {"kv_stride": 1},
+        "epochs": 7,
+        "seed": 3,
+    }
     assert share(recipe, [TINY]).to_dict() == share(SMALL, [TINY]).to_dict()
 
 
@@ -62,7 +65,7 @@ def test_the_pace_is_the_time_of_the_counted_updates(tmp_path, monkeypatch):
     assert len(made) == pace.WARM_UP + pace.LONGEST_S / 2.0
     assert list(tmp_path.iterdir()) == []
     made.clear()
-    seconds_per_update(replace(config, accum_steps=2))
+    seconds_per_update({**config, "accum_steps": 2})
     assert set(made) == {2}
 
 

@@ -13,7 +13,7 @@ from cvt.bench.contest.runs import COMPARISON, Ledger
 from cvt.bench.folder import ResultsFolder, results_folder
 from cvt.bench.names import Contender
 from cvt.errors import UserError
-from cvt.training.config import TrainConfig
+from trained import config_of
 
 numbers = st.floats(0, 1e6, allow_nan=False)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
@@ -143,6 +143,6 @@ def test_an_outcome_is_finished_by_its_accuracy():
 )
 def test_top5_is_left_out_with_a_reason(classes, split, words):
     facts = {"data": "pets", "classes": classes, "split": split, "image_size": 32}
-    notes = [note for note in notes_of((), facts, TrainConfig(), {}) if "Top-5" in note]
+    notes = [note for note in notes_of((), facts, config_of(), {}) if "Top-5" in note]
     assert len(notes) == (words is not None)
     assert not notes or notes[0].startswith(words)

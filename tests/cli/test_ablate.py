@@ -28,7 +28,7 @@ def trained(monkeypatch):
                 for number, contender in enumerate(contenders)
             ),
             facts={
-                "data": config.recipe.data,
+                "data": config.recipe["data"],
                 "split": "test",
                 "budget": str(config.budget),
                 "image_size": 32,
@@ -78,7 +78,7 @@ def test_variants_are_trained_once_and_compared(run, trained, tmp_path):
         "cvt_nano_32+projection=[conv,linear,linear]",
         "cvt_nano_32+projection=[conv,conv,linear]",
     ]
-    assert (config.seeds, str(config.budget), config.recipe.batch_size) == (2, "3 epochs", 16)
+    assert (config.seeds, str(config.budget), config.recipe["batch_size"]) == (2, "3 epochs", 16)
     assert progress
     assert "opposite sign" in out
     assert {file.name for file in (tmp_path / "x").iterdir()} == {
@@ -116,13 +116,13 @@ def test_the_results_folder_follows_from_the_question(run, trained, tmp_path, mo
         (["five"], "Got table 'five'"),
         (["5", "--budget", "3epochs"], "Got --budget without --data"),
         (["5", "--batch-size", "8"], "Got --batch-size without --data"),
-        (["5", "-c", "x.yaml"], "Got --config without --data"),
+        (["5", "-c", "x.yaml"], "Got --recipe without --data"),
         (["5", "--data", "digits"], "Got --data without --budget"),
         (["3", "--data", "digits", "--budget", "3epochs"], "Got table 3 with --data"),
         (["5", "--data", "digits", "--budget", "0epochs"], "Got budget '0epochs'"),
         (["5", "--data", "digits", "--budget", "3epochs", "--seeds", "0"], "Got --seeds 0"),
-        (["5", "--data", "digits", "--budget", "3epochs", "--model", "x"], "use --base NAME"),
-        (["5", "--data", "digits", "--budget", "3epochs", "--epochs", "3"], "use --budget"),
+        (["5", "--data", "digits", "--budget", "3epochs", "--model", "x"], "--base NAME"),
+        (["5", "--data", "digits", "--budget", "3epochs", "--epochs", "3"], "is --budget"),
         (["5", "--base", "cvt_nan_32"], "Did you mean 'cvt_nano_32'"),
         (["8", "--base", "tnt_nano_32"], "not made of stages"),
     ],

@@ -65,7 +65,7 @@ def test_without_data_it_prints_the_facts(run):
         (("cvt_13", "--data", "digits", "--budget", "3 weeks"), ("3 weeks", "10minutes")),
         (("cvt_13", "--data", "digits", "--budget", "3epochs", "--epochs", "3"), ("--budget",)),
         (("cvt_13", "--data", "digits", "--budget", "3epochs", "--seed", "3"), ("--seeds",)),
-        (("cvt_13", "--data", "digits", "--budget", "3epochs", "--model", "a"), ("their names",)),
+        (("cvt_13", "--data", "digits", "--budget", "3epochs", "--model", "a"), ("NAMES",)),
         (("cvt_13", "--data", "digits", "--budget", "3epochs", "--seeds", "0"), ("seeds 0",)),
         (("cvt_12", "--data", "digits", "--budget", "3epochs"), ("cvt_12", "cvt_13")),
         (("cvt_13+a", "--data", "digits", "--budget", "3epochs"), ("FIELD=VALUE",)),

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvt.training.config import MixConfig, TrainConfig, save_config
+from cvt.training.config import save_config
 from cvt.training.run_folder import EpochRow, write_metrics
+from trained import config_of
 
 
 def make_run(path, top1, data="digits", **config):
     path.mkdir(parents=True)
     values = {"data": data, "model": "cvt_nano_32", "epochs": 30, **config}
-    save_config(path / "config.yaml", TrainConfig(**values))
+    save_config(path / "config.yaml", config_of(**values))
     rows = [
         EpochRow(
             epoch=epoch, train_loss=1.0, val_loss=1.0, val_top1=top1 * epoch / 20, lr=0.1,
@@ -26,7 +27,7 @@ def make_run(path, top1, data="digits", **config):
 def folder(tmp_path):
     """Two runs on digits, and one on pets."""
     make_run(tmp_path / "one", 80.0, seed=1)
-    make_run(tmp_path / "two", 90.0, seed=2, mix=MixConfig(mixup=0.2))
+    make_run(tmp_path / "two", 90.0, seed=2, mix={"mixup": 0.2})
     make_run(tmp_path / "three", 50.0, data="pets")
     return tmp_path
 
@@ -41,7 +42,7 @@ def test_runs_are_listed_and_compared_by_data_set(run, folder):
     assert lines[3][0] == "one"
     assert lines[4] == ["Differs", "in", "seed", "mix.mixup"]
     assert lines[5] == ["two", "2", "0.2"]
-    assert lines[6] == ["one", "1", "-"]
+    assert lines[6] == ["one", "1", "0"]
     assert lines[7] == ["pets"]
     assert lines[9][0] == "three"
     assert len(lines) == 10
@@ -51,7 +52,7 @@ def test_many_differences_stand_below_each_other(run, folder):
     make_run(folder / "four", 10.0, data="pets", seed=3, epochs=5, batch_size=8, val_fraction=0.2)
     lines = [line.split() for line in run("runs", folder)[1].splitlines()]
     assert ["Differs", "in", "three", "four"] in lines
-    assert ["batch_size", "-", "8"] in lines
+    assert ["batch_size", "64", "8"] in lines
 
 
 def test_runs_for_machines(run, folder):

@@ -29,9 +29,11 @@ from cvt.plain import read_json, read_yaml
 from cvt.runtime import ALONE
 from cvt.training.checkpoints import Tensors, load_tensors, newest, save_state
 from cvt.training.config import TrainConfig, save_config
+from cvt.training.defaults import said
 from cvt.training.run_folder import EpochRow, write_metrics
 from cvt.training.runs import read_runs
 from fuzz.strangers import as_json, check_sentence, damaged, examples, odd, refused_or
+from trained import config_of
 
 pytestmark = pytest.mark.slow
 
@@ -269,10 +271,10 @@ YAML = b"data: photos/\nmodel_args:\n  kv_stride: [1, 2, 2]\noptim: {lr: 1.0e-3,
 @examples(20_000)
 def test_yaml(content):
     text = content.decode(errors="surrogateescape")
-    refused_or(lambda: TrainConfig.from_dict(read_yaml(text, "it")))
+    refused_or(lambda: said(read_yaml(text, "it"), "it"))
 
 
-@given(odd(TrainConfig().to_dict()))
+@given(odd(config_of().to_dict()))
 @examples(20_000)
 def test_configs(plain):
     refused_or(lambda: TrainConfig.from_dict(plain))
@@ -288,8 +290,8 @@ def test_json(content):
 def run(tmp_path_factory):
     """A run of two layers' training: a checkpoint, and the small files beside it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    save_state(folder, {"config": TrainConfig().to_dict()}, made(), keep=1, world=ALONE)
-    save_config(folder / "config.yaml", TrainConfig(data="digits", model="cvt_nano_32"))
+    save_state(folder, {"config": config_of().to_dict()}, made(), keep=1, world=ALONE)
+    save_config(folder / "config.yaml", config_of())
     row = EpochRow(**{each.name: 1 for each in dataclasses.fields(EpochRow)})
     write_metrics(folder, [row, row])
     (folder / "result.json").write_text('{"best_epoch": 1, "test_top1": 50.0, "seconds": 2.5}')

@@ -1,12 +1,11 @@
 """A folder of tiny pictures, and a run on it that takes about a second."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-
-from cvt.training.config import AugmentConfig, MixConfig, OptimConfig, TrainConfig
 
 TINY_MODEL = {
     "embed_dim": [8, 8, 16],
@@ -33,9 +32,9 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_folder):
-    """`tiny_run(out, **changes)`: two epochs of three updates, every kind of randomness in use."""
+    """`tiny_run(out, **changes)`: the settings of a run of two epochs of three updates."""
 
-    def make(out, **changes) -> TrainConfig:
+    def make(out, **changes) -> dict[str, Any]:
         values = {
             "data": str(tiny_folder),
             "model": "cvt_nano_32",
@@ -47,13 +46,16 @@ def tiny_run(tiny_folder):
             "image_size": 16,
             "num_workers": 0,
             "device": "cpu",
-            "optim": OptimConfig(lr=1e-3, warmup_epochs=0.5),
-            "augment": AugmentConfig(
-                crop="random_resized", scale=(0.5, 1.0), auto_augment="rand-m3-mstd0.5", re_prob=0.5
-            ),
-            "mix": MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1),
+            "optim": {"lr": 1e-3, "warmup_epochs": 0.5},
+            "augment": {
+                "crop": "random_resized",
+                "scale": (0.5, 1.0),
+                "auto_augment": "rand-m3-mstd0.5",
+                "re_prob": 0.5,
+            },
+            "mix": {"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1},
         }
-        return TrainConfig(**{**values, **changes})
+        return {**{**values, **changes}}
 
     return make
 

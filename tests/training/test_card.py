@@ -9,14 +9,14 @@ import cvt
 from cvt.errors import UserError, is_unsafe
 from cvt.runtime import hardware, software
 from cvt.training.card import CardFacts, interval, write_card
-from cvt.training.config import MixConfig, OptimConfig, TrainConfig
 from cvt.training.report import TrainResult
 from cvt.training.run_folder import EpochRow
 from cvt.weights.checkpoint import read_record
+from trained import config_of
 
-CONFIG = TrainConfig(
+CONFIG = config_of(
     data="torch/cifar10", model="cvt_nano_32", epochs=2, batch_size=64, seed=3, out="elsewhere",
-    optim=OptimConfig(opt="adamw", lr=1e-3), mix=MixConfig(mixup=0.2),
+    optim={"opt": "adamw", "lr": 1e-3}, mix={"mixup": 0.2},
 )  # fmt: skip
 FACTS = CardFacts(
     num_params=1_234_567, num_images={"training": 45_000, "validation": 5_000, "test": 10_000},

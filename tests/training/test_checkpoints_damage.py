@@ -9,13 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from cvt.errors import Remark, UserError
-from cvt.training.config import OptimConfig, TrainConfig
 from cvt.training.loop import train
 from processes import in_processes
 from streams import lost_stream
@@ -28,7 +26,7 @@ EVERY_UPDATE = 1e-6  # minutes
 @pytest.fixture(scope="module")
 def short_run(tiny_run):
     """`short_run(out, **changes)`: four updates of the usual six; SGD stores the least."""
-    optim = OptimConfig(opt="sgd", lr=0.05, warmup_epochs=0.5)
+    optim = {"opt": "sgd", "lr": 0.05, "warmup_epochs": 0.5}
     return partial(tiny_run, epochs=None, updates=4, accum_steps=2, optim=optim)
 
 
@@ -94,7 +92,7 @@ DAMAGES = [
 
 def test_a_run_goes_on_from_the_one_before_and_says_so(run, whole, capsys):
     damage(saved(run)[-1], "a bit of the data")
-    train(TrainConfig(resume=str(run)))
+    train(resume=str(run))
     shown = " ".join(capsys.readouterr().out.split())
     name = run / "checkpoints" / "000002"
     assert f"checkpoint {name} is half written or was changed; going on from 000001." in shown
@@ -105,7 +103,7 @@ def test_a_run_goes_on_from_the_one_before_and_says_so(run, whole, capsys):
 def test_with_all_of_them_damaged_a_sentence_says_so(how, run):
     for checkpoint in saved(run):
         damage(checkpoint, how)
-    ended = session(TrainConfig(resume=str(run)))
+    ended = session({"resume": str(run)})
     assert ended.error == "UserError"
     assert ended.text == (
         f"Cannot resume {run}: its checkpoints are damaged ({run}/checkpoints/000002 is half "
@@ -125,7 +123,7 @@ def test_a_run_that_had_saved_nothing_yet_begins_again(left, short_run, whole, t
     killed = Event(functions[left], 1, signal.SIGKILL)
     in_processes(1, session, config, killed, dies=(0,))
     assert not list((tmp_path / "run").glob("checkpoints/0*"))
-    again = config if left == "nothing" else TrainConfig(resume=str(tmp_path / "run"))
+    again = config if left == "nothing" else {"resume": str(tmp_path / "run")}
     ended = session(again)
     assert ended.result, ended.text
     assert differences(whole, tmp_path / "run") == []
@@ -143,10 +141,10 @@ def test_what_a_killed_session_left_behind_its_state_is_made_up_for(
     """Killed after the last checkpoint, when no update is left that would write the rest."""
     config = short_run(tmp_path / "whole", updates=2)
     assert session(config).result
-    cut = replace(config, out=str(tmp_path / "cut"))
+    cut = {**config, "out": str(tmp_path / "cut")}
     killed = Event(function, call, signal.SIGKILL)
     in_processes(1, session, cut, killed, dies=(0,))
-    assert session(TrainConfig(resume=cut.out)).result
+    assert session({"resume": cut["out"]}).result
     assert differences(tmp_path / "whole", tmp_path / "cut") == []
     assert {each.name for each in (tmp_path / "whole").iterdir()} == {
         each.name for each in (tmp_path / "cut").iterdir()
@@ -155,27 +153,27 @@ def test_what_a_killed_session_left_behind_its_state_is_made_up_for(
 
 def test_a_full_disk_is_one_sentence_and_costs_nothing_saved(run, whole):
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    resumed = TrainConfig(resume=str(run), checkpoint_minutes=EVERY_UPDATE)
+    resumed = {"resume": str(run), "checkpoint_minutes": EVERY_UPDATE}
     # Each checkpoint is flushed to the disk several times; the weights before it, once.
     ended = session(resumed, Event("os.fsync", 4, full))
     assert ended.error == "UserError"
     assert ended.text.startswith("The disk is full: ")
     assert ended.text.endswith("was not written; free some space first.")
     assert [each.name for each in saved(run)][:2] == ["000001", "000002"]
-    assert session(TrainConfig(resume=str(run))).result
+    assert session({"resume": str(run)}).result
     assert differences(whole, run) == []
     assert not list(run.rglob("*.tmp"))
 
 
 def test_a_checkpoint_too_large_for_the_file_system_keeps_the_others(run, whole):
     sizes = [each.stat().st_size for each in saved(run)[-1].iterdir()]
-    main, other = in_processes(2, with_small_files, TrainConfig(resume=str(run)), max(sizes) // 2)
+    main, other = in_processes(2, with_small_files, {"resume": str(run)}, max(sizes) // 2)
     assert main.text.startswith(f"Cannot write {run}/")
     assert "File too large" in main.text
     assert (main.is_told_elsewhere, other.is_told_elsewhere) == (False, True)
 
 
-def with_small_files(config: TrainConfig, limit: int):
+def with_small_files(config: dict, limit: int):
     """A session whose files may not grow beyond a limit."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return session(config)
@@ -219,7 +217,7 @@ def tell(run, **changes) -> None:
 )
 def test_facts_of_another_kind_are_a_sentence(run, changes):
     tell(run, **changes)
-    ended = session(TrainConfig(resume=str(run)))
+    ended = session({"resume": str(run)})
     assert ended.error == "UserError"
     assert len(ended.text) < 1000
 
@@ -241,13 +239,13 @@ def resumed_while_held(run: str):
     command = [sys.executable, "-c", code, f"{run}/.lock"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
-        return session(TrainConfig(resume=run))
+        return session({"resume": run})
 
 
 def test_a_strangers_run_writes_in_its_own_folder_only(run, whole, tmp_path):
     other = tmp_path / "other"
     tell(run, config={"out": str(other), "download": True, "resume": str(other), "force": True})
-    ended = session(TrainConfig(resume=str(run)))
+    ended = session({"resume": str(run)})
     assert ended.result, ended.text
     assert differences(whole, run) == []
     assert sorted(each.name for each in tmp_path.iterdir()) == ["run"]
@@ -260,7 +258,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figures(run, whole, monkeypatch
     monkeypatch.setattr("cvt.errors._remarked", set())
     monkeypatch.setattr("cvt.training.job.save_curves", broken)
     with pytest.warns(Remark, match=r"There is no plot: Cannot draw it\."):
-        train(TrainConfig(resume=str(run)), progress=False)
+        train(resume=str(run), progress=False)
     assert (run / "result.json").exists()
 
 
@@ -268,5 +266,5 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figures(run, whole, monkeypatch
 def test_output_that_is_lost_ends_no_training(run, whole, kind, monkeypatch):
     with lost_stream(kind) as stream:
         monkeypatch.setattr("sys.stdout", stream)
-        train(TrainConfig(resume=str(run)))
+        train(resume=str(run))
     assert differences(whole, run) == []

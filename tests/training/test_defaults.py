@@ -5,9 +5,24 @@ import pytest
 import torch
 
 from cvt.errors import UserError
+from cvt.plain import from_plain
 from cvt.systems.cvt import ROWS
-from cvt.training.config import DistillConfig, OptimConfig, TrainConfig, load_config
-from cvt.training.defaults import DataFacts, derive, find_config, preprocessing_for
+from cvt.training.config import DistillConfig, TrainConfig
+from cvt.training.defaults import (
+    DataFacts,
+    default_recipes,
+    find_recipe,
+    overlay,
+    preprocessing_for,
+    read_layers,
+    read_recipe,
+    recipe_folders,
+    resumed,
+    said,
+    same_chunks,
+    shipped_recipes,
+)
+from cvt.training.defaults import derive as derived
 from cvt.weights.record import Preprocessing, Record
 
 CPU, GPU = torch.device("cpu"), torch.device("meta")  # meta stands for any accelerator
@@ -21,19 +36,45 @@ START = Record(
 )
 
 
+def derive(asked: dict, *found) -> TrainConfig:
+    return derived(said(asked, "the settings"), *found)
+
+
 @pytest.mark.parametrize(
     ("facts", "device", "weights"),
     list(product((DIGITS, CIFAR, PHOTOS), (CPU, GPU), (None, "some.safetensors"))),
 )
-def test_no_gap_is_left(facts, device, weights):
-    config = derive(TrainConfig(weights=weights), facts, device, START if weights else None)
-    for group in (config.optim, config.augment, config.mix):
-        for name, value in dataclasses.asdict(group).items():
-            assert value is not None or (name == "base_lr" and weights), name
-    for name in ("model", "epochs", "batch_size", "image_size", "num_workers", "ema_decay"):
-        assert getattr(config, name) is not None, name
+def test_what_was_derived_is_derived_to_the_same(facts, device, weights):
+    start = START if weights else None
+    config = derive({"weights": weights}, facts, device, start)
     assert config.precision == "float32"
-    assert derive(config, facts, device, None) == config
+    assert config.optim.base_lr is None if weights else config.optim.base_lr
+    assert derive(config.to_dict(), facts, device, start) == config
+
+
+def test_what_is_chosen_for_whom():
+    on_cpu = ["defaults/photographs", "defaults/photographs_on_cpu"]
+    assert default_recipes({}, PHOTOS, CPU) == on_cpu
+    assert default_recipes({"weights": "w"}, PHOTOS, CPU) == [*on_cpu, "defaults/fine_tuning"]
+    probing = {"weights": "w", "freeze": "backbone"}
+    assert default_recipes(probing, CIFAR, GPU) == ["defaults/small", "defaults/probing"]
+    assert default_recipes({}, DIGITS, GPU) == ["digits"]
+
+
+def test_defaults_are_recipes_that_can_be_named():
+    (folder,) = [each for each in recipe_folders() if each.is_dir()]
+    names = {path.stem for path in (folder / "defaults").glob("*.yaml")}
+    chosen = {
+        name
+        for facts in (DIGITS, CIFAR, PHOTOS)
+        for device in (CPU, GPU)
+        for asked in ({}, {"weights": "w"}, {"weights": "w", "freeze": "backbone"})
+        for name in default_recipes(asked, facts, device)
+    }
+    assert chosen == {"digits", *(f"defaults/{name}" for name in names)}
+    assert read_recipe("defaults/small")["model"] == "cvt_mini_32"
+    config = derive(read_recipe("defaults/probing"), CIFAR, GPU)
+    assert config.optim.lr == 3e-2
 
 
 @pytest.mark.parametrize(
@@ -49,16 +90,16 @@ def test_no_gap_is_left(facts, device, weights):
     ],
 )
 def test_model_and_size_follow_the_data(facts, device, model, image_size):
-    config = derive(TrainConfig(), facts, device)
+    config = derive({}, facts, device)
     assert (config.model, config.image_size) == (model, image_size)
 
 
 def test_digits_are_never_mirrored():
-    assert derive(TrainConfig(), DIGITS, CPU).augment.hflip == 0
+    assert derive({}, DIGITS, CPU).augment.hflip == 0
 
 
 def test_photographs_follow_the_published_recipe():
-    config = derive(TrainConfig(batch_size=2048), PHOTOS, GPU)
+    config = derive({"batch_size": 2048}, PHOTOS, GPU)
     assert config.optim.lr == pytest.approx(2e-3)  # the YAML's 2.5e-4 for each of 8 GPUs
     assert config.optim.min_lr == pytest.approx(2e-5)
     assert (config.epochs, config.optim.warmup_epochs, config.optim.weight_decay) == (300, 5, 0.05)
@@ -68,29 +109,29 @@ def test_photographs_follow_the_published_recipe():
 
 
 def test_what_the_caller_says_holds():
-    given = TrainConfig(model="cvt_13", batch_size=32, optim=OptimConfig(lr=0.5, clip_grad=0.0))
+    given = {"model": "cvt_13", "batch_size": 32, "optim": {"lr": 0.5, "clip_grad": 0.0}}
     config = derive(given, CIFAR, CPU)
     assert (config.model, config.batch_size, config.model_args) == ("cvt_13", 32, {})
     assert (config.optim.lr, config.optim.clip_grad) == (0.5, 0.0)
 
 
 def test_changes_to_a_row_do_not_mix_with_a_presets():
-    config = derive(TrainConfig(model_args={"kv_stride": 1}), PHOTOS, CPU)
+    config = derive({"model_args": {"kv_stride": 1}}, PHOTOS, CPU)
     assert config.model_args == {"kv_stride": 1}
 
 
 def test_the_batch_fits_a_small_data_set():
     few = dataclasses.replace(PHOTOS, num_images=10)
-    config = derive(TrainConfig(), few, GPU)
+    config = derive({}, few, GPU)
     assert config.batch_size == 10
     assert config.optim.lr == pytest.approx(5e-4 * 10 / 512)
 
 
 def test_weights_bring_their_model_and_size():
-    config = derive(TrainConfig(weights="w"), PHOTOS, CPU, START)
+    config = derive({"weights": "w"}, PHOTOS, CPU, START)
     assert (config.model, config.image_size) == ("cvt_13", 384)
     with pytest.raises(UserError, match="Got model 'cvt_21' and weights of 'cvt_13'"):
-        derive(TrainConfig(weights="w", model="cvt_21"), PHOTOS, CPU, START)
+        derive({"weights": "w", "model": "cvt_21"}, PHOTOS, CPU, START)
 
 
 @pytest.mark.parametrize("facts", [DIGITS, CIFAR, PHOTOS])
@@ -98,15 +139,15 @@ def test_weights_bring_their_model_and_size():
 @pytest.mark.parametrize("batch_size", [None, 8, 512])
 @pytest.mark.parametrize(("freeze", "rate"), [("none", 2e-3), ("bn", 2e-3), ("backbone", 3e-2)])
 def test_weights_are_trained_at_one_rate_everywhere(facts, device, batch_size, freeze, rate):
-    """By the presets as by the recipes; a base_lr, where it is given, is scaled all the same."""
-    given = TrainConfig(weights="w", freeze=freeze, batch_size=batch_size)
+    """By the defaults as by the recipes; a base_lr, where it is given, is scaled all the same."""
+    given = {"weights": "w", "freeze": freeze, "batch_size": batch_size}
     config = derive(given, facts, device, START)
     assert (config.optim.lr, config.optim.min_lr) == (rate, rate / 100)
     name = "linear_probe" if freeze == "backbone" else "finetune_folder"
-    recipe = derive(load_config(find_config(name)), facts, device, START).optim
+    recipe = derive(read_recipe(name), facts, device, START).optim
     for field in ("opt", "lr", "min_lr", "weight_decay", "layer_decay", "clip_grad"):
         assert getattr(recipe, field) == getattr(config.optim, field), field
-    scaled = dataclasses.replace(given, optim=OptimConfig(base_lr=2e-3))
+    scaled = {**given, "optim": {"base_lr": 2e-3}}
     optim = derive(scaled, facts, device, START).optim
     assert optim.lr == pytest.approx(2e-3 * (batch_size or config.batch_size) / 512)
 
@@ -117,30 +158,30 @@ def test_weights_are_trained_at_one_rate_everywhere(facts, device, batch_size, f
 @pytest.mark.parametrize("device", [CPU, GPU])
 @pytest.mark.parametrize("given", [{}, {"image_size": 32}, {"image_size": 96}, {"epochs": 2}])
 def test_naming_the_default_model_changes_nothing(facts, device, given):
-    config = derive(TrainConfig(**given), facts, device)
-    named = TrainConfig(**given, model=config.model)
+    config = derive(given, facts, device)
+    named = {**given, "model": config.model}
     assert derive(named, facts, device) == config
-    assert derive(dataclasses.replace(named, model_args={"depth": 1}), facts, device) == derive(
-        TrainConfig(**given, model_args={"depth": 1}), facts, device
+    assert derive({**named, "model_args": {"depth": 1}}, facts, device) == derive(
+        {**given, "model_args": {"depth": 1}}, facts, device
     )
 
 
 def test_another_model_is_its_row():
-    other = TrainConfig(model="cvt_mini_32")
+    other = {"model": "cvt_mini_32"}
     assert derive(other, PHOTOS, CPU).model_args == {}
     demo = dataclasses.replace(START, model="cvt_nano_32", spec=ROWS["cvt_nano_32"])
-    assert derive(TrainConfig(weights="demo"), PHOTOS, CPU, demo).model_args == {}
-    assert derive(TrainConfig(image_size=32), PHOTOS, CPU).model_args == {}  # what it is made for
+    assert derive({"weights": "demo"}, PHOTOS, CPU, demo).model_args == {}
+    assert derive({"image_size": 32}, PHOTOS, CPU).model_args == {}  # what it is made for
 
 
 def test_only_a_try_decides_where_bf16_may_pay(monkeypatch):
     monkeypatch.setattr("cvt.training.defaults.may_gain_from_bf16", lambda device: True)
-    assert derive(TrainConfig(), PHOTOS, CPU).precision == "auto"
-    assert derive(TrainConfig(precision="bf16"), PHOTOS, CPU).precision == "bf16"
+    assert derive({}, PHOTOS, CPU).precision == "auto"
+    assert derive({"precision": "bf16"}, PHOTOS, CPU).precision == "bf16"
 
 
 def test_what_nobody_asked_for_is_plain():
-    config = derive(TrainConfig(), PHOTOS, GPU)
+    config = derive({}, PHOTOS, GPU)
     assert (config.optim.opt, config.optim.momentum, config.optim.layer_decay) == ("adamw", 0.9, 1)
     assert (config.ema_decay, config.augment.repeats, config.mix.loss) == (0, 1, "ce")
     assert config.updates is None
@@ -148,9 +189,7 @@ def test_what_nobody_asked_for_is_plain():
 
 @pytest.mark.parametrize(("batch_size", "accum_steps"), [(512, 1), (512, 8), (2048, 1), (48, 3)])
 def test_the_learning_rate_follows_the_global_batch_alone(batch_size, accum_steps):
-    given = TrainConfig(
-        batch_size=batch_size, accum_steps=accum_steps, optim=OptimConfig(base_lr=5e-4)
-    )
+    given = {"batch_size": batch_size, "accum_steps": accum_steps, "optim": {"base_lr": 5e-4}}
     config = derive(given, PHOTOS, GPU)
     assert config.optim.lr == pytest.approx(5e-4 * batch_size / 512, rel=1e-12)
 
@@ -167,64 +206,216 @@ def test_the_learning_rate_follows_the_global_batch_alone(batch_size, accum_step
     ],
 )
 def test_epochs_follow_from_updates(updates, batch_size, epochs):
-    config = derive(TrainConfig(updates=updates, batch_size=batch_size), CIFAR, GPU)
+    config = derive({"updates": updates, "batch_size": batch_size}, CIFAR, GPU)
     assert (config.epochs, config.updates) == (epochs, updates)
-    assert derive(config, CIFAR, GPU) == config
+    assert derive(config.to_dict(), CIFAR, GPU) == config
 
 
 def test_epochs_and_updates_may_not_contradict_each_other():
     with pytest.raises(UserError, match="Got epochs 9 and updates 450, which end in epoch 1; give"):
-        derive(TrainConfig(epochs=9, updates=450, batch_size=100), CIFAR, GPU)
+        derive({"epochs": 9, "updates": 450, "batch_size": 100}, CIFAR, GPU)
 
 
 def test_freezing_a_fresh_backbone_is_a_mistake():
     with pytest.raises(UserError, match="Got freeze backbone without weights to keep"):
-        derive(TrainConfig(freeze="backbone"), PHOTOS, CPU)
-    given = TrainConfig(freeze="backbone", weights="w")
+        derive({"freeze": "backbone"}, PHOTOS, CPU)
+    given = {"freeze": "backbone", "weights": "w"}
     assert derive(given, PHOTOS, CPU, START).freeze == "backbone"
-    assert derive(TrainConfig(freeze="bn"), PHOTOS, CPU).freeze == "bn"
+    assert derive({"freeze": "bn"}, PHOTOS, CPU).freeze == "bn"
 
 
 def test_workers_share_the_cores_with_the_processes_beside(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(24)), raising=False)
-    assert derive(TrainConfig(), PHOTOS, GPU).num_workers == 16
+    assert derive({}, PHOTOS, GPU).num_workers == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert derive(TrainConfig(), PHOTOS, GPU).num_workers == 3
+    assert derive({}, PHOTOS, GPU).num_workers == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "48")
-    assert derive(TrainConfig(), PHOTOS, GPU).num_workers == 1
+    assert derive({}, PHOTOS, GPU).num_workers == 1
 
 
 def test_fine_tuning_at_384_pixels_uses_pictures_whole():
     at_224 = dataclasses.replace(START, preprocessing=Preprocessing(input_size=(3, 224, 224)))
     whole = Preprocessing(input_size=(3, 384, 384), crop_pct=1.0, crop_mode="squash")
-    config = derive(TrainConfig(weights="w", image_size=384), PHOTOS, GPU, at_224)
+    config = derive({"weights": "w", "image_size": 384}, PHOTOS, GPU, at_224)
     assert preprocessing_for(config, 3, at_224) == whole
-    config = derive(TrainConfig(weights="w", image_size=288), PHOTOS, GPU, at_224)
+    config = derive({"weights": "w", "image_size": 288}, PHOTOS, GPU, at_224)
     assert preprocessing_for(config, 3, at_224) == Preprocessing(input_size=(3, 288, 288))
 
 
 def test_preprocessing_of_small_large_and_known():
-    small = preprocessing_for(derive(TrainConfig(), CIFAR, CPU), 3, None)
+    small = preprocessing_for(derive({}, CIFAR, CPU), 3, None)
     assert (small.input_size, small.crop_pct, small.mean) == ((3, 32, 32), 1.0, (0.5, 0.5, 0.5))
-    large = preprocessing_for(derive(TrainConfig(), PHOTOS, GPU), 3, None)
+    large = preprocessing_for(derive({}, PHOTOS, GPU), 3, None)
     assert large == Preprocessing(input_size=(3, 224, 224))
-    known = preprocessing_for(derive(TrainConfig(image_size=96), PHOTOS, CPU), 3, START)
+    known = preprocessing_for(derive({"image_size": 96}, PHOTOS, CPU), 3, START)
     assert known == dataclasses.replace(START.preprocessing, input_size=(3, 96, 96))
-    assert preprocessing_for(derive(TrainConfig(), PHOTOS, GPU), 1, START).mean == (0.5,)
+    assert preprocessing_for(derive({}, PHOTOS, GPU), 1, START).mean == (0.5,)
 
 
 def test_a_teacher_fills_in_how_it_teaches():
     """As DeiT's code does it; without a teacher nothing is filled in."""
     hard = DistillConfig(kind="hard", alpha=0.5, tau=1.0)
-    taught = derive(TrainConfig(teacher="demo"), CIFAR, CPU)
+    taught = derive({"teacher": "demo"}, CIFAR, CPU)
     assert taught.distill == hard
-    assert derive(taught, CIFAR, CPU) == taught
-    soft = TrainConfig(teacher="demo", distill=DistillConfig(kind="soft", tau=3.0))
+    assert derive(taught.to_dict(), CIFAR, CPU) == taught
+    soft = {"teacher": "demo", "distill": {"kind": "soft", "tau": 3.0}}
     assert derive(soft, CIFAR, CPU).distill == dataclasses.replace(hard, kind="soft", tau=3.0)
-    alone = derive(TrainConfig(), CIFAR, CPU)
-    assert alone.distill == DistillConfig()
+    alone = derive({}, CIFAR, CPU)
+    assert alone.distill is None
     for kind in (None, "none"):
-        silent = TrainConfig(distill=DistillConfig(kind=kind))
+        silent = {"distill": {"kind": kind}}
         assert not derive(silent, CIFAR, CPU).is_taught
     with pytest.raises(UserError, match=r"Got distill.alpha 0.3 without a teacher .*--teacher"):
-        derive(TrainConfig(distill=DistillConfig(alpha=0.3)), CIFAR, CPU)
+        derive({"distill": {"alpha": 0.3}}, CIFAR, CPU)
+
+
+# --- Layers.
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "both"),
+    [
+        ({"seed": 1}, {}, {"seed": 1}),
+        ({"seed": 1, "epochs": 2}, {"seed": 3}, {"seed": 3, "epochs": 2}),
+        ({"optim": {"opt": "sgd"}}, {"optim": {"lr": 1.0}}, {"optim": {"opt": "sgd", "lr": 1.0}}),
+        ({"epochs": 300}, {"updates": 5}, {"updates": 5}),
+        ({"updates": 5}, {"epochs": 300}, {"epochs": 300}),
+        ({"epochs": 300}, {"updates": None}, {"epochs": 300, "updates": None}),
+        ({"optim": {"lr": 1.0}}, {"optim": {"base_lr": 2.0}}, {"optim": {"base_lr": 2.0}}),
+        ({"optim": {"base_lr": 2.0}}, {"optim": {"lr": 1.0}}, {"optim": {"lr": 1.0}}),
+        ({"epochs": 3, "updates": 5}, {"batch_size": 7}, {"updates": 5, "batch_size": 7}),
+        (
+            {"model": "cvt_13", "model_args": {"depth": 1}},
+            {"model_args": {"kv_stride": 1}},
+            {"model": "cvt_13", "model_args": {"depth": 1, "kv_stride": 1}},
+        ),
+        ({"model": "cvt_13", "model_args": {"depth": 1}}, {"model": "cvt_21"}, {"model": "cvt_21"}),
+        (
+            {"model": "cvt_13", "model_args": {"depth": 1}},
+            {"model": "cvt_13"},
+            {"model": "cvt_13", "model_args": {"depth": 1}},
+        ),
+        (
+            {"model_args": {"depth": 1}},
+            {"model": "cvt_21"},
+            {"model": "cvt_21", "model_args": {"depth": 1}},
+        ),
+    ],
+)
+def test_the_upper_layer_holds(lower, upper, both):
+    merged = overlay(lower, upper)
+    assert said(merged, "it") == said(both, "it")
+
+
+def test_layers_are_left_as_they_were():
+    lower, upper = {"optim": {"lr": 1.0}, "epochs": 3}, {"optim": {"base_lr": 2.0}, "updates": 4}
+    overlay(lower, upper)
+    assert (lower, upper) == (
+        {"optim": {"lr": 1.0}, "epochs": 3},
+        {"optim": {"base_lr": 2.0}, "updates": 4},
+    )
+
+
+DERIVED = {"batch_size": 256, "optim": {"base_lr": 5e-4, "lr": 2.5e-4, "min_lr": 2.5e-6}}
+
+
+def test_what_was_derived_is_derived_again():
+    merged = overlay(DERIVED, {"batch_size": 2048})
+    assert merged == {"batch_size": 2048, "optim": {"base_lr": 5e-4}}
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 3e-4), ("min_lr", 1e-5)])
+def test_what_was_said_is_kept(name, value):
+    said = {**DERIVED, "optim": {**DERIVED["optim"], name: value}}
+    assert overlay(said, {"batch_size": 2048})["optim"][name] == value
+
+
+def test_later_files_and_then_flags_hold(tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: 1\nbatch_size: 10\nseed: 1\noptim: {lr: 1e-3}")
+    (tmp_path / "b.yaml").write_text("batch_size: 20\nseed: 2\noptim: {opt: sgd}")
+    names = [str(tmp_path / name) for name in ("a.yaml", "b.yaml")]
+    optim = {"lr": 1e-3, "opt": "sgd"}
+    assert read_layers(names, {"seed": 3}) == {
+        "epochs": 1,
+        "batch_size": 20,
+        "seed": 3,
+        "optim": optim,
+    }
+    assert read_layers(names[::-1], {})["batch_size"] == 10
+    assert read_layers([], {"seed": 3})["seed"] == 3
+
+
+def test_recipes_are_found_by_name_and_files_go_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cvt_13_pets").mkdir()
+    assert find_recipe("cvt_13_pets") == shipped_recipes()["cvt_13_pets"]
+    assert find_recipe("cvt_13_pets.yaml") == shipped_recipes()["cvt_13_pets"]
+    (tmp_path / "cvt_13_pets.yaml").write_text("seed: 1")
+    assert find_recipe("cvt_13_pets.yaml").read_text() == "seed: 1"
+    with pytest.raises(UserError, match=r"no config file cvt_13_pet,.*Did you mean 'cvt_13_pets'"):
+        find_recipe("cvt_13_pet")
+    with pytest.raises(UserError, match=r"no config file elsewhere/digits.yaml,"):
+        find_recipe("elsewhere/digits.yaml")
+
+
+# --- Runs that go on.
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"parallel": "fsdp"}, "parallel"),
+        ({"precision": "bf16"}, "precision"),
+        ({"optim": {"lr": 1.0}}, r"optim\.lr"),
+        ({"mix": {"smoothing": 0.5}}, r"mix\.smoothing"),
+        ({"teacher": "demo"}, "teacher"),
+        ({"model_args": {"depth": 1}}, "model_args"),
+    ],
+)
+def test_a_config_holds_unless_forced(asked, name):
+    stored = derive({"optim": {"lr": 0.1, "opt": "sgd"}}, DIGITS, CPU)
+    with pytest.raises(UserError, match=f"Got {name} .*, but .* was started with .*--force"):
+        resumed(stored, asked)
+    forced = resumed(stored, {**asked, "force": True})
+    assert forced.optim.opt == "sgd"
+    assert forced == from_plain(TrainConfig, merged(stored, asked), "it")
+    assert resumed(stored, {}) == stored
+    assert resumed(stored, said(stored.to_dict(), "it")) == stored
+
+
+def merged(stored: TrainConfig, asked: dict) -> dict:
+    plain = {**stored.to_dict(), "force": True}
+    for key, value in asked.items():
+        plain[key] = {**plain[key], **value} if key in ("optim", "mix") else value
+    return plain
+
+
+def test_what_computes_nothing_may_change():
+    stored = derive({"seed": 3, "download": True}, DIGITS, CPU)
+    free = {
+        "device": "cuda",
+        "num_workers": 7,
+        "checkpoint_minutes": 1.0,
+        "keep_checkpoints": 5,
+        "data_dir": "there",
+    }
+    assert resumed(stored, free) == dataclasses.replace(stored, download=False, **free)
+    assert resumed(stored, {"download": True}).download
+    assert resumed(stored, {"device": "auto", "precision": "auto"}).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "world_size", "steps"), [(8, 1, 8), (8, 2, 4), (8, 8, 1), (6, 3, 2), (1, 1, 1)]
+)
+def test_fewer_processes_take_more_steps(chunks, world_size, steps):
+    assert same_chunks(derive({}, DIGITS, CPU), chunks, world_size).accum_steps == steps
+
+
+@pytest.mark.parametrize(("chunks", "world_size"), [(8, 3), (2, 4), (1, 2)])
+def test_processes_that_the_chunks_do_not_go_round_are_refused(chunks, world_size):
+    config = derive({}, DIGITS, CPU)
+    with pytest.raises(UserError, match=f"Got {world_size} processes .* a divisor of {chunks}; "):
+        same_chunks(config, chunks, world_size)
+    forced = same_chunks(dataclasses.replace(config, force=True), chunks, world_size)
+    assert forced.accum_steps == max(chunks // world_size, 1)

@@ -7,7 +7,7 @@ from torch import nn
 import cvt
 from cvt import runtime as device
 from cvt.runtime import choose_precision, faster_precision, may_gain_from_bf16
-from cvt.training.config import TrainConfig, load_config
+from cvt.training.config import load_config
 from cvt.training.loop import train
 
 CPU = torch.device("cpu")
@@ -80,11 +80,11 @@ def test_a_run_keeps_to_what_was_found(monkeypatch, tiny_config, tmp_path, capsy
 
     monkeypatch.setattr("cvt.training.defaults.may_gain_from_bf16", lambda device: True)
     find("bf16")
-    train(tiny_config(epochs=1))
+    train(**tiny_config(epochs=1))
     assert "Precision auto: bf16." in capsys.readouterr().out
     assert load_config(tmp_path / "run" / "config.yaml").precision == "bf16"
     assert asked == [(4, 3, 16, 16)]
     find("float32")
-    train(TrainConfig(resume=str(tmp_path / "run")))
+    train(resume=str(tmp_path / "run"))
     assert load_config(tmp_path / "run" / "config.yaml").precision == "bf16"
     assert len(asked) == 1

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from cvt.data import epoch_order, load_data
-from cvt.training.config import MixConfig, OptimConfig, TrainConfig
 from cvt.weights.checkpoint import load_checkpoint
 from processes import in_processes
 from stored import stored_facts
@@ -47,9 +46,9 @@ def uneven_folder(tmp_path_factory):
 def run_of(tiny_run, uneven_folder):
     """`run_of(out, **changes)`: every kind of randomness, repeated pictures and an average."""
 
-    def make(out, **changes) -> TrainConfig:
+    def make(out, **changes) -> dict:
         config = tiny_run(out, data=str(uneven_folder), ema_decay=0.9, **changes)
-        return replace(config, augment=replace(config.augment, repeats=3))
+        return {**config, "augment": {**config["augment"], "repeats": 3}}
 
     return make
 
@@ -106,13 +105,13 @@ def test_the_whole_split_is_measured_once(two, uneven_folder, run_of):
 
 def test_stopped_in_one_process_and_resumed_is_the_same_run(two, cut_again):
     """Also with other processes loading the pictures than before."""
-    config = TrainConfig(resume=str(cut_again), num_workers=1)
+    config = {"resume": str(cut_again), "num_workers": 1}
     in_processes(2, session, config)
     assert differences(two[0].run, cut_again) == []
 
 
 def test_one_process_goes_on_where_two_stopped(two, cut_again):
-    ended = session(TrainConfig(resume=str(cut_again)))
+    ended = session({"resume": str(cut_again)})
     assert ended.result.best_top1 == two[0].best_top1
     assert differences(two[0].run, cut_again) == []
 
@@ -125,11 +124,11 @@ def exact_of(tiny_run):
     a sum decides about a whole step.
     """
 
-    def make(out, **changes) -> TrainConfig:
+    def make(out, **changes) -> dict:
         values = {
             "epochs": None,
             "updates": 4,
-            "optim": OptimConfig(opt="sgd", lr=0.1, warmup_epochs=0.0, clip_grad=1.0),
+            "optim": {"opt": "sgd", "lr": 0.1, "warmup_epochs": 0.0, "clip_grad": 1.0},
             **changes,
         }
         return tiny_run(out, **values)
@@ -183,7 +182,7 @@ def test_the_mean_is_over_the_good_pictures_whoever_has_them(broken_folder, exac
         "updates": 2,
         "model_args": {**TINY_MODEL, "projection": "linear"},
         "drop_path_rate": 0.0,
-        "mix": MixConfig(mixup=0.0, cutmix=0.0, smoothing=0.1),
+        "mix": {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.1},
     }
     results = [
         session(exact_of(tmp_path / "whole", **still)).result,
@@ -216,7 +215,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_once(batch_size, tiny_run, tmp
 def test_other_processes_than_the_batches_were_dealt_for(cut_again):
     expected = {False: "expected a divisor of 2; start as many", True: "take 6, which changes"}
     for force, words in expected.items():
-        config = TrainConfig(resume=str(cut_again), force=force)
+        config = {"resume": str(cut_again), "force": force}
         ended = in_processes(3, session, config)
         assert words in ended[0].text
         assert [each.is_told_elsewhere for each in ended] == [False, True, True]
@@ -224,7 +223,7 @@ def test_other_processes_than_the_batches_were_dealt_for(cut_again):
 
 def test_a_process_that_dies_ends_the_others_and_they_go_on(two, run_of, tmp_path):
     """Killed in an update; then the main one as a checkpoint is read, and as one is written."""
-    config, resumed = run_of(tmp_path / "run"), TrainConfig(resume=str(tmp_path / "run"))
+    config, resumed = run_of(tmp_path / "run"), {"resume": str(tmp_path / "run")}
     killed = Event(STEP, 4, signal.SIGKILL, rank=1)
     main, _ = in_processes(2, session, config, killed, dies=(1,))
     assert main.error == "UserError"
@@ -247,13 +246,13 @@ def test_shares_of_the_model_resume_to_the_bit(exact_of, tmp_path):
     for parallel in ("ddp", "fsdp"):
         config = exact_of(tmp_path / parallel, parallel=parallel, ema_decay=0.5)
         in_processes(2, session, config)
-        in_processes(2, session, replace(config, out=str(tmp_path / f"{parallel} cut")), CUT_SOON)
-    resumed = TrainConfig(resume=str(tmp_path / "fsdp cut"))
+        in_processes(2, session, {**config, "out": str(tmp_path / f"{parallel} cut")}, CUT_SOON)
+    resumed = {"resume": str(tmp_path / "fsdp cut")}
     in_processes(2, session, resumed)
     assert differences(tmp_path / "fsdp", tmp_path / "fsdp cut") == []
-    other = TrainConfig(resume=str(tmp_path / "ddp cut"), parallel="fsdp")
+    other = {"resume": str(tmp_path / "ddp cut"), "parallel": "fsdp"}
     main, _ = in_processes(2, session, other)
     assert "Got parallel 'fsdp', but the run to resume was started with 'ddp'" in main.text
-    in_processes(2, session, replace(other, force=True))
+    in_processes(2, session, {**other, "force": True})
     for kind in ("model.", "ema.", "moments."):
         assert farthest(tmp_path / "ddp", tmp_path / "ddp cut", kind) < ROUNDING

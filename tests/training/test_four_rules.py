@@ -13,7 +13,6 @@ import torch
 from cvt.data.loader import BatchLoader
 from cvt.runtime import join_world
 from cvt.training.checkpoints import RunFacts, read_run_facts
-from cvt.training.config import OptimConfig, TrainConfig, known
 from processes import in_processes
 from trained import Event, differences, session
 
@@ -21,28 +20,28 @@ STEP = "cvt.training.loop.train_step"
 PER_EPOCH = 2  # updates
 
 
-def whole_and_resumed(config: TrainConfig, make_patches=dict) -> None:
+def whole_and_resumed(config: dict, make_patches=dict) -> None:
     """Trains both; every session gets patches of its own, as it would be a process of its own.
 
     It is stopped in its last epoch after the first update.
     """
-    stop = Event(STEP, PER_EPOCH * (known(config.epochs) - 1) + 1)
-    cut = replace(config, out=f"{config.out} cut")
+    stop = Event(STEP, PER_EPOCH * (config["epochs"] - 1) + 1)
+    cut = {**config, "out": f"{config['out']} cut"}
     with join_world("cpu"):
         assert session(config, patches=make_patches()).result
         assert session(cut, stop, patches=make_patches()).error == "Interrupted"
-        assert session(TrainConfig(resume=cut.out), patches=make_patches()).result
+        assert session({"resume": cut["out"]}, patches=make_patches()).result
 
 
-def what_differs(config: TrainConfig) -> list[str]:
+def what_differs(config: dict) -> list[str]:
     """Names what stopping and resuming changed."""
-    return differences(Path(config.out), Path(f"{config.out} cut"))
+    return differences(Path(config["out"]), Path(f"{config['out']} cut"))
 
 
 @pytest.fixture
 def config(tiny_run, tmp_path):
     """An epoch of two updates, with everything that draws numbers; SGD stores the least."""
-    optim = OptimConfig(opt="sgd", lr=0.05, warmup_epochs=0.5)
+    optim = {"opt": "sgd", "lr": 0.05, "warmup_epochs": 0.5}
     return tiny_run(tmp_path / "run", epochs=1, batch_size=6, optim=optim)
 
 
@@ -60,12 +59,12 @@ def drawing_loader():
 
 def test_with_all_rules_kept_nothing_differs(config):
     """Rule 2 included: what iteration draws happens before the generators are put in place."""
-    config = replace(config, epochs=2)
+    config = {**config, "epochs": 2}
     whole_and_resumed(config, drawing_loader)
     assert what_differs(config) == []
-    undisturbed = replace(config, out=f"{config.out} undisturbed")
+    undisturbed = {**config, "out": f"{config['out']} undisturbed"}
     assert session(undisturbed).result
-    assert differences(Path(config.out), Path(undisturbed.out)) == []
+    assert differences(Path(config["out"]), Path(undisturbed["out"])) == []
 
 
 def only_torch_seeded():
@@ -112,7 +111,7 @@ def epochs_begin_anew():
     ],
 )
 def test_with_a_rule_broken_the_resumed_run_is_another_one(broken, epochs, config):
-    config = replace(config, epochs=epochs)
+    config = {**config, "epochs": epochs}
     whole_and_resumed(config, broken)
     differing = what_differs(config)
     assert "model.head.weight" in differing

@@ -9,7 +9,7 @@ from cvt.training.network import freeze, set_train_mode
 from cvt.training.step import make_optimizer
 from cvt.zoo.create import create_model
 
-OPTIM = OptimConfig(opt="adamw", lr=0.1, weight_decay=0.5, momentum=0.9, layer_decay=1.0)
+OPTIM = OptimConfig(lr=0.1, min_lr=0.0, weight_decay=0.5, warmup_epochs=0.0, clip_grad=0.0)
 
 
 @pytest.fixture

@@ -11,13 +11,12 @@ import pytest
 from cvt.data import ArraySet, DataSplits
 from cvt.errors import UserError
 from cvt.plain import from_plain, to_plain
-from cvt.training.checkpoints import Identity, resumed_config, same_chunks
-from cvt.training.config import MixConfig, OptimConfig, TrainConfig
+from cvt.training.checkpoints import Identity
 from stored import stored_facts
 from trained import Event, differences, session
 
 STOP = Event("cvt.training.loop.train_step", 2)
-SGD = OptimConfig(opt="sgd", lr=0.05, warmup_epochs=0.5)  # which stores the least
+SGD = {"opt": "sgd", "lr": 0.05, "warmup_epochs": 0.5}  # which stores the least
 
 
 class Named(ArraySet):
@@ -101,53 +100,6 @@ def test_a_split_that_went_missing_is_said():
         with_test.check(START)
 
 
-@pytest.mark.parametrize(
-    ("given", "name"),
-    [
-        (TrainConfig(seed=1), "seed"),
-        (TrainConfig(parallel="fsdp"), "parallel"),
-        (TrainConfig(precision="bf16"), "precision"),
-        (TrainConfig(optim=OptimConfig(lr=1.0)), r"optim\.lr"),
-        (TrainConfig(mix=MixConfig(smoothing=0.5)), r"mix\.smoothing"),
-    ],
-)
-def test_a_config_holds_unless_forced(given, name):
-    stored = TrainConfig(precision="float32", optim=OptimConfig(lr=0.1, opt="sgd"))
-    with pytest.raises(UserError, match=f"Got {name} .*, but .* was started with .*--force"):
-        resumed_config(given, stored)
-    forced = resumed_config(replace(given, force=True), stored)
-    assert forced.optim.opt == "sgd"
-    assert resumed_config(TrainConfig(), stored) == stored
-    group, _, last = name.replace("\\", "").rpartition(".")
-    for config, expected in ((forced, given), (stored, stored)):
-        here = getattr(config, group) if group else config
-        there = getattr(expected, group) if group else expected
-        assert getattr(here, last) == getattr(there, last)
-
-
-def test_what_computes_nothing_may_change():
-    given = TrainConfig(
-        device="cpu", num_workers=7, checkpoint_minutes=1.0, keep_checkpoints=5, data_dir="there"
-    )
-    merged = resumed_config(given, TrainConfig(seed=3))
-    assert merged == replace(given, seed=3)
-
-
-@pytest.mark.parametrize(
-    ("chunks", "world_size", "steps"), [(8, 1, 8), (8, 2, 4), (8, 8, 1), (6, 3, 2), (1, 1, 1)]
-)
-def test_fewer_processes_take_more_steps(chunks, world_size, steps):
-    assert same_chunks(TrainConfig(), chunks, world_size).accum_steps == steps
-
-
-@pytest.mark.parametrize(("chunks", "world_size"), [(8, 3), (2, 4), (1, 2)])
-def test_processes_that_the_chunks_do_not_go_round_are_refused(chunks, world_size):
-    with pytest.raises(UserError, match=f"Got {world_size} processes .* a divisor of {chunks}; "):
-        same_chunks(TrainConfig(), chunks, world_size)
-    forced = same_chunks(TrainConfig(force=True), chunks, world_size)
-    assert forced.accum_steps == max(chunks // world_size, 1)
-
-
 def test_forced_a_run_goes_on_with_other_software_and_data(tiny_run, tiny_folder, tmp_path):
     """The stored identity is then the new one."""
     data = shutil.copytree(tiny_folder, tmp_path / "data")
@@ -155,12 +107,12 @@ def test_forced_a_run_goes_on_with_other_software_and_data(tiny_run, tiny_folder
     assert session(config, STOP).error == "Interrupted"
     (data / "train" / "dark" / "0.png").rename(data / "train" / "dark" / "00.png")
     newer = {"cvt.__version__": "99.0"}
-    resumed = TrainConfig(resume=str(tmp_path / "run"))
+    resumed = {"resume": str(tmp_path / "run")}
     before = stored_facts(tmp_path / "run")
     ended = session(resumed, patches=newer)
     assert "names or labels of the training images differ, cvt is 99.0 instead of" in ended.text
     assert stored_facts(tmp_path / "run") == before
-    assert session(replace(resumed, force=True), patches=newer).result
+    assert session({**resumed, "force": True}, patches=newer).result
     facts = stored_facts(tmp_path / "run")
     assert facts["identity"]["software"]["cvt"] == "99.0"
     assert facts["config"]["force"] is False
@@ -179,9 +131,9 @@ def test_a_clock_that_jumps_changes_nothing(tiny_run, tmp_path, monkeypatch):
         return real() + (-1e9, 1e9, 0.0)[len(calls) % 3]
 
     monkeypatch.setattr(time, "time", jumping)
-    other = replace(config, out=str(tmp_path / "other"))
+    other = {**config, "out": str(tmp_path / "other")}
     assert session(other, STOP).error == "Interrupted"
-    result = session(TrainConfig(resume=other.out)).result
+    result = session({"resume": other["out"]}).result
     assert calls
     assert 0 < result.seconds < 1000
     assert differences(tmp_path / "whole", tmp_path / "other") == []

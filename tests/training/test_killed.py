@@ -11,14 +11,14 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
 from cvt.cli import main
-from cvt.training.config import OptimConfig, TrainConfig, save_config
+from cvt.plain import to_plain, write_yaml
 from processes import in_processes, started
 from trained import differences
 
@@ -142,12 +142,12 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def reference(config: TrainConfig, folder: Path, processes: int) -> tuple[Path, float]:
+def reference(config: dict, folder: Path, processes: int) -> tuple[Path, float]:
     """The run that nobody kills, and how long it takes."""
     folder.mkdir()
     run = folder / "whole"
     in_processes(1, nothing)  # starts the server, which takes longer than the run
-    save_config(folder / "whole.yaml", replace(config, out=str(run)))
+    (folder / "whole.yaml").write_text(write_yaml(to_plain({**config, "out": str(run)})))
     start = time.monotonic()
     Victim(folder / "whole.yaml", run, processes, random.Random(0)).through()
     return run, time.monotonic() - start
@@ -156,11 +156,11 @@ def reference(config: TrainConfig, folder: Path, processes: int) -> tuple[Path, 
 @pytest.mark.parametrize(("processes", "while_saving"), [(1, False), (2, True)])
 def test_killed_and_resumed(processes, while_saving, tiny_run, tmp_path):
     """At a random moment, or at one while a checkpoint is written; SGD stores the least."""
-    optim = OptimConfig(opt="sgd", lr=0.05, warmup_epochs=0.5)
+    optim = {"opt": "sgd", "lr": 0.05, "warmup_epochs": 0.5}
     config = tiny_run("", epochs=1, optim=optim, checkpoint_minutes=EVERY_UPDATE)
     whole, seconds = reference(config, tmp_path / "reference", processes)
     run = tmp_path / "run"
-    save_config(tmp_path / "run.yaml", replace(config, out=str(run)))
+    (tmp_path / "run.yaml").write_text(write_yaml(to_plain({**config, "out": str(run)})))
     victim = Victim(tmp_path / "run.yaml", run, processes, random.Random())
     victim.lives(within=seconds, while_saving=while_saving)
     victim.through()
@@ -179,7 +179,7 @@ def test_killed_at_twenty_random_moments(processes, tiny_run, tmp_path, capsys):
     total, runs = Kills(), 0
     while total.count < 20:
         run = tmp_path / f"run {runs}"
-        save_config(tmp_path / "run.yaml", replace(config, out=str(run)))
+        (tmp_path / "run.yaml").write_text(write_yaml(to_plain({**config, "out": str(run)})))
         victim = Victim(tmp_path / "run.yaml", run, processes, chance)
         victim.kills = total
         while total.count < 20:
@@ -208,7 +208,7 @@ def test_torchrun_starts_a_lost_process_again_and_the_run_goes_on(tiny_run, tmp_
     config = tiny_run("", epochs=4, ema_decay=0.9, checkpoint_minutes=EVERY_UPDATE)
     whole, _ = reference(config, tmp_path / "reference", 2)
     run = tmp_path / "run"
-    save_config(tmp_path / "run.yaml", replace(config, out=str(run)))
+    (tmp_path / "run.yaml").write_text(write_yaml(to_plain({**config, "out": str(run)})))
     with _torchrun(["-c", str(tmp_path / "run.yaml")], tmp_path) as agent:
         _wait_for(lambda: any(run.glob("checkpoints/00000[3-9]")), agent)
         os.kill(_children(agent.pid)[1], signal.SIGKILL)
@@ -222,7 +222,7 @@ def test_torchrun_starts_a_lost_process_again_and_the_run_goes_on(tiny_run, tmp_
 def test_ctrl_c_at_torchrun_saves_and_says_how_to_go_on(tiny_run, tmp_path):
     config = tiny_run("", epochs=400, checkpoint_minutes=60.0)
     run = tmp_path / "run"
-    save_config(tmp_path / "run.yaml", replace(config, out=str(run)))
+    (tmp_path / "run.yaml").write_text(write_yaml(to_plain({**config, "out": str(run)})))
     with _torchrun(["-c", str(tmp_path / "run.yaml")], tmp_path) as agent:
         _wait_for(lambda: (run / "metrics.csv").exists(), agent)
         os.killpg(agent.pid, signal.SIGINT)  # as a terminal sends it

@@ -1,6 +1,5 @@
 import csv
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image
 
 from cvt.errors import UserError
 from cvt.training import loop
-from cvt.training.config import AugmentConfig, MixConfig, OptimConfig, TrainConfig, load_config
+from cvt.training.config import load_config
 from cvt.training.loop import train
 from cvt.training.report import report
 from cvt.training.step import NonFinite
@@ -18,7 +17,7 @@ from cvt.zoo.create import load
 
 
 def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
-    result = train(tiny_config())
+    result = train(**tiny_config())
     run = tmp_path / "run"
     assert {each.name for each in run.iterdir()} == {
         ".lock",
@@ -65,7 +64,7 @@ def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
 
 
 def test_quiet_means_quiet(tiny_config, capsys):
-    train(tiny_config(epochs=1), progress=False)
+    train(**tiny_config(epochs=1), progress=False)
     assert capsys.readouterr().out == ""
 
 
@@ -73,11 +72,11 @@ def test_it_learns(tiny_config):
     easy = tiny_config(
         epochs=8,
         drop_path_rate=None,
-        optim=OptimConfig(lr=3e-3, warmup_epochs=1.0),
-        augment=AugmentConfig(crop="none", auto_augment="off"),
-        mix=MixConfig(mixup=0.0, cutmix=0.0),
+        optim={"lr": 3e-3, "warmup_epochs": 1.0},
+        augment={"crop": "none", "auto_augment": "off"},
+        mix={"mixup": 0.0, "cutmix": 0.0},
     )
-    result = train(easy, progress=False)
+    result = train(**easy, progress=False)
     assert (result.best_top1, result.test_top1) == (100, 100)
 
 
@@ -85,7 +84,7 @@ def test_broken_pictures_are_named_once_and_counted(tiny_config, tiny_folder, tm
     data = shutil.copytree(tiny_folder, tmp_path / "data")
     (data / "train" / "dark" / "0.png").write_bytes(b"")
     (data / "val" / "dark" / "0.png").write_text("not an image")
-    result = train(tiny_config(data=str(data)))
+    result = train(**tiny_config(data=str(data)))
     assert len(result.bad) == 2
     shown = capsys.readouterr().out
     assert shown.count("train/dark/0.png") == 1
@@ -104,39 +103,39 @@ def test_nan_stops_and_keeps_the_last_good_state(tiny_config, tmp_path, monkeypa
 
     monkeypatch.setattr(loop, "train_step", poisoned)
     with pytest.raises(NonFinite, match=r"update 5 \(epoch 2, learning rate 0\.00\d+\): the loss"):
-        train(tiny_config(), progress=False)
+        train(**tiny_config(), progress=False)
     monkeypatch.undo()
     assert read_record(tmp_path / "run" / "last.safetensors").metrics["epoch"] == 1
-    assert train(TrainConfig(resume=str(tmp_path / "run")), progress=False).test_top1 is not None
+    assert train(resume=str(tmp_path / "run"), progress=False).test_top1 is not None
 
 
 def test_runs_never_overwrite(tiny_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        result = train(replace(tiny_config(epochs=1), out=None), progress=False)
+        result = train(**tiny_config(epochs=1) | {"out": None}, progress=False)
         assert str(result.run).startswith("runs/tiny")
         assert result.run.name.endswith(f"-cvt_nano_32-{number}")
     with pytest.raises(UserError, match=r"is not empty, and a run never overwrites"):
-        train(replace(tiny_config(), out=str(result.run)), progress=False)
+        train(**tiny_config() | {"out": result.run}, progress=False)
 
 
 def test_more_batch_than_pictures_is_refused(tiny_config, tmp_path):
     with pytest.raises(UserError, match="Got batch_size 13 for 12 training images"):
-        train(tiny_config(batch_size=13), progress=False)
+        train(**tiny_config(batch_size=13), progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_starts_from_weights(tiny_config, tiny_run, tmp_path):
-    first = train(tiny_config(epochs=1), progress=False)
+    first = train(**tiny_config(epochs=1), progress=False)
     config = tiny_run(
         tmp_path / "second",
         model=None,
         model_args={},
         weights=str(first.run),
         epochs=1,
-        optim=OptimConfig(lr=1e-9, weight_decay=0.0),
+        optim={"lr": 1e-9, "weight_decay": 0.0},
     )
-    second = train(config, progress=False)
+    second = train(**config, progress=False)
     assert read_record(second.run / "last.safetensors").model == "cvt_nano_32"
     before, after = load(first.run / "best.safetensors"), load(second.run / "last.safetensors")
     for (name, one), (_, other) in zip(
@@ -148,5 +147,5 @@ def test_starts_from_weights(tiny_config, tiny_run, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_the_default_run_reaches_98_percent(seed, tmp_path):
-    result = train(TrainConfig(seed=seed, out=str(tmp_path / "run")), progress=False)
+    result = train(seed=seed, out=str(tmp_path / "run"), progress=False)
     assert result.test_top1 >= 98

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 from cvt.data import epoch_order, load_data
 from cvt.errors import UserError
 from cvt.training import loop
-from cvt.training.config import OptimConfig, TrainConfig
 from processes import in_processes
 from trained import differences, session
 
@@ -20,7 +18,7 @@ UPDATE = 5  # the second one of the second epoch
 BATCH = 4
 
 
-def poisoned(config: TrainConfig, rank: int = 0):
+def poisoned(config: dict, rank: int = 0):
     """A session in which a picture of that update, in one process, is not a number."""
     original, calls = loop.train_step, []
 
@@ -37,7 +35,7 @@ def poisoned(config: TrainConfig, rank: int = 0):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_where_and_on_what_it_stopped_is_said_and_nothing_is_lost(processes, tiny_run, tmp_path):
-    optim = OptimConfig(opt="sgd", lr=0.05, warmup_epochs=0.5)  # which stores the least
+    optim = {"opt": "sgd", "lr": 0.05, "warmup_epochs": 0.5}  # which stores the least
     config = tiny_run(tmp_path / "run", optim=optim, accum_steps=2 // processes)
     if processes == 1:
         ended, others = poisoned(config), []
@@ -61,13 +59,13 @@ def test_where_and_on_what_it_stopped_is_said_and_nothing_is_lost(processes, tin
     assert math.isnan(float(facts["grad_norm"]))
     assert f"learning rate {facts['lr']:.3g})" in ended.text
     if processes == 1:
-        assert session(TrainConfig(resume=str(tmp_path / "run"))).result
-        assert session(replace(config, out=str(tmp_path / "whole"))).result
+        assert session({"resume": str(tmp_path / "run")}).result
+        assert session({**config, "out": str(tmp_path / "whole")}).result
         assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
-def batch_names(config: TrainConfig) -> list[str]:
-    images = load_data(config.data).train
+def batch_names(config: dict) -> list[str]:
+    images = load_data(config["data"]).train
     order = epoch_order(len(images), shuffle=True, seed=0, epoch=1)
     return [images.name(number) for number in order[BATCH : 2 * BATCH]]
 

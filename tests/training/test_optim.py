@@ -20,6 +20,7 @@ def config(**changes) -> OptimConfig:
         "warmup_epochs": 5.0,
         "momentum": 0.9,
         "layer_decay": 1.0,
+        "clip_grad": 0.0,
     }
     return OptimConfig(**{**values, **changes})
 

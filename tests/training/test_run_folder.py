@@ -8,7 +8,6 @@ import pytest
 
 from cvt.errors import UserError
 from cvt.plain import from_plain, to_plain
-from cvt.training.config import TrainConfig
 from cvt.training.run_folder import (
     METRICS_FILE,
     EpochRow,
@@ -20,6 +19,7 @@ from cvt.training.run_folder import (
     read_metrics,
     write_metrics,
 )
+from trained import config_of
 
 NAMES = ["x" * 250, "猫" * 200, ".hidden", "caf\udce9", "a b\n$|", ".."]
 
@@ -28,7 +28,7 @@ NAMES = ["x" * 250, "猫" * 200, ".hidden", "caf\udce9", "a b\n$|", ".."]
 def test_any_data_give_a_run_a_name(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        run = make_run_folder(TrainConfig(data=data, model="cvt_nano_32"))
+        run = make_run_folder(config_of(data=data, model="cvt_nano_32"))
         assert run.is_dir()
         assert not run.name.startswith(".")
         assert run.name.endswith(f"-cvt_nano_32-{number}")
@@ -40,7 +40,7 @@ def test_where_no_folder_can_be_is_a_sentence(tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(UserError, match="Cannot make the folder"):
-        make_run_folder(TrainConfig(data="d", model="m", out=out))
+        make_run_folder(config_of(data="d", model="m", out=out))
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", ".lock"])

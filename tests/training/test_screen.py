@@ -8,11 +8,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cvt.training import screen as screen_module
-from cvt.training.config import TrainConfig
 from cvt.training.defaults import DataFacts, derive
 from cvt.training.run_folder import EpochRow
 from cvt.training.screen import Screen, settings
 from streams import lost_stream
+from trained import config_of
 
 ROW = EpochRow(
     epoch=7, train_loss=1.25, val_loss=0.75, val_top1=81.5, lr=1e-3, images_per_s=2345.6,
@@ -66,7 +66,7 @@ def test_lines_fit_a_terminal_and_no_word_is_broken(terminal, width, name):
     """Names stay with their values; a word wider than the terminal is the one exception."""
     facts = f"{name}: 12 training and 3 validation images, 5 classes. cvt_nano_32 on cpu."
     config = derive(
-        TrainConfig(data=name, out=f"runs/{name}"),
+        {"data": name, "out": f"runs/{name}"},
         DataFacts(name=name, num_images=3000, median_side=400),
         torch.device("cpu"),
     )
@@ -90,7 +90,7 @@ def test_lines_fit_a_terminal_and_no_word_is_broken(terminal, width, name):
 
 def test_where_there_is_no_terminal_a_line_is_a_line(capsys):
     name = "a name with blanks " * 20
-    config = TrainConfig(data=name, batch_size=4)
+    config = config_of(data=name, batch_size=4)
     screen = Screen(10, 0, True)
     screen.describe(config, name)
     lines = capsys.readouterr().out.splitlines()
@@ -113,7 +113,7 @@ def test_the_closing_report_keeps_its_lines(terminal, capsys):
 def test_waiting_for_data_is_said_once_with_what_to_do(capsys, monkeypatch, workers, words):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     screen = Screen(100, 0, True)
-    screen.describe(TrainConfig(num_workers=workers, device="cuda:0"), "facts")
+    screen.describe(config_of(num_workers=workers, device="cuda:0"), "facts")
     capsys.readouterr()
     screen.epoch(replace(ROW, data_wait=0.1), 300, is_best=True)
     assert capsys.readouterr().out.count("\n") == 1
@@ -127,7 +127,7 @@ def test_waiting_for_data_is_said_once_with_what_to_do(capsys, monkeypatch, work
 
 def test_a_cpu_has_no_cores_for_more_workers(capsys):
     screen = Screen(100, 0, True)
-    screen.describe(TrainConfig(num_workers=0, device="cpu"), "facts")
+    screen.describe(config_of(num_workers=0, device="cpu"), "facts")
     capsys.readouterr()
     screen.epoch(replace(ROW, data_wait=0.34), 300, is_best=True)
     assert capsys.readouterr().out.count("\n") == 1
@@ -135,7 +135,7 @@ def test_a_cpu_has_no_cores_for_more_workers(capsys):
 
 def test_a_log_shows_a_line_every_five_minutes(capsys, clock):
     screen = Screen(1000, 0, True)
-    screen.describe(TrainConfig(device="cuda:0"), "facts")
+    screen.describe(config_of(device="cuda:0"), "facts")
     capsys.readouterr()
     with screen:
         for _ in range(100):
@@ -164,7 +164,7 @@ def test_a_terminal_has_a_bar_with_what_fits(terminal):
     for width in (140, 70):
         out = terminal(width)
         with Screen(10, 0, True) as screen:
-            screen.describe(TrainConfig(device="cuda:0"), "facts")
+            screen.describe(config_of(device="cuda:0"), "facts")
             for _ in range(3):
                 screen.update("1/3", 2.0, 1e-3, 500.0, data_wait=0.5, memory_mb=100.0)
         widths[width] = out.getvalue()
@@ -181,7 +181,7 @@ def test_a_terminal_has_a_bar_with_what_fits(terminal):
 def test_other_processes_are_quiet(capsys, terminal):
     out = terminal(100)
     with Screen(10, 0, False) as screen:
-        screen.describe(TrainConfig(), "facts")
+        screen.describe(config_of(), "facts")
         screen.update("1/3", 2.0, 1e-3, 500.0)
         screen.epoch(replace(ROW, data_wait=0.9), 300, is_best=True)
         screen.say("anything")
@@ -192,7 +192,7 @@ def test_other_processes_are_quiet(capsys, terminal):
 def test_names_are_printed_as_they_are(capsys):
     screen = Screen(10, 0, True)
     screen.say("skipped: [bold]a.png[/bold]")
-    screen.describe(TrainConfig(data="[red]photos"), "facts")
+    screen.describe(config_of(data="[red]photos"), "facts")
     out = capsys.readouterr().out
     assert "[bold]a.png[/bold]" in out
     assert "[red]photos" in out

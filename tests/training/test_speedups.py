@@ -1,13 +1,11 @@
 """Mixed precision, compiling, recomputing and layouts: the same training, or near it, resumed."""
 
-from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
 import pytest
 import torch
 
-from cvt.training.config import OptimConfig, TrainConfig
 from cvt.weights.checkpoint import load_checkpoint
 from stored import stored_facts
 from trained import Event, differences, farthest, session
@@ -18,7 +16,7 @@ STOP = Event("cvt.training.loop.train_step", 2)
 @pytest.fixture(scope="module")
 def run_of(tiny_run):
     """`run_of(out, **changes)`: three updates by SGD, whose steps are as exact as gradients are."""
-    optim = OptimConfig(opt="sgd", lr=0.1, warmup_epochs=0.0)
+    optim = {"opt": "sgd", "lr": 0.1, "warmup_epochs": 0.0}
     return partial(tiny_run, epochs=1, optim=optim)
 
 
@@ -71,12 +69,12 @@ def test_a_scale_that_fp16_came_down_to_is_not_forgotten(run_of, tmp_path):
     """Begun too high, the scale halves at an update or two, which are left out; then it holds."""
     high = partial(torch.amp.GradScaler, init_scale=2.0**21)
     config = run_of(tmp_path / "whole", epochs=2, precision="fp16")
-    cut = replace(config, out=str(tmp_path / "cut"))
+    cut = {**config, "out": str(tmp_path / "cut")}
     with patch("torch.amp.GradScaler", high):
         assert session(config).result
         assert session(cut, STOP).error == "Interrupted"
         stopped = stored_facts(tmp_path / "cut")["scaler"]
-        assert session(TrainConfig(resume=cut.out)).result
+        assert session({"resume": cut["out"]}).result
     assert differences(tmp_path / "whole", tmp_path / "cut") == []
     final = stored_facts(tmp_path / "cut")["scaler"]
     assert final["scale"] <= stopped["scale"] < 2.0**21

@@ -11,7 +11,7 @@ import torch
 import cvt
 from cvt.errors import UserError
 from cvt.runtime import ALONE, seed_position
-from cvt.training.config import DistillConfig, OptimConfig, TrainConfig
+from cvt.training.defaults import said
 from cvt.training.job import Job
 from cvt.training.loop import train
 from cvt.training.network import set_train_mode
@@ -74,7 +74,7 @@ def cut_again(cut, tmp_path):
 
 
 def test_resumed_is_the_same_run(whole, cut_again):
-    assert session(TrainConfig(resume=str(cut_again))).result
+    assert session({"resume": str(cut_again)}).result
     assert differences(whole, cut_again) == []
 
 
@@ -83,11 +83,17 @@ def test_two_processes_are_one_that_accumulates(whole, run_of, tmp_path):
     assert differences(whole, tmp_path / "two") == []
 
 
-def first_update(config: TrainConfig) -> tuple[Job, StepResult]:
+def prepared(settings: dict) -> Job:
+    return prepare(said(settings, "the settings"), ALONE)
+
+
+def first_update(config: dict) -> tuple[Job, StepResult]:
     """A run's first update, and the run after it."""
-    job = prepare(config, ALONE)
+    job = prepared(config)
     set_train_mode(job.network.model, job.config.freeze)
-    chunks = [(each.images, each.labels) for each in islice(job.train_loader(), config.accum_steps)]
+    chunks = [
+        (each.images, each.labels) for each in islice(job.train_loader(), config["accum_steps"])
+    ]
     job.set_lr(0)
     seed = partial(seed_position, 0)
     step = train_step(job.network.forward, chunks, job.loss_fn, job.optimizer, job.step, seed)
@@ -115,15 +121,15 @@ def test_speedups_are_the_same_update_or_near_it(changes, rel, run_of, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["compile", "fsdp"])
 def test_compiled_or_shared_out_is_the_same_run_to_rounding(change, run_of, tmp_path):
-    optim = OptimConfig(opt="sgd", lr=0.1, warmup_epochs=0.0)
+    optim = {"opt": "sgd", "lr": 0.1, "warmup_epochs": 0.0}
     config = run_of(tmp_path / "plain", epochs=1, optim=optim, ema_decay=0.0)
     plain = session(config).result.run
     if change == "fsdp":
-        shared = replace(config, out=str(tmp_path / "fsdp"), accum_steps=1, parallel="fsdp")
+        shared = {**config, "out": str(tmp_path / "fsdp"), "accum_steps": 1, "parallel": "fsdp"}
         in_processes(2, session, shared)
     else:
         eager = partial(torch.compile, backend="eager")
-        compiled = replace(config, out=str(tmp_path / "compile"), compile=True)
+        compiled = {**config, "out": str(tmp_path / "compile"), "compile": True}
         try:
             ended = session(compiled, patches={"cvt.training.network.torch.compile": eager})
         finally:
@@ -147,9 +153,9 @@ def test_what_a_run_keeps_is_measured_by_the_mean_of_both_classifiers(whole, tin
 
 def test_the_teacher_reaches_its_own_classifier_only(run_of, tmp_path):
     """With all of the loss its own, the labels' classifier learns nothing."""
-    config = run_of(tmp_path / "run", distill=DistillConfig(alpha=1.0), accum_steps=1)
-    optim = OptimConfig(opt="sgd", lr=1.0, warmup_epochs=0.0, weight_decay=0.0)
-    job = prepare(replace(config, optim=optim), ALONE)
+    config = run_of(tmp_path / "run", distill={"alpha": 1.0}, accum_steps=1)
+    optim = {"opt": "sgd", "lr": 1.0, "warmup_epochs": 0.0, "weight_decay": 0.0}
+    job = prepared({**config, "optim": optim})
     model = job.network.model.train()
     out = model(torch.randn(4, 3, 16, 16))
     assert len(out) == 2
@@ -165,8 +171,8 @@ def test_a_student_without_a_token_is_taught_too(run_of, tmp_path):
     losses = []
     for name, changes in {
         "hard": {},
-        "soft": {"distill": DistillConfig(kind="soft", tau=3.0)},
-        "none": {"distill": DistillConfig(kind="none")},
+        "soft": {"distill": {"kind": "soft", "tau": 3.0}},
+        "none": {"distill": {"kind": "none"}},
         "alone": {"teacher": None},
     }.items():
         config = run_of(tmp_path / name, model_args=TINY_MODEL, **changes)
@@ -179,7 +185,7 @@ def test_a_student_without_a_token_is_taught_too(run_of, tmp_path):
 
 def test_without_a_teacher_both_classifiers_learn_from_the_labels(run_of, tmp_path):
     """As any network does: their mean is what is compared with the label."""
-    job = prepare(run_of(tmp_path / "run", teacher=None), ALONE)
+    job = prepared(run_of(tmp_path / "run", teacher=None))
     out = job.network.model.train()(torch.randn(4, 3, 16, 16))
     assert out.shape == (4, 2)
     job.loss_fn(out, torch.tensor([0, 1, 0, 1])).backward()
@@ -189,7 +195,7 @@ def test_without_a_teacher_both_classifiers_learn_from_the_labels(run_of, tmp_pa
 
 def test_probing_a_frozen_student_has_both_classifiers_taught(run_of, whole, tmp_path):
     config = run_of(tmp_path / "probe", model_args={}, weights=str(whole), freeze="backbone")
-    job, _ = first_update(replace(config, drop_path_rate=None, model=None))
+    job, _ = first_update({**config, "drop_path_rate": None, "model": None})
     before, _ = load_checkpoint(whole / "best.safetensors")
     after = job.network.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -197,8 +203,8 @@ def test_probing_a_frozen_student_has_both_classifiers_taught(run_of, whole, tmp
 
 
 def test_kind_none_asks_no_teacher(run_of, tmp_path):
-    config = run_of(tmp_path / "run", teacher="nowhere", distill=DistillConfig(kind="none"))
-    job = prepare(config, ALONE)
+    config = run_of(tmp_path / "run", teacher="nowhere", distill={"kind": "none"})
+    job = prepared(config)
     assert job.step.teacher is None
     assert job.identity.teacher == ()
     assert "aught" not in job.describe()
@@ -218,9 +224,9 @@ def test_what_is_kept_names_the_teacher(whole, teacher):
 
 def test_another_teacher_is_not_the_same_run(cut_again, teacher, tmp_path):
     other = shutil.copytree(teacher, tmp_path / "other")
-    resumed = TrainConfig(resume=str(cut_again), teacher=str(other))
+    resumed = {"resume": str(cut_again), "teacher": str(other)}
     with pytest.raises(UserError, match=rf"Got teacher '{other}', but the run to resume was"):
-        train(resumed, progress=False)
+        train(**resumed, progress=False)
 
 
 def test_a_teacher_that_was_trained_on_is_not_the_same(cut_again, teacher):
@@ -233,8 +239,8 @@ def test_a_teacher_that_was_trained_on_is_not_the_same(cut_again, teacher):
         with pytest.raises(
             UserError, match=rf"the teacher is {teacher} with other weights; .* --force"
         ):
-            train(TrainConfig(resume=str(cut_again)), progress=False)
-        forced = prepare(TrainConfig(resume=str(cut_again), force=True), ALONE)
+            train(resume=str(cut_again), progress=False)
+        forced = prepared({"resume": str(cut_again), "force": True})
     finally:
         path.write_bytes(kept)
     stored = stored_facts(cut_again)["identity"]["teacher"]
@@ -245,10 +251,10 @@ def test_a_teacher_that_was_trained_on_is_not_the_same(cut_again, teacher):
 def test_one_cannot_come_or_go_later(cut_again, teacher, tmp_path):
     alone = shutil.copytree(teacher, tmp_path / "alone")
     with pytest.raises(UserError, match=r"Got teacher .* started with None"):
-        train(TrainConfig(resume=str(alone), teacher=str(teacher)), progress=False)
-    gone = TrainConfig(resume=str(cut_again), distill=DistillConfig(kind="none"))
+        train(resume=str(alone), teacher=str(teacher), progress=False)
+    gone = {"resume": str(cut_again), "distill": {"kind": "none"}}
     with pytest.raises(UserError, match=r"Got distill.kind 'none', .* started with 'hard'"):
-        train(gone, progress=False)
+        train(**gone, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -259,14 +265,14 @@ def test_one_cannot_come_or_go_later(cut_again, teacher, tmp_path):
         ({"teacher_args": {"num_classes": 2}}, "Got teacher_args num_classes"),
         ({"teacher_args": {"in_chans": 1}}, "does not take the student's images of 3x16x16"),
         (
-            {"teacher": None, "distill": DistillConfig(kind="soft", tau=2.0)},
+            {"teacher": None, "distill": {"kind": "soft", "tau": 2.0}},
             r"Got distill.kind soft and distill.tau 2.0 without a teacher .* --teacher",
         ),
     ],
 )
 def test_a_mistake_leaves_no_folder_behind(changes, words, run_of, tmp_path):
     with pytest.raises(UserError, match=words) as caught:
-        train(run_of(tmp_path / "run", **changes), progress=False)
+        train(**run_of(tmp_path / "run", **changes), progress=False)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -276,6 +282,6 @@ def test_names_of_classes_that_differ_are_told_before_it_begins(run_of, teacher,
     tensors, record = load_checkpoint(other / "best.safetensors")
     record = replace(record, class_names=("bright", "night"))
     save_checkpoint(other / "best.safetensors", tensors, record)
-    job = prepare(run_of(tmp_path / "run", teacher=str(other)), ALONE)
+    job = prepared(run_of(tmp_path / "run", teacher=str(other)))
     (note,) = job.notes
     assert "calls its classes otherwise (class 1 is 'night' to it and 'dark' in the data)" in note

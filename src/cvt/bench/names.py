@@ -188,7 +188,7 @@ def write_label(model: str, changes: Mapping[str, Any]) -> str:
 
 def _of_config(text: str) -> Contender | None:
     """Reads model and changes from a run's folder or a YAML file; None if the text is neither."""
-    from cvt.training.config import TrainConfig, read_config
+    from cvt.training.defaults import read_recipe
     from cvt.training.run_folder import CONFIG_FILE
 
     path = expanded(text)
@@ -196,10 +196,10 @@ def _of_config(text: str) -> Contender | None:
         path /= CONFIG_FILE
     elif path.suffix not in (".yaml", ".yml"):
         return None
-    config = TrainConfig.from_dict(read_config(path))
-    if config.model is None:
+    config = read_recipe(str(path))
+    if "model" not in config:
         raise UserError(f"The config {path} names no model to ablate; add one, or give its name.")
-    return Contender(label=text, model=config.model, model_args=config.model_args)
+    return Contender(label=text, model=config["model"], model_args=config.get("model_args", {}))
 
 
 def _short(value: Any) -> Any:

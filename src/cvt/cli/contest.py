@@ -1,32 +1,21 @@
-"""`cvt compare NAMES...`."""
+"""`cvt compare NAMES...` and `cvt ablate TABLES...`: several networks, one recipe, one budget."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from cvt.cli.train import Flags
+from cvt.cli.flags import JsonLines
+from cvt.cli.output import print_json, print_table, say, say_lines, warn
+from cvt.cli.train import Recipe, TrainFlags, train_flags
 from cvt.errors import UserError
 from cvt.files import expanded
 
 if TYPE_CHECKING:
     from cvt.bench.contest.contest import ContestConfig
-from typing import TYPE_CHECKING
-
-from cvt.cli.flags import JsonLines
-from cvt.cli.output import print_json, print_table, say, say_lines, warn
-
-if TYPE_CHECKING:
-    from cvt.bench.contest.contest import ContestConfig
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from cvt.bench.contest.contest import ContestConfig
     from cvt.bench.paper.ablation import Ablation
     from cvt.bench.tables import Block
-
 
 # --- What `cvt compare` and `cvt ablate` are told alike: one recipe, budget and folder for all.
 
@@ -38,23 +27,13 @@ Seeds = Annotated[int, Parameter(help="Runs of each one, with seeds from 0 on.")
 KeepRuns = Annotated[
     bool, Parameter(help="Keep the run folders, with their weights, in the results folder.")
 ]
-Recipe = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name=["--config", "-c"],
-        negative="",
-        show_default=False,
-        help="The recipe for all: a recipe's name or a YAML file; flags override it.",
-    ),
-]
 
-_INSTEAD_of_contest_flags = {
-    "epochs": "--budget, as in 30epochs",
-    "updates": "--budget, as in 100000images",
-    "seed": "--seeds, how many there are",
-    "resume": "the same command again, which goes on with its results folder",
-    "force": "another --out for another comparison",
-}
+if TYPE_CHECKING:
+    Flags = TrainFlags
+else:  # for what a comparison does not set itself
+    Flags = train_flags(
+        *("model", "model_args", "weights", "epochs", "updates", "seed", "resume", "force")
+    )
 
 
 def contest_config(
@@ -65,28 +44,17 @@ def contest_config(
     budget: str | None,
     seeds: int,
     keep_runs: bool,
-    instead: Mapping[str, str],
 ) -> "ContestConfig":
     """Returns what the flags say.
 
     Args:
         words: The verb, and what else the usual results folder is named after besides data and
             budget.
-        instead: What to say in place of the flags that name a model.
-
-    Raises:
-        UserError: A flag that each run sets for itself, no budget or seed, or a wrong value.
     """
     from cvt.bench.contest.contest import ContestConfig
     from cvt.bench.contest.recipe import read_budget
-    from cvt.training.config import TrainConfig
-    from cvt.training.defaults import read_layers
+    from cvt.training.defaults import read_layers, said
 
-    verb, *others = words
-    for name, better in {**instead, **_INSTEAD_of_contest_flags}.items():
-        if name in flags.given:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"Got {flag}, which cvt {verb} sets; use {better}.")
     if budget is None:
         raise UserError(
             "Got --data without --budget; give the training that each one gets, as in 30epochs."
@@ -94,9 +62,10 @@ def contest_config(
     if seeds < 1:
         raise UserError(f"Got --seeds {seeds}, expected 1 or more; 3 show the spread.")
     amount = read_budget(budget)
-    recipe = TrainConfig.from_dict(read_layers(files, flags.layer()))
-    usual = "-".join((verb, Path(recipe.data).name, *others, amount.short))
-    out = recipe.out or Path("runs") / re.sub(r"[^\w.+=-]+", "_", usual)
+    verb, *others = words
+    recipe = read_layers(files, said(flags.layer(), "the flags"))
+    usual = "-".join((verb, Path(recipe["data"]).name, *others, amount.short))
+    out = recipe.get("out") or Path("runs") / re.sub(r"[^\w.+=-]+", "_", usual)
     return ContestConfig(
         recipe=recipe,
         budget=amount,
@@ -104,12 +73,6 @@ def contest_config(
         out=expanded(out),
         keep_runs=keep_runs,
     )
-
-
-_INSTEAD = {
-    "model": "their names, as in cvt_nano_32 or cvt_nano_32+kv_stride=1",
-    "model_args": "NAME+FIELD=VALUE, as in cvt_nano_32+kv_stride=1",
-}
 
 
 def compare(
@@ -123,7 +86,7 @@ def compare(
     budget: Budget = None,
     seeds: Seeds = 3,
     keep_runs: KeepRuns = True,
-    config: Recipe = (),
+    recipe: Recipe = (),
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: JsonLines = False,
 ) -> int | None:
@@ -134,8 +97,8 @@ def compare(
     """
     if not names:
         raise UserError("Got no model to compare; name some, `cvt models` lists them all.")
-    if "data" not in flags.given:
-        if budget is not None or config or flags.given:
+    if "data" not in flags.layer():
+        if budget is not None or recipe or flags.layer():
             raise UserError(
                 "Got what training needs, but no --data; name a data set to train the models on, "
                 "or leave the other flags out to print their facts."
@@ -143,12 +106,11 @@ def compare(
         return _print_sheet(names, json)
     contest = contest_config(
         ("compare",),
-        config,
+        recipe,
         flags,
         budget=budget,
         seeds=seeds,
         keep_runs=keep_runs,
-        instead=_INSTEAD,
     )
     return _train(names, contest, json)
 
@@ -183,7 +145,6 @@ def _train(names: tuple[str, ...], contest: "ContestConfig", json: bool) -> int:
 # --- `cvt ablate TABLES...`.
 
 _PRINTED, _TRAINED = (1, 2, 3), (5, 6, 7, 8)
-_INSTEAD_of_ablate = {"model": "--base NAME", "model_args": "--base NAME+FIELD=VALUE"}
 
 
 def ablate(
@@ -208,7 +169,7 @@ def ablate(
     budget: Budget = None,
     seeds: Seeds = 3,
     keep_runs: KeepRuns = True,
-    config: Recipe = (),
+    recipe: Recipe = (),
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: JsonLines = False,
 ) -> int:
@@ -217,21 +178,20 @@ def ablate(
     Counts stand beside the printed ones; with --data the variants are trained.
     """
     numbers = _numbers(tables)
-    if "data" in flags.given:
+    if "data" in flags.layer():
         bases = base or ("cvt_nano_32",)
         _check_trained(numbers)
         contest = contest_config(
             ("ablate", *bases),
-            config,
+            recipe,
             flags,
             budget=budget,
             seeds=seeds,
             keep_runs=keep_runs,
-            instead=_INSTEAD_of_ablate,
         )
         return _train_of_ablate(numbers, bases, contest, json)
-    if budget is not None or config or flags.given:
-        given = "--budget" if budget is not None else "--config" if config else _first_flag(flags)
+    if budget is not None or recipe or flags.layer():
+        given = "--budget" if budget is not None else "--recipe" if recipe else _first_flag(flags)
         raise UserError(
             f"Got {given} without --data, so that nothing is trained; name a data set to train "
             "the variants on."
@@ -255,7 +215,9 @@ def _numbers(tables: tuple[str, ...]) -> list[int]:
 
 
 def _first_flag(flags: Flags) -> str:
-    return "--" + next(iter(flags.given)).replace("_", "-")
+    name, value = next(iter(flags.layer().items()))
+    inside = f".{next(iter(value))}" if isinstance(value, dict) else ""
+    return f"--{name}{inside}".replace("_", "-")
 
 
 def _print_counts(numbers: list[int], bases: tuple[str, ...], json: bool) -> int:

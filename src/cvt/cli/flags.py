@@ -6,22 +6,6 @@ from cyclopts import Parameter, UnknownOptionError
 
 from cvt.errors import did_you_mean
 
-_NO_EARLY_STOP = (
-    "There is no early stopping: the weights of the best epoch are kept in any case. Give fewer "
-    "--epochs, or press Ctrl-C when it no longer gets better."
-)
-# What other trainers have, by the words of theirs.
-_INSTEAD = {
-    "patience": _NO_EARLY_STOP,
-    "early-stop": _NO_EARLY_STOP,
-    "early-stopping": _NO_EARLY_STOP,
-    "learning-rate": "The peak learning rate is --optim.lr.",
-    "gpus": "The device is --device; several GPUs train together under torchrun.",
-    "amp": "The arithmetic is --precision.",
-    "fp16": "The arithmetic is --precision fp16.",
-    "pretrained": "Weights to start from are --weights.",
-}
-
 Checkpoint = Annotated[
     str,
     Parameter(help="A run folder, a checkpoint file, a hub id or the name of published weights."),
@@ -50,6 +34,37 @@ BatchSize = Annotated[int, Parameter(help="Images per forward pass, in each proc
 NumWorkers = Annotated[int, Parameter(help="Processes that prepare images; 0: none.")]
 
 
+# --- Flags that there are not.
+
+# What a comparison sets for each run.
+_OF_EACH_RUN = {
+    "epochs": "The training that each one gets is --budget, as in 30epochs.",
+    "updates": "The training that each one gets is --budget, as in 100000images.",
+    "seed": "How many seeds there are is --seeds.",
+    "resume": "The same command again goes on with its results folder.",
+    "force": "Give another --out for another comparison.",
+    "model": "Networks are NAMES, as in cvt_nano_32; for cvt ablate, --base NAME.",
+    "model-args": "Changes stand behind a name, as in cvt_nano_32+kv_stride=1.",
+    "weights": "All are trained from scratch.",
+}
+
+_NO_EARLY_STOP = (
+    "There is no early stopping: the weights of the best epoch are kept in any case. Give fewer "
+    "--epochs, or press Ctrl-C when it no longer gets better."
+)
+# What other trainers have, by the words of theirs.
+_INSTEAD = {
+    "patience": _NO_EARLY_STOP,
+    "early-stop": _NO_EARLY_STOP,
+    "early-stopping": _NO_EARLY_STOP,
+    "learning-rate": "The peak learning rate is --lr.",
+    "gpus": "The device is --device; several GPUs train together under torchrun.",
+    "amp": "The arithmetic is --precision.",
+    "fp16": "The arithmetic is --precision fp16.",
+    "pretrained": "Weights to start from are --weights.",
+}
+
+
 def explain_unknown(error: UnknownOptionError) -> str:
     """Returns a sentence about a flag that a verb does not have, naming the nearest one if any.
 
@@ -61,6 +76,8 @@ def explain_unknown(error: UnknownOptionError) -> str:
     word = given.lstrip("-").replace("_", "-").lower()
     if word in _INSTEAD and "--epochs" in known:
         return f"{said} {_INSTEAD[word]}"
+    if "--budget" in known and word.partition(".")[0] in _OF_EACH_RUN:
+        return f"{said} {_OF_EACH_RUN[word.partition('.')[0]]}"
     last = {name.lstrip("-").rpartition(".")[2]: name for name in reversed(known)}
     if word in last:
         return f"{said} Did you mean {last[word]}?"

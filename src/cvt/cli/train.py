@@ -1,32 +1,149 @@
-"""`cvt train [DATA]`."""
+"""`cvt train [DATA]`, and the flags of a training run, which other verbs have too."""
 
+import ast
+import inspect
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from cvt.cli.flags import Json
 from cvt.cli.output import print_json
 from cvt.errors import UserError
-from cvt.training.config import GROUPS, TrainConfig
+from cvt.plain import read_yaml
+from cvt.training.config import GROUPS, USUAL, TrainConfig
+
+# --- The flags of a training run: `TrainConfig`'s fields, none of them with a value of its own.
+
+_SECTIONS = {
+    "What you train": (
+        *("data", "data_dir", "download", "val_fraction", "image_size", "model", "model_args"),
+        *("drop_path_rate", "weights", "freeze", "out", "resume", "force"),
+    ),
+    "How long": ("epochs", "updates", "batch_size", "seed"),
+    "Optimiser": ("optim", "ema_decay"),
+    "Augmentation": ("augment", "mix"),
+    "Machine": ("device", "precision", "num_workers", "accum_steps", "parallel", "compile"),
+    "Advanced": (
+        *("grad_checkpointing", "channels_last", "sync_bn", "deterministic"),
+        *("checkpoint_minutes", "keep_checkpoints", "teacher", "teacher_args", "distill"),
+    ),
+}
+_SHORT = {
+    "optim.lr": "--lr",
+    "optim.weight_decay": "--weight-decay",
+    "mix.mixup": "--mixup",
+    "mix.cutmix": "--cutmix",
+}
 
 
-class Flags(TrainConfig):
-    """A config made of the command line alone, which remembers the fields that it named."""
-
-    given: dict[str, Any]
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        object.__setattr__(self, "given", given)
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """What a command line says of a training run; None of a field says nothing."""
 
     def layer(self) -> dict[str, Any]:
-        """Returns what was said, defaults included where they were said, as plain data."""
-        said = {name: value for name, value in self.to_dict().items() if name in self.given}
-        for name in set(GROUPS) & set(said):
-            said[name] = {key: value for key, value in said[name].items() if value is not None}
-        return said
+        """Returns what was said, as plain data."""
+        layer: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            group, _, name = each.name.rpartition("__")
+            if isinstance(value, Mapping):
+                value = {key.replace("-", "_"): _typed(item) for key, item in value.items()}
+            if value is not None:
+                (layer.setdefault(group, {}) if group else layer)[name] = value
+        return layer
+
+
+@cache
+def train_flags(*without: str) -> type[TrainFlags]:
+    """Returns flags for the fields of `TrainConfig`, in sections; `without` are left out."""
+    named = {path: each for path, each in _flags_of(TrainConfig) if path not in without}
+    made = [
+        (path.replace(".", "__"), named[path], field(default=None))
+        for section in _SECTIONS.values()
+        for top in section
+        for path in named
+        if path.partition(".")[0] == top
+    ]
+    flags = make_dataclass("Flags", made, bases=(TrainFlags,), frozen=True, kw_only=True)
+    flags.__module__ = __name__  # cyclopts looks into no builtins
+    return cast("type[TrainFlags]", flags)
+
+
+def _flags_of(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a config by their paths, `optim.lr`, as annotations of flags."""
+    docs = _docs_of(config)
+    for name, hint in get_type_hints(config).items():
+        path = f"{prefix}{name}"
+        if name in GROUPS:
+            group = next(each for each in (hint, *get_args(hint)) if inspect.isclass(each))
+            yield from _flags_of(group, f"{name}.")
+        else:
+            yield path, _flag(path, hint, docs[name])
+
+
+def _flag(path: str, hint: Any, doc: str) -> Any:
+    top, usual = path.partition(".")[0], USUAL.get(path)
+    number = next(n for n, section in enumerate(_SECTIONS.values()) if top in section)
+    short = [_SHORT[path]] if path in _SHORT else []
+    parameter = Parameter(
+        name=[*short, f"--{path.replace('_', '-')}"],
+        group=Group(list(_SECTIONS)[number], sort_key=number),
+        help=doc,
+        negative="",
+        show_default=False if usual in (None, {}) or usual is False else lambda _: str(usual),
+    )
+    if path == "precision":  # has longer names too
+        hint = str
+    return Annotated[hint | None, parameter]
+
+
+def _docs_of(config: type) -> dict[str, str]:
+    """The sentences below the fields of a class, by their names."""
+    body = ast.parse(inspect.getsource(config)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        node.target.id: " ".join(after.value.value.split())
+        for node, after in pairwise(body.body)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+        and isinstance(after.value.value, str)
+    }
+
+
+def _typed(value: Any) -> Any:
+    """Reads a value that the command line could only pass on as text: `2`, `true`, `[1, 2, 2]`."""
+    if not isinstance(value, str) or not value:
+        return value
+    try:
+        return read_yaml(value)
+    except UserError:
+        return value
+
+
+# --- `cvt train`.
+
+if TYPE_CHECKING:
+    Flags = TrainFlags
+else:
+    Flags = train_flags()
+
+Recipe = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name=["--recipe", "--config", "-c"],
+        negative="",
+        show_default=False,
+        help="A recipe's name or a YAML file; later ones, and then flags, override earlier.",
+    ),
+]
 
 
 def train(
@@ -38,15 +155,7 @@ def train(
     ] = None,
     /,
     *,
-    config: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name=["--config", "-c"],
-            negative="",
-            show_default=False,
-            help="A recipe's name or a YAML file; later ones, and then flags, override earlier.",
-        ),
-    ] = (),
+    recipe: Recipe = (),
     print_config: Annotated[
         bool,
         Parameter(
@@ -60,39 +169,41 @@ def train(
 ) -> int | None:
     """Train a classifier; without arguments, on handwritten digits.
 
-    Keeps its weights, metrics and curves in a run folder.
+    Keeps its weights, metrics and curves in a run folder. What is not said follows from the data
+    and the device. --compile=false, and its like, takes back what a recipe says.
     """
+    said = flags.layer()
     try:
-        chosen = _chosen(config, flags.layer() if data is None else {**flags.layer(), "data": data})
+        asked = _asked(recipe, said if data is None else {**said, "data": data})
         if print_config:
-            _print(chosen)
+            _print(asked)
             return 0
     except UserError as error:
         error.is_told_elsewhere = not _is_main()
         raise
-    return _run(chosen, json)
+    return _run(asked, json)
 
 
-def _chosen(files: tuple[str, ...], layer: dict[str, Any]) -> TrainConfig:
-    from cvt.training.defaults import read_layers
+def _asked(recipes: tuple[str, ...], flags: dict[str, Any]) -> dict[str, Any]:
+    from cvt.training.defaults import read_layers, said
 
-    return TrainConfig.from_dict(read_layers(files, layer))
+    return read_layers(recipes, said(flags, "the flags"))
 
 
-def _print(config: TrainConfig) -> None:
+def _print(asked: dict[str, Any]) -> None:
     from cvt.training.setup import preview
 
-    text = preview(config)
+    text = preview(asked)
     if _is_main():
         print(text, end="")
 
 
-def _run(config: TrainConfig, json: bool) -> int:
+def _run(asked: dict[str, Any], json: bool) -> int:
     from cvt.runtime import Interrupted
     from cvt.training.loop import train as run
 
     try:
-        result = run(config, progress=not json)
+        result = run(**asked, progress=not json)
     except Interrupted as stopped:
         if _is_main():
             print(f"cvt: {stopped}", file=sys.stderr)

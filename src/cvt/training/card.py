@@ -129,7 +129,8 @@ def write_card(
     from huggingface_hub import ModelCard
 
     height, width = record.preprocessing.size
-    taught = f", taught by {code(config.teacher)} ({config.distill.kind} distillation)"
+    kind = config.distill.kind if config.distill else "none"
+    taught = f", taught by {code(config.teacher)} ({kind} distillation)"
     card = ModelCard.from_template(
         header(config, record, result),
         template_str=_TEMPLATE,

@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -45,7 +45,6 @@ from cvt.errors import UserError, first_line
 from cvt.files import cannot_write, read_small
 from cvt.plain import MOST_TEXT, Range, from_others, from_plain, read_json
 from cvt.runtime import World, is_lost_peer, software
-from cvt.training.config import TrainConfig
 from cvt.training.run_folder import CHECKPOINTS_FOLDER, Progress
 
 _FACTS = "state.json"
@@ -515,19 +514,6 @@ def _root(error: BaseException) -> BaseException:
 
 # --- Whether a run that goes on is still the same run: its config, its data, its software.
 
-# What may differ when a run goes on, because it does not change what is computed.
-_FREE = (
-    "resume",
-    "force",
-    "device",
-    "num_workers",
-    "data_dir",
-    "download",
-    "accum_steps",
-    "checkpoint_minutes",
-    "keep_checkpoints",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
@@ -592,40 +578,3 @@ class RunFacts:
 def read_run_facts(checkpoint: Path) -> RunFacts:
     """Reads what a checkpoint says of its run."""
     return from_others(RunFacts, read_facts(checkpoint), f"the facts in {checkpoint}")
-
-
-def resumed_config(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """Returns the stored config with what the caller may change, such as device and workers.
-
-    A field of `given` that has its default counts as not given. With `given.force` all changes
-    are taken over.
-    """
-    return _merged(given, stored, TrainConfig(), "", given.force)
-
-
-def same_chunks(config: TrainConfig, chunks: int, world_size: int) -> TrainConfig:
-    """Returns the config with the accumulation steps that keep a batch's chunks as they were."""
-    if chunks % world_size and not config.force:
-        raise UserError(
-            f"Got {world_size} processes for a run whose batches have {chunks} chunks, expected a "
-            f"divisor of {chunks}; start as many, or go on all the same with --force."
-        )
-    return replace(config, accum_steps=max(chunks // world_size, 1))
-
-
-def _merged(given: Any, stored: Any, default: Any, prefix: str, force: bool) -> Any:
-    merged = {}
-    for each in fields(given):
-        new, old, usual = (getattr(one, each.name) for one in (given, stored, default))
-        if is_dataclass(new):
-            merged[each.name] = _merged(new, old, usual, f"{each.name}.", force)
-        elif new in (usual, old):
-            merged[each.name] = old
-        elif force or each.name in _FREE:
-            merged[each.name] = new
-        else:
-            raise UserError(
-                f"Got {prefix}{each.name} {new!r}, but the run to resume was started with "
-                f"{old!r}; leave it out, start a new run, or change it all the same with --force."
-            )
-    return replace(stored, **merged)

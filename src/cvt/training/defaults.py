@@ -1,9 +1,15 @@
-"""Fills the gaps of a config from the data, the device and the weights it starts from."""
+"""From what was said to a complete config: layers of plain data, each laid over the one before.
+
+First what is usual for the data and the device, as recipes that `default_recipes` chooses; then
+recipes and files that the caller names, in their order; then flags. What is still open follows from
+those: the learning rate from the batch, the epochs from the updates. A layer that says something in
+another way (`updates` for `epochs`, `optim.base_lr` for `optim.lr`) takes the place of the first.
+"""
 
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,16 +20,9 @@ import torch
 from cvt.data import BadImage, DataSplits
 from cvt.errors import UserError, did_you_mean
 from cvt.files import expanded
-from cvt.runtime import choose_precision, may_gain_from_bf16
-from cvt.training.config import (
-    AugmentConfig,
-    DistillConfig,
-    MixConfig,
-    OptimConfig,
-    TrainConfig,
-    known,
-    read_config,
-)
+from cvt.plain import from_plain, layer_from_plain, read_yaml_file
+from cvt.runtime import choose_precision, may_gain_from_bf16, number_format
+from cvt.training.config import GROUPS, Layer, TrainConfig
 from cvt.weights.record import Preprocessing, Record
 
 SMALL_SIDE = 64
@@ -31,366 +30,71 @@ WHOLE_SIDE = 384
 _LOOKED_AT = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataFacts:
-    """What presets are chosen by.
+# --- Layers: what somebody said, and which of two holds.
+
+
+def said(plain: Layer, what: str) -> dict[str, Any]:
+    """Returns the fields that plain data name, checked, number formats by their one name.
 
     Args:
-        num_images: Training pictures.
-        median_side: Median of their short sides, in pixels.
+        what: What a message calls the data.
     """
-
-    name: str
-    num_images: int
-    median_side: int
-
-
-def measure(splits: DataSplits) -> DataFacts:
-    """Looks at a few training pictures, evenly spread.
-
-    Raises:
-        UserError: Not one of them can be read.
-    """
-    found = list(splits.train.some(_LOOKED_AT))
-    sides = [min(image.size) for image in found if not isinstance(image, BadImage)]
-    if not sides:
-        raise UserError(f"None of the images looked at in {splits.name} can be read: {found[0]}")
-    side = int(np.median(sides))
-    return DataFacts(name=splits.name, num_images=len(splits.train), median_side=side)
+    precision = plain.get("precision") if isinstance(plain, Mapping) else None
+    if isinstance(precision, str | torch.dtype):
+        among = ("auto", "float32", "bf16", "fp16")
+        plain = {**plain, "precision": number_format(precision, among, "precision")}
+    return layer_from_plain(TrainConfig, plain, what)
 
 
-def derive(
-    config: TrainConfig, facts: DataFacts, device: torch.device, start: Record | None = None
-) -> TrainConfig:
-    """Returns the config with every gap filled that the run needs.
-
-    From scratch the learning rate follows from the batch: `lr = base_lr * batch_size / 512` (DeiT,
-    arXiv 2012.12877, section 6), `batch_size` being that of all processes together. Weights to
-    start from get the same peak whatever the batch, unless there is a `base_lr`. `start` is their
-    record: its model and its input size hold. Precision `auto` is left where only a try decides.
-
-    Raises:
-        UserError: The config names another model than the weights are of, freezes a network that
-            starts from nothing, gives epochs and updates that contradict each other, or says how
-            to distil without a teacher.
-    """
-    if start is not None:
-        config = _start_from(config, start)
-    elif config.freeze == "backbone":
-        raise UserError("Got freeze backbone without weights to keep; give some by --weights.")
-    _check_distillation(config)
-    given_epochs, given_optim = config.epochs, config.optim
-    for preset in _presets(config, facts, device):
-        config = _fill(config, preset)
-    if config.optim.lr is not None and given_optim.base_lr is None:
-        config = replace(config, optim=replace(config.optim, base_lr=None))
-    side = 32 if facts.median_side <= 32 else SMALL_SIDE
-    batch_size = _or(config.batch_size, 1)
-    config = replace(
-        config,
-        epochs=_epochs(config, given_epochs, facts),
-        image_size=_or(config.image_size, side),
-        num_workers=_or(config.num_workers, _share_of_cores()),
-        device=str(device),
-        precision=_precision(config.precision, device),
-    )
-    optim = config.optim
-    lr = _or(optim.lr, _or(optim.base_lr, 0.0) * batch_size / 512)
-    return replace(config, optim=replace(optim, lr=lr, min_lr=_or(optim.min_lr, lr / 100)))
-
-
-def preprocessing_for(config: TrainConfig, in_chans: int, start: Record | None) -> Preprocessing:
-    """Returns how pictures are brought to the network, in training and ever after.
-
-    Weights to start from bring their own, at the config's size. Otherwise small pictures are used
-    whole and scaled to -1..1; photographs lose an eighth at the border and are normalised by
-    ImageNet's mean, as the paper's are; from 384 pixels on they too are used whole, also where
-    the weights to start from saw fewer pixels, as in the paper's fine-tuning.
-    """
-    side = known(config.image_size)
-    size = (in_chans, side, side)
-    if start is not None and start.preprocessing.input_size[0] == in_chans:
-        theirs = replace(start.preprocessing, input_size=size)
-        grows = side >= WHOLE_SIDE > start.preprocessing.size[0]
-        return replace(theirs, crop_pct=1.0, crop_mode="squash") if grows else theirs
-    if side <= SMALL_SIDE or in_chans != 3:
-        half = (0.5,) * in_chans
-        return Preprocessing(input_size=size, mean=half, std=half, crop_pct=1.0, crop_mode="squash")
-    if side >= WHOLE_SIDE:
-        return Preprocessing(input_size=size, crop_pct=1.0, crop_mode="squash")
-    return Preprocessing(input_size=size)
-
-
-def _start_from(config: TrainConfig, start: Record) -> TrainConfig:
-    if config.model not in (None, start.model):
-        raise UserError(
-            f"Got model {config.model!r} and weights of {start.model!r}; leave the model out, or "
-            "give weights of that model."
-        )
-    size = _or(config.image_size, start.preprocessing.input_size[1])
-    return replace(config, model=start.model, image_size=size)
-
-
-def _check_distillation(config: TrainConfig) -> None:
-    given = [
-        f"distill.{each.name} {value}"
-        for each in fields(config.distill)
-        if (value := getattr(config.distill, each.name)) not in (None, "none")
-    ]
-    if given and config.teacher is None:
-        raise UserError(
-            f"Got {' and '.join(given)} without a teacher to learn from; name one by --teacher, "
-            "or leave it out."
-        )
-
-
-def _precision(name: str, device: torch.device) -> Any:
-    if name == "auto" and may_gain_from_bf16(device):
-        return name
-    return choose_precision(name, device)
-
-
-def _epochs(config: TrainConfig, given: int | None, facts: DataFacts) -> int:
-    """The epochs that the run's updates reach into, or the epochs themselves."""
-    if config.updates is None:
-        return _or(config.epochs, 1)
-    per_epoch = max(facts.num_images // _or(config.batch_size, 1), 1)
-    epochs = math.ceil(config.updates / per_epoch)
-    if given not in (None, epochs):
-        raise UserError(
-            f"Got epochs {given} and updates {config.updates}, which end in epoch {epochs}; give "
-            "one of them."
-        )
-    return epochs
-
-
-def _share_of_cores() -> int:
-    """The cores that this process may use, shared with those that torchrun started beside it."""
-    may_use = getattr(os, "sched_getaffinity", None)
-    cores = len(may_use(0)) if may_use else os.cpu_count() or 1
-    return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-
-
-def _presets(config: TrainConfig, facts: DataFacts, device: torch.device) -> list[TrainConfig]:
-    """The tables that apply; where two have a value, the earlier one's is taken."""
-    chosen = []
-    if config.weights:
-        chosen += [PROBING if config.freeze == "backbone" else FINE_TUNING]
-        if config.optim.base_lr is not None:
-            chosen = [replace(each, optim=replace(each.optim, lr=None)) for each in chosen]
-    on_cpu = device.type == "cpu"
-    if facts.name == "digits":
-        chosen += [DIGITS]
-    elif facts.median_side <= SMALL_SIDE:
-        chosen += [SMALL_ON_CPU] * on_cpu + [SMALL]
-    else:
-        chosen += [PHOTOGRAPHS_ON_CPU] * on_cpu + [PHOTOGRAPHS]
-    chosen = [_within(preset, facts) for preset in chosen]
-    if config.weights or _or(config.image_size, SMALL_SIDE) < SMALL_SIDE:
-        # Weights have their network; and what is changed in a row is for larger pictures.
-        chosen = [replace(preset, model_args={}) for preset in chosen]
-    return [*chosen, *[TAUGHT] * config.is_taught, ALWAYS]
-
-
-def _within(preset: TrainConfig, facts: DataFacts) -> TrainConfig:
-    """Keeps a preset's batch no larger than the training pictures are many."""
-    if preset.batch_size is None:
-        return preset
-    return replace(preset, batch_size=max(2, min(preset.batch_size, facts.num_images)))
-
-
-def _fill(config: Any, preset: Any) -> Any:
-    """Takes the preset's value for every field that is None; changes to a row go with the row.
-
-    That is so where the caller names the very row as well: naming a default changes nothing.
-    """
-    filled = {}
-    for each in fields(config):
-        mine, other = getattr(config, each.name), getattr(preset, each.name)
-        if is_dataclass(mine):
-            filled[each.name] = _fill(mine, other)
-        elif mine is None:
-            filled[each.name] = other
-    if isinstance(config, TrainConfig) and not config.model_args:
-        is_its_row = preset.model is not None and config.model in (None, preset.model)
-        filled["model_args"] = preset.model_args if is_its_row else {}
-    return replace(config, **filled)
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
-# --- What a run does when nobody says otherwise: a table for each kind of data.
-#
-# A preset is a `TrainConfig` whose values fill the gaps of the caller's.
-
-# Scans of 8x8 pixels, enlarged twofold so that a crop can shift and stretch them by parts of a
-# pixel; a stem of stride 2 then gives every pixel a token. Mirroring would make other shapes of
-# digits, and colour has no meaning here. Measured, see the slow test.
-DIGITS = TrainConfig(
-    model="cvt_nano_32",
-    image_size=16,
-    epochs=30,
-    batch_size=64,
-    num_workers=0,
-    optim=OptimConfig(base_lr=16e-3, weight_decay=0.05, warmup_epochs=2.0, clip_grad=1.0),
-    augment=AugmentConfig(
-        crop="random_resized",
-        scale=(0.6, 1.0),
-        ratio=(0.8, 1.25),
-        hflip=0.0,
-        color_jitter=0.0,
-        auto_augment="off",
-        re_prob=0.0,
-    ),
-    mix=MixConfig(mixup=0.0, cutmix=0.0, smoothing=0.1),
-)
-
-# Pictures of up to 64 pixels, such as CIFAR: a random part of 8 % of 32x32 pixels shows nothing,
-# so the whole picture is shifted instead. Mixing and erasing take the place of more data.
-SMALL = TrainConfig(
-    model="cvt_mini_32",
-    epochs=100,
-    batch_size=256,
-    optim=OptimConfig(base_lr=1e-3, weight_decay=0.05, warmup_epochs=5.0, clip_grad=1.0),
-    augment=AugmentConfig(
-        crop="pad", hflip=0.5, color_jitter=0.0, auto_augment="rand-m5-mstd0.5-inc1", re_prob=0.25
-    ),
-    mix=MixConfig(mixup=0.2, cutmix=1.0, smoothing=0.1),
-)
-
-# The paper's ImageNet recipe (facts: microsoft/CvT f851e68, YAML): DeiT's rule of 5e-4 for 512
-# images, which is the YAML's 2e-3 at 2048; the paper's 0.02 is a misprint of that. Clipping is
-# not in it, but is harmless at this norm and guards small batches.
-PHOTOGRAPHS = TrainConfig(
-    model="cvt_13",
-    image_size=224,
-    epochs=300,
-    batch_size=256,
-    optim=OptimConfig(base_lr=5e-4, weight_decay=0.05, warmup_epochs=5.0, clip_grad=5.0),
-    augment=AugmentConfig(
-        crop="random_resized",
-        scale=(0.08, 1.0),
-        hflip=0.5,
-        color_jitter=0.4,
-        auto_augment="rand-m9-mstd0.5-inc1",
-        re_prob=0.25,
-    ),
-    mix=MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1),
-)
-
-# Without an accelerator the presets above would take days: a small network sees fewer, smaller
-# pictures, and short runs do better without mixing. Small pictures are decoded so quickly that
-# worker processes only take cores from the network: on two, 324 images/s without and 244 with.
-SMALL_ON_CPU = TrainConfig(
-    model="cvt_nano_32",
-    epochs=10,
-    batch_size=64,
-    num_workers=0,
-    optim=OptimConfig(base_lr=8e-3, warmup_epochs=1.0),
-    augment=AugmentConfig(auto_augment="off", re_prob=0.0),
-    mix=MixConfig(mixup=0.0, cutmix=0.0),
-)
-PHOTOGRAPHS_ON_CPU = TrainConfig(
-    model="cvt_nano_32",
-    model_args={"embed_kernel": [7, 3, 3], "embed_stride": [4, 2, 2], "embed_padding": [3, 1, 1]},
-    image_size=128,
-    epochs=30,
-    batch_size=32,
-    optim=OptimConfig(base_lr=8e-3, warmup_epochs=2.0, clip_grad=1.0),
-    augment=AugmentConfig(scale=(0.35, 1.0), auto_augment="off", color_jitter=0.2, re_prob=0.0),
-    mix=MixConfig(mixup=0.0, cutmix=0.0),
-)
-
-# Weights to start from. How far an update of Adam's goes hardly depends on the batch, and small
-# data sets have small batches: scaled by them, the rate of a recipe for large batches would
-# leave the weights where they are. So the peak is one for all batches, and the layers near the
-# pictures, of which a deep network has many, learn more slowly (BEiT, arXiv 2106.08254). Measured
-# from `demo` on ten classes of Tiny ImageNet and on digits (CHANGELOG.md has figures), where
-# twice this did a little better still; not on the paper's networks, which are deeper.
-FINE_TUNING = TrainConfig(
-    epochs=20,
-    optim=OptimConfig(
-        lr=2e-3, weight_decay=0.05, warmup_epochs=1.0, layer_decay=0.75, clip_grad=1.0
-    ),
-    augment=AugmentConfig(scale=(0.35, 1.0)),
-    mix=MixConfig(mixup=0.0, cutmix=0.0),
-)
-
-# A classifier alone, on features that stay as they are, takes more than ten times as much.
-PROBING = TrainConfig(
-    epochs=20,
-    optim=OptimConfig(lr=3e-2, weight_decay=0.0, warmup_epochs=1.0, layer_decay=1.0, clip_grad=1.0),
-    augment=AugmentConfig(scale=(0.35, 1.0)),
-    mix=MixConfig(mixup=0.0, cutmix=0.0),
-)
-
-# What no kind of data asks to be different.
-ALWAYS = TrainConfig(
-    ema_decay=0.0,
-    optim=OptimConfig(opt="adamw", momentum=0.9, layer_decay=1.0),
-    augment=AugmentConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), re_mode="pixel", repeats=1),
-    mix=MixConfig(loss="ce"),
-)
-
-# Where there is a teacher: the defaults of DeiT's code (facts: facebookresearch/deit 7e160fe,
-# main.py), of the kind that its paper finds best. For the soft kind the paper (arXiv 2012.12877,
-# section 6.1) has alpha 0.1 and tau 3.
-TAUGHT = TrainConfig(distill=DistillConfig(kind="hard", alpha=0.5, tau=1.0))
-
-
-# --- Recipes and other config files: where they are, and what holds where several say something.
-
-Layer = Mapping[str, Any]
+def recipe_folders() -> list[Path]:
+    """Where recipes may lie: inside an installed library, beside `src` in a checkout."""
+    package = Path(__file__).parents[1]
+    return [package / "recipes", package.parents[1] / "recipes"]
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Returns the recipes that come with the library, by name.
-
-    In an installed library they lie inside the package, in a checkout beside `src`.
-    """
-    package = Path(__file__).parents[1]
-    for folder in (package / "recipes", package.parents[1] / "recipes"):
-        files = sorted(folder.glob("*.yaml"))
-        if files:
-            return {file.stem: file for file in files}
-    return {}
+    """Returns the recipes that come with the library, by name; those of the defaults left out."""
+    found = [path for folder in recipe_folders() for path in sorted(folder.glob("*.yaml"))]
+    return {path.stem: path for path in found}
 
 
-def find_config(name: str) -> Path:
+def find_recipe(name: str) -> Path:
     """Returns the file of this path; or the shipped recipe of this name, if there is no such file.
 
-    Raises:
-        UserError: There is neither.
+    The defaults are recipes too: `defaults/small` is one.
     """
     path = expanded(name)
     if path.is_file():
         return path
+    for folder in recipe_folders():
+        shipped = folder / f"{name.removesuffix('.yaml')}.yaml"
+        if shipped.is_file():
+            return shipped
     recipes = shipped_recipes()
-    if name.removesuffix(".yaml") in recipes:
-        return recipes[name.removesuffix(".yaml")]
     raise UserError(
         f"There is no config file {name}, and no recipe of that name among {', '.join(recipes)}."
         f"{did_you_mean(path.stem, recipes)}"
     )
 
 
+def read_recipe(name: str) -> dict[str, Any]:
+    """Reads a recipe by its name, or a YAML file, and returns the fields that it names."""
+    path = find_recipe(name)
+    return said(read_yaml_file(path, f"The config {path}"), str(path))
+
+
 def read_layers(names: Iterable[str], flags: Layer) -> dict[str, Any]:
-    """Reads config files in order and lays the flags on top, for `TrainConfig.from_dict`.
+    """Reads recipes and files in order and lays the flags on top.
 
     Args:
-        names: Paths and names of recipes; what a later one says holds.
-        flags: What was said on the command line, which holds above all files.
-
-    Raises:
-        UserError: A file is not there or wrong; the message names it.
+        names: Of recipes, and paths of files; what a later one says holds.
+        flags: What holds above all files.
     """
-    return reduce(overlay, [*(read_config(find_config(name)) for name in names), flags], {})
+    return reduce(overlay, [*map(read_recipe, names), flags], {})
 
 
 def overlay(lower: Layer, upper: Layer) -> dict[str, Any]:
-    """Returns two layers as one; where both name a key, the upper one's value holds.
+    """Returns two layers as one; where both name a field, the upper one's value holds.
 
     What the lower one merely derived from other values goes, so that it is derived again. So does
     what the upper one says in another way (`updates` instead of `epochs`, `optim.base_lr` instead
@@ -410,7 +114,7 @@ def overlay(lower: Layer, upper: Layer) -> dict[str, Any]:
 
 
 def _without_derived(layer: Layer) -> dict[str, Any]:
-    """Drops what a run's own config holds only because `cvt.training.defaults` worked it out."""
+    """Drops what a run's own config holds only because `derive` worked it out."""
     layer, optim = dict(layer), dict(layer.get("optim", {}))
     if layer.get("updates") is not None:
         layer.pop("epochs", None)
@@ -436,3 +140,220 @@ def _merge(lower: Layer, upper: Layer) -> dict[str, Any]:
             value = _merge(old, value)
         merged[name] = value
     return merged
+
+
+# --- What is usual for the data and the device, and what follows from it.
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What default recipes are chosen by.
+
+    Args:
+        num_images: Training images.
+        median_side: Median of their short sides, in pixels.
+    """
+
+    name: str
+    num_images: int
+    median_side: int
+
+
+def measure(splits: DataSplits) -> DataFacts:
+    """Looks at a few training images, evenly spread."""
+    found = list(splits.train.some(_LOOKED_AT))
+    sides = [min(image.size) for image in found if not isinstance(image, BadImage)]
+    if not sides:
+        raise UserError(f"None of the images looked at in {splits.name} can be read: {found[0]}")
+    side = int(np.median(sides))
+    return DataFacts(name=splits.name, num_images=len(splits.train), median_side=side)
+
+
+def default_recipes(asked: Layer, facts: DataFacts, device: torch.device) -> list[str]:
+    """Returns the names of the recipes that apply, each to be laid over the one before."""
+    if facts.name == "digits":
+        chosen = ["digits"]
+    else:
+        kind = "small" if facts.median_side <= SMALL_SIDE else "photographs"
+        chosen = [f"defaults/{kind}"] + [f"defaults/{kind}_on_cpu"] * (device.type == "cpu")
+    if "weights" in asked:
+        probing = asked.get("freeze") == "backbone"
+        chosen += ["defaults/probing" if probing else "defaults/fine_tuning"]
+    return chosen
+
+
+def derive(
+    asked: Layer, facts: DataFacts, device: torch.device, start: Record | None = None
+) -> TrainConfig:
+    """Returns the complete config of a run.
+
+    From scratch the learning rate follows from the batch: `lr = base_lr * batch_size / 512` (DeiT,
+    arXiv 2012.12877, section 6), `batch_size` being that of all processes together. Weights to
+    start from get the same peak whatever the batch, unless there is a `base_lr`. Precision `auto`
+    is left where only a try decides.
+
+    Args:
+        asked: What was said, all layers of it as one.
+        start: The record of the weights to start from: its model and its input size hold.
+    """
+    if start is not None:
+        asked = _start_from(asked, start)
+    elif asked.get("freeze") == "backbone":
+        raise UserError("Got freeze backbone without weights to keep; give some by --weights.")
+    config = overlay(_defaults(asked, facts, device), asked)
+    config.setdefault("image_size", 32 if facts.median_side <= 32 else SMALL_SIDE)
+    config.setdefault("num_workers", _share_of_cores())
+    config["epochs"] = _epochs(config, facts)
+    config["optim"] = _rates(config["optim"], config["batch_size"])
+    config["distill"] = _distillation(config)
+    config["device"] = str(device)
+    config["precision"] = _precision(config.get("precision", "auto"), device)
+    return from_plain(TrainConfig, config, "the config")
+
+
+def _start_from(asked: Layer, start: Record) -> dict[str, Any]:
+    if asked.get("model", start.model) != start.model:
+        raise UserError(
+            f"Got model {asked['model']!r} and weights of {start.model!r}; leave the model out, or "
+            "give weights of that model."
+        )
+    return {"image_size": start.preprocessing.input_size[1], **asked, "model": start.model}
+
+
+def _defaults(asked: Layer, facts: DataFacts, device: torch.device) -> dict[str, Any]:
+    """The default recipes as one layer, to the measure of the data.
+
+    Weights have their network, and what is changed in a row is for larger images: those changes
+    go. So they do where the caller changes the row.
+    """
+    layer = reduce(overlay, map(read_recipe, default_recipes(asked, facts, device)))
+    layer["batch_size"] = max(2, min(layer["batch_size"], facts.num_images))
+    is_small = asked.get("image_size", SMALL_SIDE) < SMALL_SIDE
+    if "weights" in asked or is_small or asked.get("model_args"):
+        layer.pop("model_args", None)
+    return layer
+
+
+def _epochs(config: Layer, facts: DataFacts) -> int:
+    """The epochs that the run's updates reach into, or the epochs themselves."""
+    given, updates = config.get("epochs"), config.get("updates")
+    if updates is None:
+        return config["epochs"]
+    per_epoch = max(facts.num_images // config["batch_size"], 1)
+    epochs = math.ceil(updates / per_epoch)
+    if given not in (None, epochs):
+        raise UserError(
+            f"Got epochs {given} and updates {updates}, which end in epoch {epochs}; give one of "
+            "them."
+        )
+    return epochs
+
+
+def _rates(optim: Layer, batch_size: int) -> dict[str, Any]:
+    lr = optim["lr"] if "lr" in optim else optim["base_lr"] * batch_size / 512
+    return {"min_lr": lr / 100, **optim, "lr": lr}
+
+
+def _distillation(config: Layer) -> dict[str, Any] | None:
+    """How the teacher teaches, if there is one; without, only `kind` none may be said."""
+    distill = config.get("distill", {})
+    if "teacher" in config:
+        return distill
+    given = [f"distill.{name} {value}" for name, value in distill.items() if value != "none"]
+    if given:
+        raise UserError(
+            f"Got {' and '.join(given)} without a teacher to learn from; name one by --teacher, "
+            "or leave it out."
+        )
+    return None
+
+
+def _precision(name: str, device: torch.device) -> str:
+    if name == "auto" and may_gain_from_bf16(device):
+        return name
+    return choose_precision(name, device)
+
+
+def _share_of_cores() -> int:
+    """The cores that this process may use, shared with those that torchrun started beside it."""
+    may_use = getattr(os, "sched_getaffinity", None)
+    cores = len(may_use(0)) if may_use else os.cpu_count() or 1
+    return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def preprocessing_for(config: TrainConfig, in_chans: int, start: Record | None) -> Preprocessing:
+    """Returns how images are brought to the network, in training and ever after.
+
+    Weights to start from bring their own, at the config's size. Otherwise small images are used
+    whole and scaled to -1..1; photographs lose an eighth at the border and are normalised by
+    ImageNet's mean, as the paper's are; from 384 pixels on they too are used whole, also where
+    the weights to start from saw fewer pixels, as in the paper's fine-tuning.
+    """
+    side = config.image_size
+    size = (in_chans, side, side)
+    if start is not None and start.preprocessing.input_size[0] == in_chans:
+        theirs = replace(start.preprocessing, input_size=size)
+        grows = side >= WHOLE_SIDE > start.preprocessing.size[0]
+        return replace(theirs, crop_pct=1.0, crop_mode="squash") if grows else theirs
+    if side <= SMALL_SIDE or in_chans != 3:
+        half = (0.5,) * in_chans
+        return Preprocessing(input_size=size, mean=half, std=half, crop_pct=1.0, crop_mode="squash")
+    if side >= WHOLE_SIDE:
+        return Preprocessing(input_size=size, crop_pct=1.0, crop_mode="squash")
+    return Preprocessing(input_size=size)
+
+
+# --- A run that goes on: what was said over the config that it was started with.
+
+# What may differ when a run goes on, because it does not change what is computed.
+_FREE = (
+    "resume",
+    "force",
+    "device",
+    "num_workers",
+    "data_dir",
+    "download",
+    "accum_steps",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+)
+
+
+def resumed(stored: TrainConfig, asked: Layer) -> TrainConfig:
+    """Returns the stored config with what the caller may change, such as device and workers.
+
+    With `force` all changes are taken over. Nothing is fetched that is not asked for anew, and
+    what `auto` chose then holds.
+    """
+    config = {**said(stored.to_dict(), "the stored config"), "download": False}
+    for name, value in asked.items():
+        if value == "auto":
+            continue
+        if name in GROUPS:
+            old = config.get(name, {})
+            _check_changes(f"{name}.", value, old, asked)
+            config[name] = {**old, **value}
+        else:
+            _check_changes("", {name: value}, config, asked)
+            config[name] = value
+    return from_plain(TrainConfig, config, "the config")
+
+
+def _check_changes(prefix: str, said: Layer, stored: Layer, asked: Layer) -> None:
+    for name, value in said.items():
+        old = stored.get(name)
+        if value != old and name not in _FREE and not asked.get("force"):
+            raise UserError(
+                f"Got {prefix}{name} {value!r}, but the run to resume was started with {old!r}; "
+                "leave it out, start a new run, or change it all the same with --force."
+            )
+
+
+def same_chunks(config: TrainConfig, chunks: int, world_size: int) -> TrainConfig:
+    """Returns the config with the accumulation steps that keep a batch's chunks as they were."""
+    if chunks % world_size and not config.force:
+        raise UserError(
+            f"Got {world_size} processes for a run whose batches have {chunks} chunks, expected a "
+            f"divisor of {chunks}; start as many, or go on all the same with --force."
+        )
+    return replace(config, accum_steps=max(chunks // world_size, 1))

@@ -29,7 +29,7 @@ from cvt.plain import to_plain
 from cvt.runtime import World, hardware, software
 from cvt.training.card import CardFacts, write_card
 from cvt.training.checkpoints import Identity, RunFacts, Tensors, save_state
-from cvt.training.config import TrainConfig, known
+from cvt.training.config import TrainConfig
 from cvt.training.network import Network
 from cvt.training.report import TrainResult, save_curves, save_result
 from cvt.training.run_folder import (
@@ -84,7 +84,7 @@ class Job:
     @property
     def batch_size(self) -> int:
         """Pictures per update, over all processes."""
-        return known(self.config.batch_size)
+        return self.config.batch_size
 
     @property
     def updates_per_epoch(self) -> int:
@@ -94,7 +94,7 @@ class Job:
     @property
     def total_updates(self) -> int:
         """Updates of the whole run."""
-        return self.config.updates or known(self.config.epochs) * self.updates_per_epoch
+        return self.config.updates or self.config.epochs * self.updates_per_epoch
 
     @property
     def updates_of_epoch(self) -> int:
@@ -138,9 +138,9 @@ class Job:
             seed=self.config.seed,
             epoch=self.progress.epoch,
             start_batch=self.progress.batch,
-            num_workers=known(self.config.num_workers),
+            num_workers=self.config.num_workers,
             drop_last=True,
-            repeats=known(self.config.augment.repeats),
+            repeats=self.config.augment.repeats,
             share=Share(self.world.rank, self.world.size, self.config.accum_steps),
         )
 
@@ -150,7 +150,7 @@ class Job:
             images,
             self.plain,
             batch_size=max(self.batch_size // (self.world.size * self.config.accum_steps), 1),
-            num_workers=known(self.config.num_workers),
+            num_workers=self.config.num_workers,
             rank=self.world.rank,
             world_size=self.world.size,
         )
@@ -171,14 +171,14 @@ class Job:
         )
 
     def _taught(self) -> str:
-        teacher, kind = self.step.teacher, self.config.distill.kind
-        if teacher is None:
+        teacher, distill = self.step.teacher, self.config.distill
+        if teacher is None or distill is None:
             return ""
         own = self.record.spec.distilled
         where = "a classifier of its own" if own else "the only classifier"
         return (
-            f"Taught by {teacher.name} ({teacher.num_params:,} parameters): {kind} distillation "
-            f"into {where}. "
+            f"Taught by {teacher.name} ({teacher.num_params:,} parameters): {distill.kind} "
+            f"distillation into {where}. "
         )
 
 
@@ -309,7 +309,7 @@ def names_of_batch(job: Job) -> list[str]:
         batch_size=job.batch_size,
         seed=job.config.seed,
         epoch=job.progress.epoch,
-        repeats=known(job.config.augment.repeats),
+        repeats=job.config.augment.repeats,
         batch=job.progress.batch,
     )
 

@@ -5,12 +5,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from cvt.data import Batch, ImageSet, dead_workers_explained
 from cvt.errors import UserError
 from cvt.evaluation.answers import Logits, validate
+from cvt.plain import to_plain
 from cvt.runtime import (
     Interrupted,
     StopRequest,
@@ -21,7 +24,8 @@ from cvt.runtime import (
     seed_position,
     stop_requests,
 )
-from cvt.training.config import TrainConfig, save_config
+from cvt.training.config import Layer, TrainConfig, save_config
+from cvt.training.defaults import read_layers, said
 from cvt.training.job import (
     Job,
     draw,
@@ -40,24 +44,35 @@ from cvt.training.setup import prepare
 from cvt.training.step import Chunk, NonFinite, StepResult, train_step
 
 
-def train(config: TrainConfig, progress: bool = True) -> TrainResult:
-    """Trains a model and leaves a run folder with weights, checkpoints, metrics and curves.
+def train(
+    data: str | Path | TrainConfig | None = None,
+    *,
+    recipe: str | Path | Sequence[str | Path] = (),
+    progress: bool = True,
+    **settings: Any,
+) -> TrainResult:
+    """Trains a classifier and leaves a run folder with weights, checkpoints, metrics and curves.
 
     Started by torchrun, all processes train together. The weights of the epoch with the best
     validation top-1 are kept beside the last ones and, if the data has a test split, measured on
     it once, at the end. The generators of Python, numpy and torch are seeded anew at every update.
 
     Args:
+        data: digits (the default), a folder of images, parquet files, torch/cifar10, hfds/...;
+            or a whole `TrainConfig`.
+        recipe: A recipe's name or a YAML file, or several: later ones override earlier.
         progress: Print what happens.
+        settings: Fields of `TrainConfig`, which override recipes: `epochs=3`, groups as dicts,
+            `optim={"lr": 1e-3}`. What nobody says follows from data and device.
 
     Raises:
-        UserError: Config or data cannot be used, the disk is full, or a process was lost.
         NonFinite: The loss or the gradient is not finite; the last good checkpoint is kept.
         Interrupted: Ctrl-C; the state was saved, and `resume` goes on exactly from there.
     """
-    with dead_workers_explained(), join_world(config.device) as world:
+    asked = _asked(data, recipe, settings)
+    with dead_workers_explained(), join_world(asked.get("device", "auto")) as world:
         try:
-            return _run(config, world, progress and world.is_main)
+            return _run(asked, world, progress and world.is_main)
         except RuntimeError as error:
             if world.size > 1 and is_lost_peer(error):
                 raise UserError(
@@ -65,6 +80,21 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
                     "ended or no longer answers; go on with the same processes by --resume."
                 ) from error
             raise
+
+
+def _asked(
+    data: str | Path | TrainConfig | None,
+    recipe: str | Path | Sequence[str | Path],
+    settings: dict[str, Any],
+) -> Layer:
+    """All that was said as one layer."""
+    plain = to_plain(settings)
+    if isinstance(data, TrainConfig):
+        plain = {**data.to_dict(), **plain}
+    elif data is not None:
+        plain = {"data": str(data), **plain}
+    recipes = [recipe] if isinstance(recipe, str | Path) else recipe
+    return read_layers(map(str, recipes), said(plain, "the settings"))
 
 
 @dataclass(kw_only=True)
@@ -111,11 +141,11 @@ class _Session:
             self.screen.say(f"skipped: {sentence}")
 
 
-def _run(config: TrainConfig, world: World, shown: bool) -> TrainResult:
+def _run(asked: Layer, world: World, shown: bool) -> TrainResult:
     start = time.monotonic()
     with ExitStack() as stack:
         job = prepare(
-            config, world, lambda run: world.on_main(lambda: stack.enter_context(held(run)))
+            asked, world, lambda run: world.on_main(lambda: stack.enter_context(held(run)))
         )
         done, progress = job.done_updates, job.progress
         # An epoch's figures stand at its last update: one that is yet to be measured gets new ones.

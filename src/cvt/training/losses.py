@@ -7,7 +7,7 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvt.training.config import DistillConfig, MixConfig, known
+from cvt.training.config import DistillConfig, MixConfig
 
 # --- What a student minimises that learns from labels and from a teacher: DeiT's distillation.
 
@@ -35,8 +35,8 @@ class DistillationLoss(nn.Module):
     def __init__(self, base: nn.Module, config: DistillConfig) -> None:
         super().__init__()
         self.base = base
-        self.kind: Literal["hard", "soft", "none"] = known(config.kind)
-        self.alpha, self.tau = known(config.alpha), known(config.tau)
+        self.kind: Literal["hard", "soft", "none"] = config.kind
+        self.alpha, self.tau = config.alpha, config.tau
 
     def forward(
         self, out: Tensor | tuple[Tensor, Tensor], targets: Tensor, taught: Tensor
@@ -88,8 +88,8 @@ def make_loss(config: MixConfig, distill: DistillConfig | None = None) -> nn.Mod
 
 def _base(config: MixConfig) -> nn.Module:
     is_mixed = config.mixup or config.cutmix
-    smoothing = 0.0 if is_mixed else known(config.smoothing)
-    if known(config.loss) == "bce":
+    smoothing = 0.0 if is_mixed else config.smoothing
+    if config.loss == "bce":
         return _YesOrNo(smoothing=smoothing)
     return nn.CrossEntropyLoss(label_smoothing=smoothing)
 

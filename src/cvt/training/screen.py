@@ -110,17 +110,17 @@ def _leave_out_unread(used: dict[str, Any], config: TrainConfig, processes: int)
     optim, augment = config.optim, config.augment
     unread = {
         "base_lr": True,  # said with lr
-        "momentum": optim.opt not in (None, "sgd"),
+        "momentum": optim.opt != "sgd",
         "scale": augment.crop != "random_resized",
         "ratio": augment.crop != "random_resized",
-        "color_jitter": augment.auto_augment not in (None, "off"),
+        "color_jitter": augment.auto_augment != "off",
         "re_mode": not augment.re_prob,
         "parallel": processes == 1,
         "sync_bn": processes == 1,
         "accum_steps": True,  # said with batch_size
-        "teacher": config.distill.kind == "none",
-        "teacher_args": config.distill.kind == "none",
-        "tau": config.distill.kind != "soft",
+        "teacher": not config.is_taught,
+        "teacher_args": not config.is_taught,
+        "tau": config.distill is None or config.distill.kind != "soft",
     }
     for name, drop in unread.items():
         if drop:
@@ -131,7 +131,7 @@ def _said(name: str, value: Any, config: TrainConfig, processes: int) -> str:
     if value is True:
         return name
     text = f"{name} {say_value(value)}"
-    if name == "lr" and config.optim.base_lr and config.batch_size:
+    if name == "lr" and config.optim.base_lr:
         base_lr, batch_size = config.optim.base_lr, config.batch_size
         if abs(base_lr * batch_size / 512 - value) < 1e-9:
             text += f" = {base_lr:g} * {batch_size} / 512"
@@ -248,7 +248,7 @@ class Screen:
             facts: A sentence or more about data, model and machine.
             processes: How many of them train together.
         """
-        self._num_workers = config.num_workers or 0
+        self._num_workers = config.num_workers
         self._has_accelerator = config.device != "cpu"
         self.say(facts)
         lines = settings(config, processes)

@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch import nn
 
 from cvt.data import (
-    Augment,
     DataSplits,
     eval_transform,
     load_data,
@@ -20,7 +19,7 @@ from cvt.errors import UserError
 from cvt.files import expanded
 from cvt.parts.backbone import Backbone
 from cvt.parts.model import VisionModel
-from cvt.plain import write_yaml
+from cvt.plain import to_plain, write_yaml
 from cvt.runtime import World, choose_device, faster_precision, seed_position
 from cvt.training.checkpoints import (
     Identity,
@@ -29,11 +28,16 @@ from cvt.training.checkpoints import (
     newest,
     passed_over,
     read_run_facts,
-    resumed_config,
+)
+from cvt.training.config import USUAL, Layer, TrainConfig, load_config
+from cvt.training.defaults import (
+    derive,
+    measure,
+    preprocessing_for,
+    resumed,
+    said,
     same_chunks,
 )
-from cvt.training.config import TrainConfig, known, load_config
-from cvt.training.defaults import derive, measure, preprocessing_for
 from cvt.training.job import Job
 from cvt.training.losses import make_loss
 from cvt.training.network import make_network
@@ -48,6 +52,9 @@ from cvt.zoo.timm_models import build
 # Of the images that a step is tried with, all together: two of 224 pixels.
 _PROBE_PIXELS = 2 * 224**2
 
+# What decides which images a split has.
+_DATA = ("data_dir", "val_fraction", "seed")
+
 _NOT_TO_SAY = {
     "num_classes": "which follows from the data",
     "pretrained": "while weights to start from are given by --weights",
@@ -57,37 +64,35 @@ _NOT_TO_SAY = {
 }
 
 
-def prepare(config: TrainConfig, world: World, hold: Callable[[Path], None] | None = None) -> Job:
+def prepare(asked: Layer, world: World, hold: Callable[[Path], None] | None = None) -> Job:
     """Loads the data, derives the config, builds model and optimiser, and makes the run's folder.
 
-    With `config.resume`, or after torchrun restarted its processes, all of it is put back to
-    where the run was saved. What such a folder says decides what is read, as it did when the run
-    was begun; but nothing is fetched that is not asked for anew, and nothing written elsewhere.
+    With `resume`, or after torchrun restarted its processes, all of it is put back to where the
+    run was saved. What such a folder says decides what is read, as it did when the run was begun;
+    but nothing is fetched that is not asked for anew, and nothing written elsewhere.
 
     Args:
+        asked: What was said of the run's config.
         hold: Marks the run's folder as in training, before anything in it is read; None leaves it.
-
-    Raises:
-        UserError: Something in the config, the data or the run to resume cannot be used.
     """
     with world.alike():
-        return _prepare(_after_restart(config, world), world, hold or (lambda run: None))
+        return _prepare(_after_restart(asked, world), world, hold or (lambda run: None))
 
 
-def _prepare(config: TrainConfig, world: World, hold: Callable[[Path], None]) -> Job:
+def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Job:
     run = None
-    if config.resume:
-        run = expanded(config.resume)
+    if "resume" in asked:
+        run = expanded(asked["resume"])
         if world.on_main(lambda: is_run(run)):
             hold(run)
         if not world.on_main(lambda: _is_only_begun(run)):
-            return _resume(config, run, world)
-        stored = replace(load_config(run / CONFIG_FILE), download=config.download)
-        config = resumed_config(config, stored)
-    device = _device(config, world)
-    splits = _splits(config, world)
-    seed_position(config.seed)
-    config, model, record = _new_model(config, splits, device)
+            return _resume(asked, run, world)
+        asked = said(resumed(load_config(run / CONFIG_FILE), asked).to_dict(), "the config")
+    told = {**USUAL, **asked}
+    device = _device(told["device"], world)
+    splits = _splits(told, world)
+    seed_position(told["seed"])
+    config, model, record = _new_model(asked, splits, device)
     config, tried = _with_precision(config, model, device, world)
     check_batch(config, len(splits.train), world.size)
     teacher, notes = _teacher(config, record, splits, device, world)
@@ -106,11 +111,11 @@ def _with_precision(
     """Decides between float32 and bf16 where only a try can; the run keeps to it from then on."""
     if config.precision != "auto":
         return config, []
-    side = known(config.image_size)
-    count = max(2, min(known(config.batch_size), _PROBE_PIXELS // side**2))
+    side = config.image_size
+    count = max(2, min(config.batch_size, _PROBE_PIXELS // side**2))
     images = torch.zeros(count, model.in_chans, side, side, device=device)
-    chosen, said = world.on_main(lambda: faster_precision(model.to(device), images))
-    return replace(config, precision=cast("Any", chosen)), [said]
+    chosen, why = world.on_main(lambda: faster_precision(model.to(device), images))
+    return replace(config, precision=cast("Any", chosen)), [why]
 
 
 def _is_only_begun(run: Path) -> bool:
@@ -118,15 +123,14 @@ def _is_only_begun(run: Path) -> bool:
     return (run / CONFIG_FILE).exists() and not has_checkpoint(run)
 
 
-def _resume(given: TrainConfig, run: Path, world: World) -> Job:
+def _resume(asked: Layer, run: Path, world: World) -> Job:
     checkpoint = world.on_main(lambda: newest(run))
     facts = read_run_facts(checkpoint)
     stored = facts.identity
-    config = replace(TrainConfig.from_dict(facts.config), download=given.download)
-    config = resumed_config(given, config)
+    config = resumed(TrainConfig.from_dict(facts.config), asked)
     config = same_chunks(config, stored.chunks, world.size)
-    device = _device(config, world)
-    splits = _splits(config, world)
+    device = _device(config.device, world)
+    splits = _splits(config.to_dict(), world)
     record = Record.from_dict(facts.record)
     model = build(
         record.model,
@@ -137,7 +141,7 @@ def _resume(given: TrainConfig, run: Path, world: World) -> Job:
     teacher, notes = _teacher(config, record, splits, device, world)
     config = replace(config, out=str(run), resume=None, force=False)
     job = _assemble(config, run, splits, device, model, record, world, teacher)
-    if not given.force:
+    if not asked.get("force"):
         stored.check(job.identity)
     check_batch(config, len(splits.train), world.size)
     load_tensors(checkpoint, job.tensors)
@@ -151,18 +155,18 @@ def _resume(given: TrainConfig, run: Path, world: World) -> Job:
     return job
 
 
-def _after_restart(config: TrainConfig, world: World) -> TrainConfig:
+def _after_restart(asked: Layer, world: World) -> Layer:
     """Goes on with the run of processes that torchrun lost and started again."""
-    if not world.is_restarted or config.resume:
-        return config
-    if config.out is None:
+    if not world.is_restarted or "resume" in asked:
+        return asked
+    if "out" not in asked:
         raise UserError(
             "A process was lost and torchrun started all of them again, but without --out the run "
             "to go on with is not known; go on by --resume RUN, and give --out next time."
         )
-    if has_checkpoint(Path(config.out)):
-        return TrainConfig(resume=config.out, device=config.device)
-    return config
+    if has_checkpoint(Path(asked["out"])):
+        return {"resume": asked["out"], "device": asked.get("device", "auto")}
+    return asked
 
 
 def _run_folder(config: TrainConfig, world: World) -> Path:
@@ -171,44 +175,36 @@ def _run_folder(config: TrainConfig, world: World) -> Path:
     return make_run_folder(config)
 
 
-def _device(config: TrainConfig, world: World) -> torch.device:
-    return choose_device(config.device, world.local_rank if world.size > 1 else None)
+def _device(name: str, world: World) -> torch.device:
+    return choose_device(name, world.local_rank if world.size > 1 else None)
 
 
-def _splits(config: TrainConfig, world: World) -> DataSplits:
-    return world.in_turn(
-        lambda: load_data(
-            config.data,
-            data_dir=config.data_dir,
-            val_fraction=config.val_fraction,
-            seed=config.seed,
-            download=config.download,
-        )
-    )
+def _splits(told: Layer, world: World) -> DataSplits:
+    where = {name: told[name] for name in _DATA}
+    return world.in_turn(lambda: load_data(told["data"], **where, download=told["download"]))
 
 
 def _new_model(
-    config: TrainConfig, splits: DataSplits, device: torch.device
+    asked: Layer, splits: DataSplits, device: torch.device
 ) -> tuple[TrainConfig, VisionModel, Record]:
-    """Derives the config and builds its model; of `config.weights`, if it starts from some."""
+    """Derives the config and builds its model; of `weights`, if it starts from some."""
     num_classes = len(splits.classes)
     start, start_record = None, None
-    if config.weights:
-        start = load(config.weights, num_classes=num_classes, **row_changes(config))
+    if "weights" in asked:
+        start = load(asked["weights"], num_classes=num_classes, **row_changes(asked))
         start_record = _record_of(start)
-    config = derive(config, measure(splits), device, start_record)
-    name = known(config.model)
-    model = start or create_model(name, num_classes=num_classes, **row_changes(config))
-    side = known(config.image_size)
+    config = derive(asked, measure(splits), device, start_record)
+    changes, side = dict(row_changes(config.to_dict())), config.image_size
+    model = start or create_model(config.model, num_classes=num_classes, **changes)
     if any(each.endswith("pos_embed.table") for each in model.state_dict()):
         if start is not None:
             start.set_input_size(side)
         elif "img_size" not in config.model_args:  # a table drawn for it, not one interpolated
-            changes: dict[str, Any] = {**row_changes(config), "img_size": side}
-            model = create_model(name, num_classes=num_classes, **changes)
+            changes["img_size"] = side
+            model = create_model(config.model, num_classes=num_classes, **changes)
     model = cast("VisionModel", model)
     record = Record(
-        model=name.partition(".")[0],
+        model=config.model.partition(".")[0],
         spec=model.spec,
         preprocessing=preprocessing_for(config, model.in_chans, start_record),
         class_names=splits.classes,
@@ -222,9 +218,10 @@ def _teacher(
     config: TrainConfig, record: Record, splits: DataSplits, device: torch.device, world: World
 ) -> tuple[Teacher | None, list[str]]:
     """Finds and checks the network to learn from, and what the user should know about it."""
-    if not config.is_taught:
+    name = config.teacher
+    if name is None or not config.is_taught:
         return None, []
-    source = world.in_turn(lambda: find_teacher(known(config.teacher), config.teacher_args))
+    source = world.in_turn(lambda: find_teacher(name, config.teacher_args))
     notes = check_teacher(source, record.preprocessing, tuple(splits.classes))
     return Teacher(source, record.preprocessing, device), notes
 
@@ -235,18 +232,13 @@ def _record_of(model: nn.Module) -> Record:
     return record
 
 
-def row_changes(config: TrainConfig) -> dict[str, Any]:
-    """Returns what a config changes in its model's row.
-
-    Raises:
-        UserError: It is not for a config to say.
-    """
+def row_changes(told: Layer) -> dict[str, Any]:
+    """Returns what a config changes in its model's row; refuses what is not for it to say."""
+    args, drop_path_rate = told.get("model_args", {}), told.get("drop_path_rate")
     for name, why in _NOT_TO_SAY.items():
-        if name in config.model_args:
+        if name in args:
             raise UserError(f"Got model_args {name}, {why}; leave it out.")
-    if config.drop_path_rate is None:
-        return config.model_args
-    return {**config.model_args, "drop_path_rate": config.drop_path_rate}
+    return args if drop_path_rate is None else {**args, "drop_path_rate": drop_path_rate}
 
 
 def _assemble(
@@ -289,29 +281,25 @@ def _assemble(
         optimizer=optimizer,
         loss_fn=make_loss(config.mix, config.distill if teacher else None),
         step=StepOptions(
-            batch_size=known(config.batch_size),
+            batch_size=config.batch_size,
             num_chunks=config.accum_steps,
             world=world,
             mixer=make_mixer(config.mix, len(splits.classes)),
             norms=network.norms,
-            clip_grad=known(config.optim.clip_grad),
+            clip_grad=config.optim.clip_grad,
             precision=config.precision,
             scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
             teacher=teacher,
         ),
-        augmented=train_transform(record.preprocessing, Augment(**asdict(config.augment))),
+        augmented=train_transform(record.preprocessing, config.augment),
         plain=eval_transform(record.preprocessing),
         progress=Progress(),
     )
 
 
 def check_batch(config: TrainConfig, num_images: int, world_size: int) -> None:
-    """Makes sure that a batch can be had, and shared out to all processes.
-
-    Raises:
-        UserError: It cannot.
-    """
-    batch_size, chunks = known(config.batch_size), world_size * config.accum_steps
+    """Makes sure that a batch can be had, and shared out to all processes."""
+    batch_size, chunks = config.batch_size, world_size * config.accum_steps
     if batch_size > num_images:
         raise UserError(
             f"Got batch_size {batch_size} for {num_images} training images; make it smaller."
@@ -327,44 +315,44 @@ def check_batch(config: TrainConfig, num_images: int, world_size: int) -> None:
 # --- What a run would be told, as text, without starting it.
 
 
-def preview(config: TrainConfig) -> str:
+def preview(asked: Layer) -> str:
     """Returns the config that a run would work with as YAML, derived values included.
 
     Nothing is written or downloaded but weights to start from. Where data or weights are not at
-    hand, a comment says so and the config stands as it was given.
-
-    Raises:
-        UserError: The config is wrong, or the run to resume cannot be.
+    hand, a comment says so, and null stands for what would be derived.
     """
-    if config.resume:
-        stored = read_run_facts(newest(expanded(config.resume)))
-        return write_yaml(resumed_config(config, TrainConfig.from_dict(stored.config)).to_dict())
-    device = choose_device(config.device)
-    changes = row_changes(config)
-    if config.model and not config.weights:
-        _check_row(config.model, changes, config.image_size)
+    if "resume" in asked:
+        stored = read_run_facts(newest(expanded(asked["resume"])))
+        return write_yaml(resumed(TrainConfig.from_dict(stored.config), asked).to_dict())
+    told = {**USUAL, **asked}
+    device, changes = choose_device(told["device"]), row_changes(asked)
+    if "model" in asked and "weights" not in asked:
+        _check_row(asked["model"], changes, asked.get("image_size"))
     try:
-        splits = load_data(
-            config.data,
-            data_dir=config.data_dir,
-            val_fraction=config.val_fraction,
-            seed=config.seed,
-        )
+        splits = load_data(told["data"], **{name: told[name] for name in _DATA})
         facts = measure(splits)
-        start = open_weights(config.weights)[1] if config.weights else None
+        start = open_weights(asked["weights"])[1] if "weights" in asked else None
     except UserError as error:
         why = " ".join(str(error).split())
-        return f"# Not derived, null stands for what will be: {why}\n" + write_yaml(
-            config.to_dict()
-        )
-    config = derive(config, facts, device, start)
-    side = known(config.image_size)
+        return f"# Not derived, null stands for what will be: {why}\n" + write_yaml(_as_said(asked))
+    config = derive(asked, facts, device, start)
+    changes, side = row_changes(config.to_dict()), config.image_size
     if start is not None:
         start.spec.change(**changes).grids((side, side))
     else:
-        _check_row(known(config.model), row_changes(config), side)
+        _check_row(config.model, changes, side)
     check_batch(config, len(splits.train), int(os.environ.get("WORLD_SIZE", "1")))
     return write_yaml(config.to_dict())
+
+
+def _as_said(asked: Layer) -> dict[str, Any]:
+    """All fields of a config: what was said of them, what they usually are, or None."""
+    told, groups = {**USUAL, **asked}, get_type_hints(TrainConfig)
+    plain = {each.name: told.get(each.name) for each in fields(TrainConfig)}
+    for name in ("optim", "augment", "mix"):
+        inside = asked.get(name, {})
+        plain[name] = {each.name: inside.get(each.name) for each in fields(groups[name])}
+    return to_plain(plain)
 
 
 def _check_row(name: str, changes: Mapping[str, Any], side: int | None) -> None:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from cvt.errors import UserError
 from cvt.runtime import ALONE, World, autocast
-from cvt.training.config import MixConfig, OptimConfig, known
+from cvt.training.config import MixConfig, OptimConfig
 from cvt.training.network import ChunkNorms
 from cvt.training.teacher import Teacher
 
@@ -143,9 +143,9 @@ def make_mixer(config: MixConfig, num_classes: int) -> Mixer | None:
     if not (config.mixup or config.cutmix):
         return None
     mixup = Mixup(
-        mixup_alpha=known(config.mixup),
-        cutmix_alpha=known(config.cutmix),
-        label_smoothing=known(config.smoothing),
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        label_smoothing=config.smoothing,
         num_classes=num_classes,
     )
 
@@ -253,13 +253,13 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     Source: microsoft/CvT f851e68, lib/optim/build.py and the YAML files' WITHOUT_WD_LIST; layer
     decay: BEiT, arXiv 2106.08254, through timm and the model's `group_matcher`.
     """
-    opt, layer_decay = known(config.opt), known(config.layer_decay)
+    opt, layer_decay = config.opt, config.layer_decay
     return create_optimizer_v2(
         model,
         opt=opt,
-        lr=known(config.lr),
-        weight_decay=known(config.weight_decay),
-        momentum=known(config.momentum),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
         layer_decay=None if layer_decay == 1 else layer_decay,
         **_ARGUMENTS[opt],
     )
@@ -279,8 +279,8 @@ def make_scheduler(
     return CosineLRScheduler(
         optimizer,
         t_initial=total_updates,
-        lr_min=known(config.min_lr),
-        warmup_t=min(round(known(config.warmup_epochs) * updates_per_epoch), total_updates - 1),
-        warmup_lr_init=known(config.lr) / 1000,
+        lr_min=config.min_lr,
+        warmup_t=min(round(config.warmup_epochs * updates_per_epoch), total_updates - 1),
+        warmup_lr_init=config.lr / 1000,
         t_in_epochs=False,
     )

@@ -31,7 +31,7 @@ from cvt.errors import UserError
 from cvt.figures import if_possible
 from cvt.files import atomic_write
 from cvt.runtime import StopRequest, hardware, stop_requests
-from cvt.training.config import TrainConfig, known
+from cvt.training.config import Layer
 from cvt.training.report import read_result
 from cvt.training.run_folder import RESULT_FILE, is_held, read_metrics
 
@@ -103,7 +103,7 @@ class ContestConfig:
         keep_runs: Keep the run folders, with their weights, when their figures are written down.
     """
 
-    recipe: TrainConfig
+    recipe: Layer
     budget: Budget
     seeds: int
     out: Path
@@ -215,7 +215,7 @@ class _Contest:
                 told = self.shared.run_config(contender, seed, run, updates)
                 self._work(
                     TRAIN,
-                    told.to_dict(),
+                    told,
                     lambda: self.screen.look(lambda: say_progress(words, run)),
                 )
             return read_outcome(
@@ -223,7 +223,7 @@ class _Contest:
                 label=contender.label,
                 seed=seed,
                 updates=updates,
-                batch_size=known(self.shared.config.batch_size),
+                batch_size=self.shared.config.batch_size,
                 hardware=self.hardware,
             )
         except UserError as error:
@@ -239,7 +239,7 @@ class _Contest:
         if contender.label not in paces:
             self.screen.now(f"{contender.label}: how long an update takes")
             told = self.shared.run_config(contender, 0, Path("unused"), None)
-            seconds = self._work(PACE, told.to_dict())["seconds_per_update"]
+            seconds = self._work(PACE, told)["seconds_per_update"]
             updates = self.config.budget.updates_at(seconds)
             paces = {
                 **paces,

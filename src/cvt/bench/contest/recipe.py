@@ -16,8 +16,8 @@ from cvt.plain import to_plain
 from cvt.runtime import ALONE, choose_device, choose_precision
 from cvt.systems.catalog import row_of
 from cvt.training.checkpoints import Identity
-from cvt.training.config import TrainConfig, known
-from cvt.training.defaults import derive, measure, overlay
+from cvt.training.config import USUAL, Layer, TrainConfig
+from cvt.training.defaults import derive, measure, overlay, said
 from cvt.training.job import Job
 from cvt.training.loop import make_update
 from cvt.training.network import set_train_mode
@@ -118,6 +118,8 @@ def read_budget(text: str) -> Budget:
 # What may differ when a comparison goes on, because it does not change what is computed.
 _FREE = ("model", "model_args", "seed", "out", "epochs", "updates", "resume", "force", "data_dir",
          "download", "num_workers", "checkpoint_minutes", "keep_checkpoints")  # fmt: skip
+# What each run is told for itself.
+_OF_A_RUN = ("model", "model_args", "seed", "out", "epochs", "updates", "resume", "force")
 # A schedule made for many epochs may not spend a short budget on warming up.
 _MOST_WARM_UP = 0.1
 
@@ -135,7 +137,7 @@ class SharedRecipe:
     """What holds for every run.
 
     Args:
-        config: Without gaps, but for the model and the length.
+        config: Complete; model and length are each run's own.
         identity: Of the data and the software.
         has_own_warm_up: Whether the caller said how long to warm up.
         updates_per_epoch: Full batches that the training pictures make.
@@ -151,37 +153,32 @@ class SharedRecipe:
 
     def run_config(
         self, contender: Contender, seed: int, out: Path, updates: int | None
-    ) -> TrainConfig:
-        """Returns what one run is told.
+    ) -> dict[str, Any]:
+        """Returns what one run is told, for `cvt.train(**...)`.
 
         Args:
             updates: Its length; None, where it is not known yet, leaves one epoch.
-
-        Raises:
-            UserError: What the contender changes is no field of a config, or has a wrong value.
         """
-        optim = self.config.optim
+        plain = self.config.to_dict()
         if updates and not self.has_own_warm_up:
             most = _MOST_WARM_UP * updates / self.updates_per_epoch
-            optim = replace(optim, warmup_epochs=min(known(optim.warmup_epochs), most))
-        config = replace(
-            self.config,
-            model=contender.model,
-            model_args=self._args(contender),
-            optim=optim,
-            seed=seed,
-            out=str(out),
-            epochs=None if updates else 1,
-            updates=updates,
-            keep_checkpoints=1,
-        )
-        if not contender.changes:
-            return config
-        return TrainConfig.from_dict(overlay(config.to_dict(), contender.changes))
+            plain["optim"]["warmup_epochs"] = min(self.config.optim.warmup_epochs, most)
+        told = {
+            **plain,
+            "model": contender.model,
+            "model_args": self._args(contender),
+            "seed": seed,
+            "out": str(out),
+            "epochs": None if updates else 1,
+            "updates": updates,
+            "keep_checkpoints": 1,
+        }
+        changes = said(contender.changes, f"what {contender.label} changes")
+        return overlay(said(told, "the config"), changes)
 
     def updates(self, budget: Budget) -> int | None:
         """Returns how many updates everyone gets, or None where that depends on the pace."""
-        return budget.updates(self.updates_per_epoch, known(self.config.batch_size))
+        return budget.updates(self.updates_per_epoch, self.config.batch_size)
 
     def count(self, contender: Contender) -> Counts:
         """Counts a contender.
@@ -192,7 +189,7 @@ class SharedRecipe:
         """
         self.run_config(contender, 0, Path("unused"), None)
         spec = row_of(contender.model).change(**self.network(contender)["model_args"])
-        sheet = describe(contender.model, known(self.config.image_size), spec=spec)
+        sheet = describe(contender.model, self.config.image_size, spec=spec)
         return Counts(num_params=sheet.num_params, macs=sheet.macs)
 
     def network(self, contender: Contender) -> dict[str, Any]:
@@ -211,41 +208,37 @@ class SharedRecipe:
 
     def _args(self, contender: Contender) -> dict[str, Any]:
         """A row's own position tables are made for the size at hand, not resized to it."""
-        side = known(self.config.image_size)
+        side = self.config.image_size
         return {"img_size": [side, side], **contender.model_args}
 
 
-def share(recipe: TrainConfig, contenders: Sequence[Contender]) -> SharedRecipe:
-    """Looks at the data and fills the recipe's gaps.
-
-    Raises:
-        UserError: The data cannot be used, or the recipe starts from weights.
-    """
-    if recipe.weights or recipe.freeze == "backbone":
-        what = f"weights {recipe.weights!r}" if recipe.weights else "freeze backbone"
+def share(recipe: Layer, contenders: Sequence[Contender]) -> SharedRecipe:
+    """Looks at the data and completes the recipe, for the first contender as for all."""
+    weights = recipe.get("weights")
+    if weights or recipe.get("freeze") == "backbone":
+        what = f"weights {weights!r}" if weights else "freeze backbone"
         raise UserError(f"Got {what}, but a comparison trains all from scratch; leave it out.")
-    config = replace(
-        recipe, model=contenders[0].model, model_args={}, epochs=None, updates=None, seed=0,
-        out=None, resume=None, force=False,
-    )  # fmt: skip
+    asked = {name: value for name, value in recipe.items() if name not in _OF_A_RUN}
+    asked |= {"model": contenders[0].model, "seed": 0}
+    told = {**USUAL, **asked}
     splits = load_data(
-        config.data,
-        data_dir=config.data_dir,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        download=config.download,
+        told["data"],
+        data_dir=told["data_dir"],
+        val_fraction=told["val_fraction"],
+        seed=told["seed"],
+        download=told["download"],
     )
-    device = choose_device(config.device)
-    config = replace(derive(config, measure(splits), device), epochs=None)
+    device = choose_device(told["device"])
+    config = derive(asked, measure(splits), device)
     # One for all, and the same wherever a comparison goes on: nothing is tried.
     config = replace(config, precision=cast("Any", choose_precision(config.precision, device)))
     check_batch(config, len(splits.train), 1)
     return SharedRecipe(
         config=config,
         identity=Identity.of(splits, config.accum_steps),
-        has_own_warm_up=recipe.optim.warmup_epochs is not None,
+        has_own_warm_up="warmup_epochs" in recipe.get("optim", {}),
         num_classes=len(splits.classes),
-        updates_per_epoch=len(splits.train) // known(config.batch_size),
+        updates_per_epoch=len(splits.train) // config.batch_size,
         split=_split(splits),
     )
 
@@ -262,8 +255,8 @@ LONGEST_S = 20.0
 FEWEST = 3
 
 
-def seconds_per_update(config: TrainConfig) -> float:
-    """Makes updates as a run of this config would, waiting for images included, and times them.
+def seconds_per_update(asked: Layer) -> float:
+    """Makes updates as a run that is told this would, waiting for images included, and times them.
 
     The mean over up to 40 updates or 20 seconds, after five that are not counted.
 
@@ -272,7 +265,7 @@ def seconds_per_update(config: TrainConfig) -> float:
         NonFinite: The loss or the gradient is not finite.
     """
     with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
-        job = prepare(replace(config, out=str(Path(folder) / "run")), ALONE)
+        job = prepare({**asked, "out": str(Path(folder) / "run")}, ALONE)
         set_train_mode(job.network.model, job.config.freeze)
         batches = _endless(job)
         for chunks in islice(batches, WARM_UP):

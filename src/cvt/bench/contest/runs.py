@@ -13,7 +13,7 @@ from cvt.errors import UserError
 from cvt.files import atomic_write
 from cvt.plain import json_text, read_json_file
 from cvt.runtime import Interrupted
-from cvt.training.config import TrainConfig
+from cvt.training.defaults import said
 from cvt.training.loop import train
 from cvt.training.run_folder import CONFIG_FILE, read_metrics
 from cvt.training.screen import say_memory, say_time
@@ -31,24 +31,20 @@ TRAIN, PACE = (f"{__name__}:{name}" for name in ("train_run", "measure_pace"))
 
 def train_run(plain: Mapping[str, Any]) -> None:
     """Trains, or goes on with a run that was begun; the run's folder says the rest."""
-    config = TrainConfig.from_dict(plain)
-    run = Path(str(config.out))
+    run = Path(plain["out"])
+    told: dict[str, Any] = dict(plain)
     if (run / CONFIG_FILE).exists():
-        config = TrainConfig(
-            resume=str(run),
-            device=config.device,
-            num_workers=config.num_workers,
-            data_dir=config.data_dir,
-        )
+        told = {name: plain.get(name) for name in ("device", "num_workers", "data_dir")}
+        told["resume"] = run
     try:
-        train(config, progress=False)
+        train(**told, progress=False)
     except Interrupted:
         raise KeyboardInterrupt from None
 
 
 def measure_pace(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Returns how long an update takes."""
-    return {"seconds_per_update": seconds_per_update(TrainConfig.from_dict(plain))}
+    return {"seconds_per_update": seconds_per_update(said(plain, "the config"))}
 
 
 def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
