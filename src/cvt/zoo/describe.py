@@ -82,11 +82,11 @@ def describe(
     grids = spec.grids(size)
     with torch.device("meta"):
         model = make_network(spec).eval()
-        macs = _by_part(count_macs(model, torch.empty(1, spec.in_chans, *size)))
+        macs = _by_part(count_macs(model, torch.empty(1, spec.in_chans, *size)), spec)
     norm = getattr(model, "norm", None)
-    by_part = Counter({part: 0 for part in (PARTS_OF_BASELINES if spec.is_timms else PARTS)})
+    by_part = dict.fromkeys(PARTS_OF_BASELINES if spec.is_timms else PARTS, 0)
     for (_, part), count in macs.items():
-        by_part["convolution" if spec.is_timms and part != "head" else part] += count
+        by_part[part] += count
     return Description(
         name=name,
         from_paper=not name.endswith("_32"),
@@ -95,9 +95,9 @@ def describe(
         grids=tuple(grids),
         num_params=num_params(model),
         num_params_norm=num_params(norm) if isinstance(norm, nn.Module) else 0,
-        num_params_head=sum(num_params(each) for each in _classifiers(model)),
+        num_params_head=sum(num_params(model.get_submodule(each)) for each in spec.classifiers),
         macs=sum(macs.values()),
-        macs_by_part=dict(by_part),
+        macs_by_part=by_part,
         record=record,
     )
 
@@ -165,7 +165,7 @@ def count_macs(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
     return {path: each // 2 for path, each in {**flops, "": counter.get_total_flops()}.items()}
 
 
-def _by_part(macs: dict[str, int]) -> Counter[tuple[str, str]]:
+def _by_part(macs: dict[str, int], spec: Spec) -> Counter[tuple[str, str]]:
     """MACs by (owner, part), each operation counted for the innermost module around it."""
     own = dict(macs)
     for path, count in macs.items():
@@ -177,23 +177,20 @@ def _by_part(macs: dict[str, int]) -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
     for path, count in own.items():
         if path:
-            found[".".join(path.split(".")[:2]), _part(path)] += count
+            found[".".join(path.split(".")[:2]), _part(path, spec)] += count
     return found
 
 
-def _part(path: str) -> str:
-    """Which of `PARTS` a module's own operations belong to."""
+def _part(path: str, spec: Spec) -> str:
+    """Which of the parts a module's own operations belong to."""
+    if path in spec.classifiers:
+        return "head"
+    if spec.is_timms:
+        return "convolution"
     if ".embed." in f"{path}." or path.startswith(("word_embed", "patch_embed")):
         return "embedding"
     if path.endswith(".conv") and ".reduce." not in path:
         return "depthwise"
     if path.endswith(".attn"):
         return "attention"
-    if ".mlp" in path:
-        return "mlp"
-    return "head" if path in ("head", "head_dist", "fc", "classifier") else "linear"
-
-
-def _classifiers(model: VisionModel) -> tuple[nn.Module, ...]:
-    classifier = model.get_classifier()
-    return classifier if isinstance(classifier, tuple) else (classifier,)
+    return "mlp" if ".mlp" in path else "linear"
