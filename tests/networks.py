@@ -15,7 +15,7 @@ from cvt.systems.catalog import ROWS
 from randomise import randomise
 
 # Every row that is built here; the baselines are timm's and held to timm's contract there.
-ROW_NAMES = tuple(name for name, row in ROWS.items() if not row.is_timms)
+ROW_NAMES = tuple(name for name, row in ROWS.items() if not row.made_by_timm)
 CVT_NAMES = tuple(cvt.list_models("cvt_*"))
 
 # Whole rows for what even a network without weights takes long for: one of each form, not width.

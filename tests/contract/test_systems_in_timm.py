@@ -10,7 +10,7 @@ from cvt.systems.catalog import ROWS, SYSTEMS, timm_name
 from networks import FORMS, ROW_NAMES, changes_of, image
 from randomise import randomise
 
-BASELINES = tuple(name for name, row in ROWS.items() if row.is_timms)
+BASELINES = tuple(name for name, row in ROWS.items() if row.made_by_timm)
 
 
 def is_timms(name: str) -> bool:

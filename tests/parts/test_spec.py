@@ -248,6 +248,9 @@ def test_a_new_kind_of_network_has_the_rest_from_the_contract():
     with pytest.raises(UserError, match="Unknown field 'num_clases'"):
         spec.change(num_clases=2)
     assert spec.classifiers == ("head",)
-    assert (spec.staged, spec.axes, spec.extra_level_index, spec.is_timms) == (*[None] * 3, False)
+    assert (spec.staged, spec.axes, spec.extra_level_index, spec.made_by_timm) == (
+        *[None] * 3,
+        False,
+    )
     assert spec.tables((8, 8)) == {}
     assert isinstance(make_network(spec), torch.nn.Identity)

@@ -63,8 +63,8 @@ class Spec(Protocol):
     network: ClassVar[str]
     """`module:callable` that builds the network from the spec; that module imports torch."""
 
-    is_timms: ClassVar[bool] = False
-    """Whether the network is timm's own, which builds it and has its weights."""
+    made_by_timm: ClassVar[bool] = False
+    """Whether timm builds the network, and has its weights."""
 
     @property
     def num_classes(self) -> int: ...

@@ -17,7 +17,7 @@ class BaselineSpec(Spec):
 
     kind: ClassVar[str] = "baseline"
     network: ClassVar[str] = "cvt.systems.baselines:make_baseline"
-    is_timms: ClassVar[bool] = True
+    made_by_timm: ClassVar[bool] = True
 
     architecture: str
     num_classes: Classes = 1000

@@ -116,7 +116,7 @@ def _from_here(name: str, changes: Mapping[str, Any]) -> Any:
     try:
         return (create_model(name, True, **changes) if is_row else load(name, **changes)).eval()
     except UserError as error:
-        is_timms_already = name in ROWS and ROWS[name].is_timms
+        is_timms_already = name in ROWS and ROWS[name].made_by_timm
         is_there = is_model_pretrained(name) and not is_timms_already
         hint = f" Or take {_TIMM}{name}, which timm has." if is_there else ""
         raise UserError(f"Cannot get the teacher: {error}{hint}") from error

@@ -309,7 +309,7 @@ def _candidates(
         if row.staged is not None:
             fits = found == [(stage.embed_dim, stage.depth) for stage in row.staged.stages]
         else:
-            fits = f"{row.first_conv}.weight" in state_dict and (row.is_timms or not found)
+            fits = f"{row.first_conv}.weight" in state_dict and (row.made_by_timm or not found)
         if fits:
             yield name, row
 

@@ -148,7 +148,7 @@ def config_of_record(record: Record) -> dict[str, Any]:
     spec = record.spec
     arguments = model_args(record.model, spec)
     num_classes = arguments.pop("num_classes", spec.num_classes)
-    if spec.is_timms:
+    if spec.made_by_timm:
         arguments.pop("img_size", None)  # timm's builder of these has no such argument
     ends = spec.classifiers
     labels = {"label_names": list(record.class_names)} if record.class_names else {}

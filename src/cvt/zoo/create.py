@@ -36,12 +36,12 @@ def create_model(name: str, pretrained: bool = False, **changes: Any) -> nn.Modu
         raise UserError(
             f"Unknown model {name!r}.{did_you_mean(name, known)} `cvt models` lists them all."
         )
-    is_timms = ROWS[architecture].is_timms
-    if pretrained and not is_timms and not changes.get("features_only"):
+    made_by_timm = ROWS[architecture].made_by_timm
+    if pretrained and not made_by_timm and not changes.get("features_only"):
         place = {key: changes.pop(key, None) for key in ("device", "dtype")}
         return load(_published_name(name), **changes).train().to(**place)
     build_row = partial(ENTRYPOINTS[architecture], pretrained_cfg=tag or None)
-    if pretrained and is_timms:
+    if pretrained and made_by_timm:
         return build_trained(architecture, build_row, changes)
     return build_row(pretrained, **changes)
 

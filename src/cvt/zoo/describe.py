@@ -84,7 +84,7 @@ def describe(
         model = make_network(spec).eval()
         macs = _by_part(count_macs(model, torch.empty(1, spec.in_chans, *size)), spec)
     norm = getattr(model, "norm", None)
-    by_part = dict.fromkeys(PARTS_OF_BASELINES if spec.is_timms else PARTS, 0)
+    by_part = dict.fromkeys(PARTS_OF_BASELINES if spec.made_by_timm else PARTS, 0)
     for (_, part), count in macs.items():
         by_part[part] += count
     return Description(
@@ -185,7 +185,7 @@ def _part(path: str, spec: Spec) -> str:
     """Which of the parts a module's own operations belong to."""
     if path in spec.classifiers:
         return "head"
-    if spec.is_timms:
+    if spec.made_by_timm:
         return "convolution"
     if ".embed." in f"{path}." or path.startswith(("word_embed", "patch_embed")):
         return "embedding"

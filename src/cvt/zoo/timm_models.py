@@ -55,7 +55,7 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
     options = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
     changes = {key: value for key, value in kwargs.items() if key not in _OF_BUILDER}
     spec = row.change(**changes)
-    if row.is_timms:  # whose weights and features are timm's business
+    if row.made_by_timm:  # whose weights and features are timm's business
         return make_network(spec, pretrained=pretrained, **options)
     options["pretrained_cfg"] = _own_cfg(name, options.get("pretrained_cfg"))
     place = {key: options.pop(key, None) for key in ("device", "dtype")}
@@ -181,7 +181,7 @@ def _default_cfgs() -> dict[str, Any]:
         }
     for name, row in ROWS.items():
         has_weights = any(published.model == name for published in PUBLISHED.values())
-        if not has_weights and not row.is_timms:
+        if not has_weights and not row.made_by_timm:
             cfgs[f"{timm_name(name)}.untrained"] = _pretrained_cfg(row, preprocessing_of_row(name))
     return cfgs
 
@@ -205,5 +205,5 @@ ENTRYPOINTS: dict[str, Callable[..., Any]] = {
 }
 
 for _name, _build in ENTRYPOINTS.items():
-    if not ROWS[_name].is_timms:
+    if not ROWS[_name].made_by_timm:
         _register(timm_name(_name), _build)
