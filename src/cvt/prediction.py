@@ -89,7 +89,7 @@ class Predictor:
         model: Anything that `cvt.load` takes, a model that it returned, or what `cvt.deploy` made
             of one. A model is used as it is: put on the device, and in eval mode.
         device: `auto`, `cpu`, `cuda`, ...; that of a deployed model is its own.
-        precision: `auto`, `float32` or `bf16`; a deployed model has its own.
+        precision: `auto`, `float32`, `bf16` or `fp16`; a deployed model has its own.
         batch_size: Images per forward pass.
     """
 

@@ -83,9 +83,8 @@ def _model_and_images(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Tells the model, which may be left out, from the images.
 
     What exists is a model if it holds weights. What does not exist is one if it could be the name
-    of one: a missing image is to be reported as that. What
-    exists and is neither may have been meant as a model, whose answers the demo's would be taken
-    for: that is an error.
+    of one: a missing image is to be reported as that. What exists and is neither is an error: it
+    may have been meant as a model, whose answers the demo's would be taken for.
     """
     from cvt.data.formats import SUFFIXES
     from cvt.data.walk import is_pattern

@@ -1,8 +1,9 @@
 """`cvt models [PATTERN]` and `cvt show NAME`."""
 
 import re
+from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -42,78 +43,61 @@ def models(
     if not names and not published:
         hint = did_you_mean(pattern, ROWS)
         raise UserError(f"No model fits {pattern!r}.{hint} `cvt models` lists them all.")
+    is_counted = json or len(names) <= _COUNTED
+    rows = [_row(name, is_counted) for name in names]
     if json:
-        for name in names:
-            print_json(_counted(name))
+        for row in rows:
+            print_json(row)
         for each in published:
             print_json({"weights": each.name, "hub_id": each.hub_id, "top1": each.top1})
         return
-    if names:
-        _print_models(names)
+    if rows:
+        print_table(Table.of(rows, _MODELS))
         say()
         systems = {system.name: system for system in map(system_of, names)}
         print_table(Table.of(systems.values(), {"System": "name", "Paper": "paper"}))
-        if len(names) > _COUNTED:
+        if any(row.macs is None for row in rows):
             say()
             say("GMACs that are not on record are counted by `cvt show NAME`.")
     if published:
         say()
-        columns = {
-            "Published weights": "name",
-            "Top-1 %": "top1",
-            "Side": lambda weights: weights.preprocessing.size[0],
-            "Hub id": "hub_id",
-            "Reported by": "top1_by",
-        }
-        print_table(Table.of(published, columns))
+        print_table(Table.of(published, _WEIGHTS))
 
 
-def _counted(name: str) -> dict[str, Any]:
-    from cvt.systems.catalog import system_of
-    from cvt.zoo.describe import describe
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A model of the list."""
 
-    sheet = describe(name)
-    return {
-        "model": sheet.name,
-        "system": system_of(name).name,
-        "params": sheet.num_params,
-        "macs": sheet.macs,
-        "size": sheet.size,
-        "from_paper": sheet.from_paper,
-    }
+    model: str
+    system: str
+    params: int
+    macs: float | None
+    size: tuple[int, int]
+    from_paper: bool
 
 
-def _on_record(name: str) -> dict[str, Any]:
+def _row(name: str, is_counted: bool) -> _Row:
+    """Counts a model, or looks up what is on record of it."""
     from cvt.systems.catalog import ROWS, system_of
 
-    facts = system_of(name).facts.get(name)
-    macs = facts.gmacs * 1e9 if facts and facts.gmacs else None
-    params = facts.num_params if facts else _count_params(name)
-    return {"model": name, "size": ROWS[name].img_size, "params": params, "macs": macs}
+    system, size = system_of(name), ROWS[name].img_size
+    if is_counted:
+        from cvt.zoo.describe import describe
 
-
-def _print_models(names: list[str]) -> None:
-    from cvt.systems.catalog import system_of
-
-    def top1(model: dict[str, Any]) -> str | None:
-        """What was published for the row on ImageNet-1k."""
-        facts = system_of(model["model"]).facts.get(model["model"])
-        return f"{facts.top1:.1f}" if facts and facts.top1 is not None else None
-
-    def origin(model: dict[str, Any]) -> str:
-        is_ours = model["model"].endswith("_32")
-        return "this library, not the paper" if is_ours else system_of(model["model"]).name
-
-    columns = {
-        "Model": lambda model: model["model"],
-        "Pixels": lambda model: _grid(model["size"]),
-        "Parameters": lambda model: f"{model['params']:,}",
-        "GMACs": lambda model: f"{model['macs'] / 1e9:.3f}" if model["macs"] else None,
-        "Top-1 %": top1,
-        "From": origin,
-    }
-    about = _on_record if len(names) > _COUNTED else _counted
-    print_table(Table.of(map(about, names), columns))
+        sheet = describe(name)
+        params, macs = sheet.num_params, sheet.macs
+    else:
+        facts = system.facts.get(name)
+        params = facts.num_params if facts else _count_params(name)
+        macs = facts.gmacs * 1e9 if facts and facts.gmacs else None
+    return _Row(
+        model=name,
+        system=system.name,
+        params=params,
+        macs=macs,
+        size=size,
+        from_paper=not name.endswith("_32"),
+    )
 
 
 def _count_params(name: str) -> int:
@@ -124,6 +108,31 @@ def _count_params(name: str) -> int:
 
     with torch.device("meta"):
         return num_params(make_network(ROWS[name]))
+
+
+def _top1(row: _Row) -> str | None:
+    """What was published for the model on ImageNet-1k."""
+    from cvt.systems.catalog import system_of
+
+    facts = system_of(row.model).facts.get(row.model)
+    return f"{facts.top1:.1f}" if facts and facts.top1 is not None else None
+
+
+_MODELS = {
+    "Model": "model",
+    "Pixels": lambda row: _grid(row.size),
+    "Parameters": "params:,",
+    "GMACs": lambda row: row.macs and f"{row.macs / 1e9:.3f}",
+    "Top-1 %": _top1,
+    "From": lambda row: row.system if row.from_paper else "this library, not the paper",
+}
+_WEIGHTS = {
+    "Published weights": "name",
+    "Top-1 %": "top1",
+    "Side": lambda weights: weights.preprocessing.size[0],
+    "Hub id": "hub_id",
+    "Reported by": "top1_by",
+}
 
 
 # --- `cvt show NAME`.

@@ -180,7 +180,7 @@ class Batching:
     Args:
         batch_size: Images per forward pass, in each process.
         num_workers: Processes that prepare images, beside each measuring one; 0: none.
-        precision: `float32`, `bf16`, or `auto`, which is bf16 on GPUs that compute in it.
+        precision: `float32`, `bf16`, `fp16`, or `auto`: bf16 on GPUs that compute in it.
         on_start: Called with the number of images that this process is about to go through.
         on_batch: Called after each batch with its number of images.
     """

@@ -74,7 +74,7 @@ class Probe:
 
 def probe(
     model: str | Path | VisionModel,
-    data: str | DataSplits = "digits",
+    data: str | Path | DataSplits = "digits",
     *,
     method: Literal["knn", "linear", "both"] = "both",
     k: int = 20,
@@ -108,11 +108,11 @@ def probe(
     say = on_stage or (lambda words: None)
     batching = Batching(batch_size, num_workers, device, precision, on_start, on_batch)
     with opened_model(model, batching) as tested:
-        if isinstance(data, str):
+        if isinstance(data, str | Path):
             run = run_data(model, tested.network)
             cut = {"seed": run.seed, "val_fraction": run.val_fraction} if run else {}
             data = tested.world.in_turn(
-                partial(load_data, data, data_dir=data_dir, download=download, **cut)
+                partial(load_data, str(data), data_dir=data_dir, download=download, **cut)
             )
         splits = {split: getattr(data, split) for split in SPLITS}
         splits = {split: images for split, images in splits.items() if images is not None}
