@@ -63,13 +63,13 @@ def test_real_labels(run, of_imagenet, val, tmp_path):
 def test_two_hundred_classes(run, of_imagenet, tmp_path):
     for synset in subset_synsets("a"):
         draw(tmp_path / "a" / synset / "x.jpg")
-    pictures = [tmp_path / "confusion.png", tmp_path / "sure.png"]
-    flags = ("--confusion", pictures[0], "--reliability", pictures[1])
+    plots = [tmp_path / "confusion.png", tmp_path / "sure.png"]
+    flags = ("--confusion", plots[0], "--reliability", plots[1])
     code, out, err = run("eval", of_imagenet, tmp_path / "a", "--benchmark", "a", *flags)
     assert (code, out.count("\n")) == (0, 3)
     assert out.startswith("200 images among 200 classes: top-1 ")
     assert "this is not all of ImageNet-A: 200 of 7,500 images" in err
-    for path in pictures:
+    for path in plots:
         with Image.open(path) as image:
             assert image.width > 300
 
@@ -92,7 +92,7 @@ def test_corruptions(run, of_imagenet, tmp_path, monkeypatch):
 
 @pytest.fixture
 def six(tmp_path):
-    """A picture of each class of the checkpoint."""
+    """An image of each class of the checkpoint."""
     for name in ("ant", "bee", "cat", "dog", "eel", "fox"):
         draw(tmp_path / "data" / name / "x.png")
     return tmp_path / "data"
@@ -105,7 +105,7 @@ def own(checkpoint, tmp_path):
     return shutil.copy(checkpoint, tmp_path / "own" / "tiny.safetensors")
 
 
-def test_pictures_lie_beside_the_checkpoint_and_replace_none(run, own, six, tmp_path, monkeypatch):
+def test_plots_lie_beside_the_checkpoint_and_replace_none(run, own, six, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "own" / "reliability.png").write_text("older")
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_written_is_replaced_by_the_working_folder(
     "where", [("--out", "/proc/none"), ("--confusion", "/proc/none/c.png"),
               ("--confusion", "c.xyz"), ("--reliability", "/proc/none/r.png")],
 )  # fmt: skip
-def test_figures_are_printed_whatever_becomes_of_the_pictures(
+def test_figures_are_printed_whatever_becomes_of_the_plots(
     run, own, six, tmp_path, monkeypatch, where, json_flag
 ):
     monkeypatch.chdir(tmp_path)
@@ -230,7 +230,7 @@ def test_outputs_that_are_no_numbers_are_not_measured(run, without_numbers, six)
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     random = np.random.default_rng(0)
     for name, low in (("bright", 128), ("dark", 0)):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -240,8 +240,8 @@ def pictures(tmp_path):
     return tmp_path / "data"
 
 
-def test_bright_and_dark_are_told_apart_without_training(run, checkpoint, pictures):
-    code, out, err = run("probe", checkpoint, pictures)
+def test_bright_and_dark_are_told_apart_without_training(run, checkpoint, images):
+    code, out, err = run("probe", checkpoint, images)
     assert (code, err) == (0, "")
     table = [line.split() for line in out.splitlines()]
     assert table[0][:3] == ["Method", "Split", "Images"]
@@ -250,16 +250,16 @@ def test_bright_and_dark_are_told_apart_without_training(run, checkpoint, pictur
     assert "128 frozen features, learned from 18 of 20 images; val is cut out of the" in out
 
 
-def test_json_and_skipped_pictures(run, checkpoint, pictures):
-    (pictures / "dark" / "zero.png").touch()
+def test_json_and_skipped_images(run, checkpoint, images):
+    (images / "dark" / "zero.png").touch()
     flags = ("--method", "knn", "-k", "3")
-    code, out, _ = run("probe", checkpoint, pictures, *flags, "--json")
+    code, out, _ = run("probe", checkpoint, images, *flags, "--json")
     figures = json.loads(out)
     (score,) = figures["scores"]
     assert (code, score["method"], score["setting"]) == (1, "knn", {"k": 3})
     assert len(figures["bad"]) == 1
     assert "zero.png is empty" in figures["bad"][0]
-    code, _, err = run("probe", checkpoint, pictures, *flags)
+    code, _, err = run("probe", checkpoint, images, *flags)
     assert code == 1
     assert "1 of 21 images skipped." in err
 
@@ -268,7 +268,7 @@ def test_json_and_skipped_pictures(run, checkpoint, pictures):
     ("flags", "words"),
     [(("-k", "0"), "Got k 0, expected 1 or more"), (("--method", "svm"), "svm")],
 )
-def test_mistakes_of_a_probe(run, checkpoint, pictures, flags, words):
-    code, out, err = run("probe", checkpoint, pictures, *flags)
+def test_mistakes_of_a_probe(run, checkpoint, images, flags, words):
+    code, out, err = run("probe", checkpoint, images, *flags)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words in err

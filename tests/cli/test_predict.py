@@ -40,7 +40,7 @@ def test_people_get_percentages(run, checkpoint, photos):
     assert "%" in lines[1]
 
 
-def test_a_picture_on_stdin(run, checkpoint, photos, feed):
+def test_an_image_on_stdin(run, checkpoint, photos, feed):
     feed((photos / "b.png").read_bytes())
     from_stdin = json.loads(run("predict", checkpoint, "-", "--json")[1])
     from_file = json.loads(run("predict", checkpoint, photos / "b.png", "--json")[1])

@@ -63,18 +63,18 @@ def test_runs_for_machines(run, folder):
 
 
 def test_runs_are_drawn(run, folder):
-    picture = folder / "runs.png"
-    code, out, _ = run("runs", folder, "--plot", picture)
+    plot = folder / "runs.png"
+    code, out, _ = run("runs", folder, "--plot", plot)
     assert code == 0
-    assert f"Validation curves: {picture}" in out
-    with Image.open(picture) as image:
+    assert f"Validation curves: {plot}" in out
+    with Image.open(plot) as image:
         assert np.asarray(image.convert("L")).std() > 5
 
 
-@pytest.mark.parametrize("picture", ["/proc/none/runs.png", "runs.xyz"])
-def test_runs_are_listed_whatever_becomes_of_their_picture(run, folder, monkeypatch, picture):
+@pytest.mark.parametrize("plot", ["/proc/none/runs.png", "runs.xyz"])
+def test_runs_are_listed_whatever_becomes_of_their_plot(run, folder, monkeypatch, plot):
     monkeypatch.chdir(folder)
-    code, out, err = run("runs", folder, "--plot", picture)
+    code, out, err = run("runs", folder, "--plot", plot)
     assert (code, err.count("\n")) == (1, 1)
     assert "There is no plot of the runs" in err
     assert "90.00" in out

@@ -1,4 +1,4 @@
-"""The whole way through the command line, on two classes of tiny pictures."""
+"""The whole way through the command line, on two classes of tiny images."""
 
 import json
 import signal
@@ -15,9 +15,9 @@ QUICK = (*TINY, "--batch-size", "8", "--num-workers", "0", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Twenty pictures of 12x12 pixels to learn from: dark ones and bright ones."""
-    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+def images(tmp_path_factory):
+    """Twenty images of 12x12 pixels to learn from: dark ones and bright ones."""
+    root, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for name, low in (("bright", 128), ("dark", 0)):
         (root / name).mkdir()
         for number in range(10):
@@ -27,18 +27,18 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def trained(run, pictures, tmp_path):
+def trained(run, images, tmp_path):
     """A run of two epochs, and what it printed."""
-    code, out, err = run("train", pictures, *QUICK, "--epochs", "2", "--out", tmp_path / "run")
+    code, out, err = run("train", images, *QUICK, "--epochs", "2", "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     return tmp_path / "run", out
 
 
-def test_train_says_what_it_does_what_it_wrote_and_what_to_type_next(trained, pictures):
+def test_train_says_what_it_does_what_it_wrote_and_what_to_type_next(trained, images):
     folder, out = trained
     assert "18 training and 2 validation images" in out
     assert "epoch 2/2" in out
-    assert f"cvt eval {folder} {pictures}" in out
+    assert f"cvt eval {folder} {images}" in out
     files = {path.name for path in folder.iterdir()}
     assert files == {
         ".lock",
@@ -54,26 +54,26 @@ def test_train_says_what_it_does_what_it_wrote_and_what_to_type_next(trained, pi
     }
 
 
-def test_what_train_wrote_evaluates_predicts_and_converts(run, trained, pictures, tmp_path):
+def test_what_train_wrote_evaluates_predicts_and_converts(run, trained, images, tmp_path):
     folder, _ = trained
-    picture = tmp_path / "confusion.png"
-    code, out, _ = run("eval", folder, pictures, "--split", "all", "--confusion", picture)
+    plot = tmp_path / "confusion.png"
+    code, out, _ = run("eval", folder, images, "--split", "all", "--confusion", plot)
     assert code == 0
     assert "20 images: top-1" in out
-    with Image.open(picture) as image:
+    with Image.open(plot) as image:
         assert image.width > 300
-    code, out, _ = run("eval", folder, pictures, "--confusion", picture, "--json")
+    code, out, _ = run("eval", folder, images, "--confusion", plot, "--json")
     figures = json.loads(out)
     assert figures["num_images"] == 2
     assert {each["name"] for each in figures["per_class"]} == {"bright", "dark"}
     assert "top5" not in figures
-    code, out, _ = run("predict", folder, pictures / "dark", "--json")
+    code, out, _ = run("predict", folder, images / "dark", "--json")
     assert {label["name"] for label in json.loads(out.splitlines()[0])["labels"]} == {
         "bright",
         "dark",
     }
     assert run("convert", folder, tmp_path / "timm", "--to", "timm")[0] == 0
-    assert run("predict", tmp_path / "timm", pictures / "dark", "--json")[1] == out
+    assert run("predict", tmp_path / "timm", images / "dark", "--json")[1] == out
 
 
 def test_convert_says_what_gets_lost(run, checkpoint, tmp_path):
@@ -84,15 +84,15 @@ def test_convert_says_what_gets_lost(run, checkpoint, tmp_path):
     assert (code, out) == (0, f"Wrote {tmp_path}/copy.safetensors.\n")
 
 
-def test_train_for_machines_is_one_object(run, pictures, tmp_path):
-    out = run("train", pictures, *QUICK, "--epochs", "1", "--out", tmp_path / "run", "--json")[1]
+def test_train_for_machines_is_one_object(run, images, tmp_path):
+    out = run("train", images, *QUICK, "--epochs", "1", "--out", tmp_path / "run", "--json")[1]
     assert json.loads(out)["best_epoch"] == 1
 
 
-def test_a_broken_picture_is_named_skipped_and_counted(run, pictures, tmp_path):
+def test_a_broken_image_is_named_skipped_and_counted(run, images, tmp_path):
     import shutil
 
-    data = shutil.copytree(pictures, tmp_path / "data")
+    data = shutil.copytree(images, tmp_path / "data")
     (data / "dark" / "zero.png").touch()
     code, out, _ = run("train", data, *QUICK, "--epochs", "1", "--out", tmp_path / "run")
     assert code == 1
@@ -126,9 +126,9 @@ def test_mistakes(run, tmp_path, monkeypatch, arguments, words):
     assert all(word in err for word in words)
 
 
-def test_ctrl_c_saves_and_exits_with_130(pictures, tmp_path):
+def test_ctrl_c_saves_and_exits_with_130(images, tmp_path):
     code = "import sys; from cvt.cli import main; sys.exit(main())"
-    arguments = ["train", str(pictures), *QUICK, "--epochs", "100000"]
+    arguments = ["train", str(images), *QUICK, "--epochs", "100000"]
     arguments += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],

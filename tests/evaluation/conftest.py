@@ -1,4 +1,4 @@
-"""A network that reads its answer off the picture, so that every expected figure can be written."""
+"""A network that reads its answer off the image, so that every expected figure can be written."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def oracle():
     """`oracle(class_names, num_classes, crop_pct)`: answers what the top left pixel says.
 
     After that output it thinks of the next ones, in a circle: answering 7 makes 7, 8, 9, 10, 11
-    its five most likely. How sure it is does not depend on the picture.
+    its five most likely. How sure it is does not depend on the image.
     """
 
     def make(class_names=None, num_classes=1000, crop_pct=1.0):
@@ -40,7 +40,7 @@ def oracle():
 
 @pytest.fixture
 def write():
-    """`write(path, answer)`: a picture on which the oracle gives this answer.
+    """`write(path, answer)`: an image on which the oracle gives this answer.
 
     Only its rim says so: whoever enlarges it and cuts the middle out reads a 0.
     """

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 class Sees(nn.Module):
-    """Answers with the first pixels of a picture, and remembers its mode."""
+    """Answers with the first pixels of an image, and remembers its mode."""
 
     def forward(self, images):
         self.was_training = self.training

@@ -24,7 +24,7 @@ CLASSES = ("blue", "green", "red")
 
 @pytest.fixture
 def colours(tmp_path):
-    """A folder of noisy pictures of three colours, eight of each."""
+    """A folder of noisy images of three colours, eight of each."""
     random = np.random.default_rng(0)
     for channel, name in ((2, "blue"), (1, "green"), (0, "red")):
         folder = tmp_path / "colours" / name
@@ -57,7 +57,7 @@ def checkpoint(tmp_path):
     return save
 
 
-def test_measures_every_picture_once(checkpoint, colours):
+def test_measures_every_image_once(checkpoint, colours):
     sizes = []
     evaluation = evaluate(
         checkpoint(), str(colours), split="all", batch_size=10, on_batch=sizes.append
@@ -76,7 +76,7 @@ def test_classes_are_matched_by_name(checkpoint, colours):
     assert (swapped.confusion == by_name.confusion[order]).all()
 
 
-def test_a_class_may_be_missing_or_have_one_picture(checkpoint, colours):
+def test_a_class_may_be_missing_or_have_one_image(checkpoint, colours):
     whole = evaluate(checkpoint(), str(colours))
     shutil.rmtree(colours / "blue")
     for number in range(1, 8):
@@ -112,7 +112,7 @@ def raise_(error):
     raise error
 
 
-def test_broken_pictures_are_left_out_and_named(checkpoint, colours):
+def test_broken_images_are_left_out_and_named(checkpoint, colours):
     (colours / "red" / "0.png").write_bytes(b"")
     evaluation = evaluate(checkpoint(), str(colours), split="all")
     assert evaluation.num_images == 23
@@ -228,7 +228,7 @@ def test_words_are_taken_by_place_only_where_the_model_has_none():
         outputs(data("ant", "bee"), ("x1", "x2"))
 
 
-def test_classes_without_pictures_need_not_be_known():
+def test_classes_without_images_need_not_be_known():
     assert outputs(data("ant", "cow", "bee", labels=[0, 2]), ("bee", "ant")) == [1, -1, 0]
     with pytest.raises(UserError, match=r"1 of 3 classes .*: 'cow' \(2 images\)"):
         outputs(data("ant", "cow", "bee", labels=[0, 1, 1]), ("bee", "ant"))

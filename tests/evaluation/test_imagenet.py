@@ -130,7 +130,7 @@ TWO = imagenet_synsets()[:2]
 
 
 def tree(write, root, names, answers):
-    """One picture in each folder, answered by its class unless `answers` says otherwise."""
+    """One image in each folder, answered by its class unless `answers` says otherwise."""
     for name in names:
         number = int(name) if name.isdecimal() else imagenet_synsets().index(name)
         write(root / name / "x.jpeg", answers.get(number, number))
@@ -154,7 +154,7 @@ def test_v2_by_number(oracle, write, tmp_path):
 
 
 def test_the_validation_set_by_wordnet_number_for_outputs_in_another_order(oracle, write, tmp_path):
-    # Output 999 - n stands for class n: only class 5's picture answers with another one's.
+    # Output 999 - n stands for class n: only class 5's image answers with another one's.
     backwards = {number: 999 - number for number in range(1000)} | {5: 5}
     folder = tree(write, tmp_path, imagenet_synsets(), backwards)
     model = oracle(imagenet_synsets()[::-1])
@@ -182,7 +182,7 @@ def test_r_has_other_classes(oracle, write, tmp_path):
 
 @pytest.fixture
 def val_images(write, tmp_path):
-    """Pictures 1 to 5 of the validation set, flat, in class folders, or as the hub calls them."""
+    """Images 1 to 5 of the validation set, flat, in class folders, or as the hub calls them."""
     write(tmp_path / "ILSVRC2012_val_00000005.JPEG", 511)  # 516, 850: only the sixth
     write(tmp_path / "n02105855" / "ILSVRC2012_val_00000003.JPEG", 229)  # 230, 231: the second
     write(tmp_path / "ILSVRC2012_val_00000004_n04067472.JPEG", 809)  # 809
@@ -223,7 +223,7 @@ def score_two(model, folder):
 
 
 def corrupted(write, root, wrong):
-    """A picture a class: `wrong` says how many of the two come second, by corruption."""
+    """An image a class: `wrong` says how many of the two come second, by corruption."""
     for corruption, counts in wrong.items():
         for severity, count in enumerate(counts, start=1):
             for number, synset in enumerate(TWO):

@@ -47,7 +47,7 @@ def test_neighbours_vote_as_written_out(k):
         assert shares == pytest.approx(expected / expected.sum(), abs=1e-4)
 
 
-def test_more_neighbours_than_pictures_are_all_of_them():
+def test_more_neighbours_than_images_are_all_of_them():
     train, test = cloud(0, count=5), cloud(1)
     assert (knn_votes(train, test.vectors, 4, 20) == knn_votes(train, test.vectors, 4, 5)).all()
 
@@ -122,7 +122,7 @@ def test_features_are_those_of_the_classifier_with_frozen_batch_norm(digits, net
     assert found.vectors[8] == pytest.approx(seen[0][0].detach().numpy(), abs=1e-5)
 
 
-def test_a_split_that_is_not_there_is_left_out_and_bad_pictures_are_named(digits, network):
+def test_a_split_that_is_not_there_is_left_out_and_bad_images_are_named(digits, network):
     class Torn(type(digits.val)):
         def image(self, index):
             if index == 3:
@@ -135,7 +135,7 @@ def test_a_split_that_is_not_there_is_left_out_and_bad_pictures_are_named(digits
     (score,) = result.scores
     assert (score.split, score.num_images, score.setting) == ("val", 49, {"k": 200})
     assert result.bad == ("number 3 is torn.",)
-    # With all pictures as neighbours, every class gets votes.
+    # With all images as neighbours, every class gets votes.
     assert score.top5 is not None
 
 

@@ -30,7 +30,7 @@ def test_the_confusion_is_sklearns():
     metrics = pytest.importorskip("sklearn.metrics")
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(300, 7, generator=generator)
-    labels = torch.randint(6, (300,), generator=generator)  # the last class has no pictures
+    labels = torch.randint(6, (300,), generator=generator)  # the last class has no images
     ours = summarise(Logits(logits, labels, (), torch.arange(300)), tuple("abcdefg")).confusion
     theirs = metrics.confusion_matrix(labels, logits.argmax(dim=1), labels=range(7))
     assert ours.dtype == np.int64
@@ -53,7 +53,7 @@ def test_top5_says_nothing_of_five_classes():
 
 
 @pytest.mark.parametrize("count", [2, 10, 40, 1000])
-def test_the_confusion_is_a_picture_at_any_size(count, tmp_path):
+def test_the_confusion_is_a_plot_at_any_size(count, tmp_path):
     confusion = np.diag(np.full(count, 3)) + np.eye(count, k=1, dtype=int)
     path = tmp_path / "confusion.png"
     save_confusion(path, confusion, [f"class number {each}" for each in range(count)])
@@ -113,7 +113,7 @@ def test_bins_by_hand():
 
 
 @pytest.mark.parametrize("count", [1, 500])
-def test_the_picture_shows_the_direction_of_the_gap(count, tmp_path):
+def test_the_plot_shows_the_direction_of_the_gap(count, tmp_path):
     """Red is where answers are surer than right, yellow where it is the other way round."""
     colours = {}
     for name, is_right in (("sure", np.zeros(count)), ("modest", np.ones(count))):

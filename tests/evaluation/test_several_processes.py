@@ -1,4 +1,4 @@
-"""Two processes that share the pictures measure what one does, and only one of them speaks."""
+"""Two processes that share the images measure what one does, and only one of them speaks."""
 
 import io
 import json
@@ -19,8 +19,8 @@ from randomise import randomise
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Three classes of seven noisy pictures, one of which is broken: 20 for two processes."""
+def images(tmp_path):
+    """Three classes of seven noisy images, one of which is broken: 20 for two processes."""
     random = np.random.default_rng(0)
     for channel, name in enumerate(("red", "green", "blue")):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -46,32 +46,32 @@ def checkpoint(tmp_path):
     return path
 
 
-def verbs(checkpoint, pictures, out):
+def verbs(checkpoint, images, out):
     pace = ["--batch-size", "4", "--device", "cpu", "--json"]
-    checkpoint, pictures = str(checkpoint), str(pictures)
+    checkpoint, images = str(checkpoint), str(images)
     where = ["--confusion", str(out / "confusion.png")]
     return [
-        ["eval", checkpoint, pictures, "--split", "all", *where, *pace],
-        ["probe", checkpoint, pictures, "-k", "3", *pace],
+        ["eval", checkpoint, images, "--split", "all", *where, *pace],
+        ["probe", checkpoint, images, "-k", "3", *pace],
     ]
 
 
-def call_all(calls, checkpoint, pictures):
+def call_all(calls, checkpoint, images):
     """What verbs and functions that share one process group print and return."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), join_world("cpu"):
         codes = [main(call) for call in calls]
-        measured = evaluate(checkpoint, str(pictures), split="all", batch_size=4, device="cpu")
-        probed = probe(checkpoint, str(pictures), method="knn", k=3, device="cpu")
+        measured = evaluate(checkpoint, str(images), split="all", batch_size=4, device="cpu")
+        probed = probe(checkpoint, str(images), method="knn", k=3, device="cpu")
     return (measured.to_dict(), probed.to_dict()), (codes, out.getvalue(), err.getvalue())
 
 
-def test_two_processes_measure_what_one_does(checkpoint, pictures, tmp_path, capfd):
-    calls = verbs(checkpoint, pictures, tmp_path / "alone")
-    assert [main(call) for call in calls] == [1, 1]  # a picture was skipped
+def test_two_processes_measure_what_one_does(checkpoint, images, tmp_path, capfd):
+    calls = verbs(checkpoint, images, tmp_path / "alone")
+    assert [main(call) for call in calls] == [1, 1]  # an image was skipped
     alone = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    calls = verbs(checkpoint, pictures, tmp_path / "two")
-    (first, said), (second, quiet) = in_processes(2, call_all, calls, checkpoint, pictures)
+    calls = verbs(checkpoint, images, tmp_path / "two")
+    (first, said), (second, quiet) = in_processes(2, call_all, calls, checkpoint, images)
     assert first == second  # whoever calls the functions gets the same everywhere
     assert quiet == ([0, 0], "", "")
     codes, out, err = said

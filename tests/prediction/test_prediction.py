@@ -28,7 +28,7 @@ def test_labels_are_names_with_probabilities_best_first(predictor, photos):
     assert all(predictor.class_names[label.index] == label.name for label in prediction.labels)
 
 
-def test_paths_bytes_files_and_pillow_images_are_the_same_picture(predictor, photos):
+def test_paths_bytes_files_and_pillow_images_are_the_same_image(predictor, photos):
     path = photos / "b.png"
     with Image.open(path) as image, open(path, "rb") as file:
         sources = [str(path), path, path.read_bytes(), file, image]
@@ -41,7 +41,7 @@ def test_paths_bytes_files_and_pillow_images_are_the_same_picture(predictor, pho
     assert predictions[2].image == "image 3"
 
 
-def test_a_batch_says_what_single_pictures_say(checkpoint, photos):
+def test_a_batch_says_what_single_images_say(checkpoint, photos):
     paths = sorted(p for p in photos.rglob("*") if p.suffix in {".jpg", ".png", ".webp", ".jpeg"})
     paths = [path for path in paths if not path.name.startswith(".")]
     together = cvt.Predictor(checkpoint, batch_size=8)(paths)
@@ -54,7 +54,7 @@ def test_a_batch_says_what_single_pictures_say(checkpoint, photos):
         )
 
 
-def test_it_is_the_model_on_the_preprocessed_picture(predictor, checkpoint, photos):
+def test_it_is_the_model_on_the_preprocessed_image(predictor, checkpoint, photos):
     from cvt.data import eval_transform, open_image
 
     model = cvt.load(checkpoint)
@@ -66,7 +66,7 @@ def test_it_is_the_model_on_the_preprocessed_picture(predictor, checkpoint, phot
     assert best.probability == pytest.approx(probabilities.max().item(), abs=1e-5)
 
 
-def test_bad_pictures_stand_in_their_place_with_a_sentence(predictor, photos, tmp_path):
+def test_bad_images_stand_in_their_place_with_a_sentence(predictor, photos, tmp_path):
     (tmp_path / "empty.jpg").touch()
     whole = (photos / "a.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -88,15 +88,15 @@ def test_bad_pictures_stand_in_their_place_with_a_sentence(predictor, photos, tm
         assert prediction.to_dict() == {"image": prediction.image, "error": prediction.error}
 
 
-def test_only_bad_pictures_need_no_model_run(predictor, tmp_path):
+def test_only_bad_images_need_no_model_run(predictor, tmp_path):
     assert predictor([tmp_path / "a", tmp_path / "b"])[1].error
 
 
-def test_no_pictures_no_predictions(predictor):
+def test_no_images_no_predictions(predictor):
     assert predictor([]) == []
 
 
-def test_pictures_are_read_as_they_are_needed(predictor, photos):
+def test_images_are_read_as_they_are_needed(predictor, photos):
     taken = []
 
     def sources():
@@ -162,11 +162,11 @@ def same(one, other):
     ] == pytest.approx([x.probability for x in other.labels], abs=1e-5)
 
 
-def test_arrays_and_tensors_are_the_pictures_that_they_hold(predictor):
+def test_arrays_and_tensors_are_the_images_that_they_hold(predictor):
     pixels = rgb()
     grey, clear = pixels[:, :, 0], np.dstack([pixels, pixels[:, :, 0]])
     planes = torch.from_numpy(pixels).permute(2, 0, 1)
-    for array, picture in [
+    for array, pillow in [
         (pixels, Image.fromarray(pixels)),
         (pixels[:, ::-1], Image.fromarray(np.ascontiguousarray(pixels[:, ::-1]))),
         (pixels.astype(np.float32) / 255, Image.fromarray(pixels)),
@@ -180,13 +180,13 @@ def test_arrays_and_tensors_are_the_pictures_that_they_hold(predictor):
         (planes.double() / 255, Image.fromarray(pixels)),
         ((planes.float() / 255).requires_grad_(), Image.fromarray(pixels)),
     ]:
-        (got,), (expected,) = predictor(array), predictor(picture)
+        (got,), (expected,) = predictor(array), predictor(pillow)
         assert got.error is None
         assert got.image == "image 1"
         assert same(got, expected)
 
 
-def test_several_arrays_stand_for_several_pictures(predictor):
+def test_several_arrays_stand_for_several_images(predictor):
     pixels = np.stack([rgb(seed) for seed in range(3)])
     expected = [predictor(each)[0] for each in pixels]
     planes = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -239,7 +239,7 @@ def test_folders_patterns_and_mixed_lists(predictor, photos):
         ("nowhere/*.jpg", "No file matches"),
     ],
 )  # fmt: skip
-def test_what_is_no_picture_stands_in_its_place_with_a_sentence(predictor, source, words):
+def test_what_is_no_image_stands_in_its_place_with_a_sentence(predictor, source, words):
     first, *rest = predictor([source, rgb()] if not isinstance(source, list) else [*source, rgb()])
     assert words in first.error
     assert len(first.error) < 400
@@ -267,7 +267,7 @@ def tiny(checkpoint):
 
 
 @pytest.mark.parametrize("sources", [3, None, {"image": "a.jpg"}, object()])
-def test_no_pictures_at_all_are_a_mistake(predictor, sources):
+def test_no_images_at_all_are_a_mistake(predictor, sources):
     with pytest.raises(cvt.UserError, match="expected images: paths, bytes"):
         predictor(sources)
 
@@ -294,7 +294,7 @@ def test_embeddings_are_what_the_classifier_is_fed_with(predictor, photos):
 
 
 @pytest.mark.parametrize("table", ["probabilities", "embed"])
-def test_rows_never_stand_for_other_pictures(predictor, photos, table):
+def test_rows_never_stand_for_other_images(predictor, photos, table):
     bad = [f"nowhere{number}.jpg" for number in range(12)]
     with pytest.raises(cvt.UserError, match="12 of 13 images that cannot be used") as raised:
         getattr(predictor, table)([photos / "a.jpg", *bad])
