@@ -117,7 +117,7 @@ def test_a_run_that_had_saved_nothing_yet_begins_again(left, short_run, whole, t
     config = short_run(tmp_path / "run", checkpoint_minutes=10.0)
     functions = {
         "nothing": "cvt.training.loop.save_config",
-        "a config": "cvt.training.job.save_state",
+        "a config": "cvt.training.loop.save_state",
         "half a checkpoint": "cvt.training.checkpoints._finish",
     }
     killed = Event(functions[left], 1, signal.SIGKILL)
@@ -132,7 +132,7 @@ def test_a_run_that_had_saved_nothing_yet_begins_again(left, short_run, whole, t
 @pytest.mark.parametrize(
     ("function", "call"),
     # Weights are written at the start, when they are the best, and behind every checkpoint.
-    [("cvt.training.job.save_checkpoint", 3), ("cvt.training.job.write_metrics", 1)],
+    [("cvt.training.loop.save_checkpoint", 3), ("cvt.training.loop.write_metrics", 1)],
     ids=["before the last weights", "before the metrics"],
 )
 def test_what_a_killed_session_left_behind_its_state_is_made_up_for(
@@ -256,7 +256,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figures(run, whole, monkeypatch
         raise UserError("Cannot draw it.")
 
     monkeypatch.setattr("cvt.errors._remarked", set())
-    monkeypatch.setattr("cvt.training.job.save_curves", broken)
+    monkeypatch.setattr("cvt.training.loop.save_curves", broken)
     with pytest.warns(Remark, match=r"There is no plot: Cannot draw it\."):
         train(resume=str(run), progress=False)
     assert (run / "result.json").exists()

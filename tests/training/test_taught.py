@@ -12,10 +12,9 @@ import cvt
 from cvt.errors import UserError
 from cvt.runtime import ALONE, seed_position
 from cvt.training.defaults import said
-from cvt.training.job import Job
 from cvt.training.loop import train
 from cvt.training.network import set_train_mode
-from cvt.training.setup import prepare
+from cvt.training.setup import Run, prepare
 from cvt.training.step import StepResult, train_step
 from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 from processes import in_processes
@@ -83,11 +82,11 @@ def test_two_processes_are_one_that_accumulates(whole, run_of, tmp_path):
     assert differences(whole, tmp_path / "two") == []
 
 
-def prepared(settings: dict) -> Job:
+def prepared(settings: dict) -> Run:
     return prepare(said(settings, "the settings"), ALONE)
 
 
-def first_update(config: dict) -> tuple[Job, StepResult]:
+def first_update(config: dict) -> tuple[Run, StepResult]:
     """A run's first update, and the run after it."""
     job = prepared(config)
     set_train_mode(job.network.model, job.config.freeze)

@@ -12,7 +12,7 @@ from cvt.errors import UserError
 from cvt.tables import Table
 
 if TYPE_CHECKING:
-    from cvt.training.runs import Run
+    from cvt.training.runs import StoredRun
 
 
 def runs(
@@ -43,7 +43,7 @@ def runs(
     return 1 if bad or not drawn else 0
 
 
-def _print(found: "list[Run]") -> None:
+def _print(found: "list[StoredRun]") -> None:
     """Prints the runs on each data set by themselves, as only those can be compared."""
     for number, (data, runs) in enumerate(_by_data(found).items()):
         if number:
@@ -54,7 +54,7 @@ def _print(found: "list[Run]") -> None:
         _print_differences(runs)
 
 
-def _columns() -> "dict[str, str | Callable[[Run], object]]":
+def _columns() -> "dict[str, str | Callable[[StoredRun], object]]":
     from cvt.training.screen import say_count, say_time
 
     return {
@@ -70,7 +70,7 @@ def _columns() -> "dict[str, str | Callable[[Run], object]]":
     }
 
 
-def _print_differences(runs: "list[Run]") -> None:
+def _print_differences(runs: "list[StoredRun]") -> None:
     """Prints a line a run; a line a setting where those are more than the runs."""
     from cvt.training.runs import differences
     from cvt.training.screen import say_value
@@ -94,7 +94,7 @@ def _said(value: Any, say_value: Any) -> str:
     return "-" if value is None else say_value(value)
 
 
-def _drawn(found: "list[Run]", path: Path, json: bool) -> bool:
+def _drawn(found: "list[StoredRun]", path: Path, json: bool) -> bool:
     """Draws the runs, which are listed whatever becomes of their plot."""
     try:
         _plot(found, path)
@@ -107,7 +107,7 @@ def _drawn(found: "list[Run]", path: Path, json: bool) -> bool:
     return True
 
 
-def _plot(found: "list[Run]", path: Path) -> None:
+def _plot(found: "list[StoredRun]", path: Path) -> None:
     from cvt.training.report import save_comparison
 
     panels = {
@@ -117,8 +117,8 @@ def _plot(found: "list[Run]", path: Path) -> None:
     save_comparison(path, {data: curves for data, curves in panels.items() if curves})
 
 
-def _by_data(found: "list[Run]") -> "dict[str, list[Run]]":
-    groups: dict[str, list[Run]] = {}
+def _by_data(found: "list[StoredRun]") -> "dict[str, list[StoredRun]]":
+    groups: dict[str, list[StoredRun]] = {}
     for run in found:
         groups.setdefault(str(run.config["data"]), []).append(run)
     return groups

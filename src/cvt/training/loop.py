@@ -1,47 +1,67 @@
-"""The training loop, read from top to bottom."""
+"""The training loop, read from top to bottom, and what it leaves in the run's folder."""
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import Any, cast
 
 import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 
-from cvt.data import Batch, ImageSet, dead_workers_explained
+from cvt.data import (
+    Batch,
+    ImageSet,
+    batch_names,
+    dead_workers_explained,
+)
 from cvt.errors import UserError
 from cvt.evaluation.answers import Logits, validate
+from cvt.figures import if_possible
+from cvt.files import atomic_write, remove_left_behind
+from cvt.parts.model import num_params
 from cvt.plain import to_plain
 from cvt.runtime import (
     Interrupted,
     StopRequest,
     World,
+    hardware,
     is_lost_peer,
     join_world,
     peak_memory_mb,
     seed_position,
+    software,
     stop_requests,
 )
+from cvt.training.card import CardFacts, write_card
+from cvt.training.checkpoints import RunFacts, save_state
 from cvt.training.config import Layer, TrainConfig, save_config
 from cvt.training.defaults import read_layers, said
-from cvt.training.job import (
-    Job,
-    draw,
-    explained,
-    keep_again,
-    keep_epoch,
-    keep_result,
-    keep_state,
-    load_best,
-)
 from cvt.training.network import set_train_mode
-from cvt.training.report import TrainResult, report
-from cvt.training.run_folder import CONFIG_FILE, Events, held
+from cvt.training.report import TrainResult, report, save_curves, save_result
+from cvt.training.run_folder import (
+    BEST_WEIGHTS,
+    CONFIG_FILE,
+    CURVES_FILE,
+    LAST_WEIGHTS,
+    EpochRow,
+    Events,
+    held,
+    write_metrics,
+)
 from cvt.training.screen import Screen
-from cvt.training.setup import prepare
+from cvt.training.setup import Run, prepare
 from cvt.training.step import Chunk, NonFinite, StepResult, train_step
+from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
 def train(
@@ -101,107 +121,107 @@ def _asked(
 class _Session:
     """What the loop talks to while it works."""
 
-    job: Job
+    run: Run
     screen: Screen
     events: Events
     stop: StopRequest
 
     def show(self, result: StepResult) -> None:
         """Shows an update that has been counted."""
-        job, progress = self.job, self.job.progress
+        run, progress = self.run, self.run.progress
         self.screen.update(
-            f"{progress.epoch + 1}/{job.epochs}",
+            f"{progress.epoch + 1}/{run.epochs}",
             result.loss,
-            job.lr,
+            run.lr,
             progress.images_per_s,
             progress.data_wait,
-            peak_memory_mb(job.device),
+            peak_memory_mb(run.device),
         )
         self.events.update(
-            job.done_updates, result.loss, job.lr, result.grad_norm, progress.images_per_s
+            run.done_updates, result.loss, run.lr, result.grad_norm, progress.images_per_s
         )
 
     def agree(self, bad: Sequence[str] = ()) -> tuple[bool, bool]:
         """Whether any process is to stop, and whether a checkpoint is due; the same in all.
 
-        Pictures that could not be read, in whichever process, are made known to all of them.
+        Images that could not be read, in whichever process, are made known to all of them.
         """
-        job = self.job
-        waited = time.monotonic() - job.saved_at
-        due = job.world.is_main and waited > 60 * job.config.checkpoint_minutes
+        run = self.run
+        waited = time.monotonic() - run.saved_at
+        due = run.world.is_main and waited > 60 * run.config.checkpoint_minutes
         mine = torch.tensor([self.stop.is_set, due, len(bad)], dtype=torch.float32)
-        stop, save, skipped = job.world.sum(mine).tolist()
+        stop, save, skipped = run.world.sum(mine).tolist()
         if skipped:
-            self.name_bad([sentence for share in job.world.gather(bad) for sentence in share])
+            self.name_bad([sentence for share in run.world.gather(bad) for sentence in share])
         return bool(stop), bool(save)
 
     def name_bad(self, sentences: Iterable[str]) -> None:
-        """Says which pictures could not be read, each of them once."""
-        for sentence in self.job.progress.note_bad(tuple(sentences)):
+        """Says which images could not be read, each of them once."""
+        for sentence in self.run.progress.note_bad(tuple(sentences)):
             self.screen.say(f"skipped: {sentence}")
 
 
 def _run(asked: Layer, world: World, shown: bool) -> TrainResult:
     start = time.monotonic()
     with ExitStack() as stack:
-        job = prepare(
-            asked, world, lambda run: world.on_main(lambda: stack.enter_context(held(run)))
+        run = prepare(
+            asked, world, lambda folder: world.on_main(lambda: stack.enter_context(held(folder)))
         )
-        done, progress = job.done_updates, job.progress
+        done, progress = run.done_updates, run.progress
         # An epoch's figures stand at its last update: one that is yet to be measured gets new ones.
-        is_unmeasured = progress.batch == job.updates_of_epoch > 0
+        is_unmeasured = progress.batch == run.updates_of_epoch > 0
         # From here on the run can be resumed, if only from its beginning.
-        world.on_main(lambda: save_config(job.run / CONFIG_FILE, job.config))
-        screen = stack.enter_context(Screen(job.total_updates, done, shown))
+        world.on_main(lambda: save_config(run.folder / CONFIG_FILE, run.config))
+        screen = stack.enter_context(Screen(run.total_updates, done, shown))
         first = done + (not is_unmeasured)
-        events = stack.enter_context(Events(job.run, first, screen.say, enabled=world.is_main))
+        events = stack.enter_context(Events(run.folder, first, screen.say, enabled=world.is_main))
         stop = stack.enter_context(stop_requests())
-        session = _Session(job=job, screen=screen, events=events, stop=stop)
+        session = _Session(run=run, screen=screen, events=events, stop=stop)
         answers = _work(session)
-        result = _result(job, answers, time.monotonic() - start)
-        keep_result(job, result)
+        result = _result(run, answers, time.monotonic() - start)
+        keep_result(run, result)
         screen.report(report(result))
     return result
 
 
 def _work(session: _Session) -> Logits | None:
     """Makes the epochs that are not made yet; returns the best weights' answers to the test."""
-    job, screen = session.job, session.screen
-    screen.describe(job.config, job.describe(), job.world.size)
-    for note in (*job.splits.notes, *job.notes):
+    run, screen = session.run, session.screen
+    screen.describe(run.config, run.describe(), run.world.size)
+    for note in (*run.splits.notes, *run.notes):
         screen.say(note)
-    session.name_bad(job.splits.unreadable)
-    if job.done_updates:
-        keep_again(job)
+    session.name_bad(run.splits.unreadable)
+    if run.done_updates:
+        keep_again(run)
     else:
-        keep_state(job)
-    while job.done_updates < job.total_updates or job.progress.batch:
+        keep_state(run)
+    while run.done_updates < run.total_updates or run.progress.batch:
         _train_epoch(session)
-        answers = _measure(session, job.splits.val, save=True)
-        row = job.progress.finish_epoch(
-            answers.loss(), answers.top_k(1), job.lr, peak_memory_mb(job.device)
+        answers = _measure(session, run.splits.val, save=True)
+        row = run.progress.finish_epoch(
+            answers.loss(), answers.top_k(1), run.lr, peak_memory_mb(run.device)
         )
         # First: what the state does not have behind it is taken back.
-        session.events.epoch(job.done_updates, row)
-        keep_epoch(job, row)
-        screen.epoch(row, job.epochs, is_best=job.progress.best is row)
-    load_best(job)
+        session.events.epoch(run.done_updates, row)
+        keep_epoch(run, row)
+        screen.epoch(row, run.epochs, is_best=run.progress.best is row)
+    load_best(run)
     # Interrupted here, nothing is saved: it would be the best weights in place of the last.
-    return _measure(session, job.splits.test, save=False) if job.splits.test else None
+    return _measure(session, run.splits.test, save=False) if run.splits.test else None
 
 
 def _train_epoch(session: _Session) -> None:
     """Makes the updates of the epoch in hand that are not made yet."""
-    job, progress = session.job, session.job.progress
-    if progress.batch == job.updates_of_epoch:
+    run, progress = session.run, session.run.progress
+    if progress.batch == run.updates_of_epoch:
         return
-    set_train_mode(job.network.model, job.config.freeze)
-    batches = iter(job.train_loader())
+    set_train_mode(run.network.model, run.config.freeze)
+    batches = iter(run.train_loader())
     since = time.monotonic()
-    while progress.batch < job.updates_of_epoch:
-        chunks = list(islice(batches, job.config.accum_steps))
+    while progress.batch < run.updates_of_epoch:
+        chunks = list(islice(batches, run.config.accum_steps))
         waited = time.monotonic() - since
-        result = make_update(job, chunks)
+        result = make_update(run, chunks)
         progress.batch += 1
         now = time.monotonic()
         progress.count(result.loss, result.num_images, now - since, waited)
@@ -209,79 +229,79 @@ def _train_epoch(session: _Session) -> None:
         session.show(result)
         must_stop, must_save = session.agree([each for chunk in chunks for each in chunk.bad])
         if must_stop:
-            _leave(job, save=True)
+            _leave(run, save=True)
         if must_save:
-            keep_state(job)
+            keep_state(run)
 
 
-def make_update(job: Job, chunks: list[Batch]) -> StepResult:
+def make_update(run: Run, chunks: list[Batch]) -> StepResult:
     """Makes one update of this process's chunks of a batch; does not count it.
 
     Raises:
         NonFinite: The loss or the gradient is not finite.
     """
-    progress, config = job.progress, job.config
-    job.set_lr(job.done_updates)
+    progress, config = run.progress, run.config
+    run.set_lr(run.done_updates)
     try:
         result = train_step(
-            job.network.forward,
-            _on_device(job, chunks),
-            job.loss_fn,
-            job.optimizer,
-            job.step,
+            run.network.forward,
+            _on_device(run, chunks),
+            run.loss_fn,
+            run.optimizer,
+            run.step,
             lambda chunk: seed_position(config.seed, progress.epoch, progress.batch, chunk),
         )
     except NonFinite as error:
-        raise explained(job, error) from None
-    if job.network.ema is not None:
-        job.network.ema.update(job.network.model, step=job.done_updates + 1)
+        raise _explained(run, error) from None
+    if run.network.ema is not None:
+        run.network.ema.update(run.network.model, step=run.done_updates + 1)
     return result
 
 
-def _on_device(job: Job, chunks: Iterable[Batch]) -> Iterator[Chunk]:
-    layout = torch.channels_last if job.config.channels_last else torch.contiguous_format
+def _on_device(run: Run, chunks: Iterable[Batch]) -> Iterator[Chunk]:
+    layout = torch.channels_last if run.config.channels_last else torch.contiguous_format
     for chunk in chunks:
-        images = chunk.images.to(job.device, non_blocking=True, memory_format=layout)
-        yield images, chunk.labels.to(job.device, non_blocking=True)
+        images = chunk.images.to(run.device, non_blocking=True, memory_format=layout)
+        yield images, chunk.labels.to(run.device, non_blocking=True)
 
 
 def _measure(session: _Session, images: ImageSet, save: bool) -> Logits:
     """Measures a split; asked to stop meanwhile, leaves with or without saving the state."""
-    job = session.job
+    run = session.run
 
     def check(num_images: int) -> None:
         if session.agree()[0]:
-            _leave(job, save)
+            _leave(run, save)
 
     answers = validate(
-        job.network.product,
-        job.eval_loader(images),
-        job.device,
-        job.config.precision,
+        run.network.product,
+        run.eval_loader(images),
+        run.device,
+        run.config.precision,
         check,
-        job.world,
+        run.world,
     )
     session.name_bad(answers.bad)
     return answers
 
 
-def _leave(job: Job, save: bool) -> None:
+def _leave(run: Run, save: bool) -> None:
     if save:
-        keep_state(job)
-        draw(job)
-    progress = job.progress
-    where = f"in epoch {progress.epoch + 1} of {job.epochs} after {progress.batch} updates of it"
-    if progress.epoch == job.epochs:
+        keep_state(run)
+        draw(run)
+    progress = run.progress
+    where = f"in epoch {progress.epoch + 1} of {run.epochs} after {progress.batch} updates of it"
+    if progress.epoch == run.epochs:
         where = "after the last epoch"
-    raise Interrupted(job.run, where, is_told_elsewhere=not job.world.is_main)
+    raise Interrupted(run.folder, where, is_told_elsewhere=not run.world.is_main)
 
 
-def _result(job: Job, answers: Logits | None, seconds: float) -> TrainResult:
-    best = job.progress.best
+def _result(run: Run, answers: Logits | None, seconds: float) -> TrainResult:
+    best = run.progress.best
     assert best is not None
     return TrainResult(
-        run=job.run,
-        data=job.config.data,
+        run=run.folder,
+        data=run.config.data,
         best_epoch=best.epoch,
         best_top1=best.val_top1,
         best_loss=best.val_loss,
@@ -289,5 +309,150 @@ def _result(job: Job, answers: Logits | None, seconds: float) -> TrainResult:
         test_loss=answers.loss() if answers else None,
         test_top5=answers.top_k(5) if answers and answers.logits.shape[1] > 5 else None,
         seconds=seconds,
-        bad=tuple(job.progress.bad),
+        bad=tuple(run.progress.bad),
     )
+
+
+# --- What a run writes into its folder, in an order that an interruption anywhere leaves usable.
+
+_DRAW_EVERY_S = 60.0  # a plot takes half a second, which short epochs would notice
+
+
+def keep_epoch(run: Run, row: EpochRow) -> None:
+    """Writes a finished epoch: weights if they are the best, state, metrics, at times curves.
+
+    The best weights come first: interrupted after them, the epoch is repeated to the same result.
+    """
+    if run.progress.best is row:
+        _save_weights(run, BEST_WEIGHTS, row)
+    keep_state(run)
+    run.world.on_main(lambda: write_metrics(run.folder, run.progress.history))
+    if time.monotonic() - run.drawn_at > _DRAW_EVERY_S or run.progress.epoch == run.epochs:
+        draw(run)
+
+
+def keep_again(run: Run) -> None:
+    """Writes anew what a session that was killed may have left behind the state it saved."""
+    history = run.progress.history
+    run.world.on_main(lambda: remove_left_behind(run.folder))
+    _save_weights(run, LAST_WEIGHTS, history[-1] if history else None)
+    run.world.on_main(lambda: write_metrics(run.folder, history))
+    if run.progress.epoch == run.epochs:
+        draw(run)
+
+
+def draw(run: Run) -> None:
+    """Draws the curves of the finished epochs, if there are any."""
+    title = f"{run.record.model} on {run.splits.name}"
+    history = run.progress.history
+    if history and run.world.is_main:
+        with if_possible():
+            save_curves(run.folder / CURVES_FILE, history, title)
+    run.drawn_at = time.monotonic()
+
+
+def keep_state(run: Run) -> None:
+    """Writes the weights as they are, and a checkpoint that goes on from them."""
+    history = run.progress.history
+    facts = RunFacts(
+        config=run.config.to_dict(),
+        identity=run.identity,
+        record=run.record.to_dict(),
+        progress=run.progress,
+    )
+    keep = run.config.keep_checkpoints
+    save_state(run.folder, to_plain(facts), run.tensors, keep=keep, world=run.world)
+    _save_weights(run, LAST_WEIGHTS, history[-1] if history else None)
+    run.saved_at = time.monotonic()
+
+
+def keep_result(run: Run, result: TrainResult) -> None:
+    """Writes a finished run's card and, last, the file by which it is known to be finished."""
+    splits, config = run.splits, run.config
+    facts = CardFacts(
+        num_params=num_params(run.network.model),
+        num_images={name: count for name, (count, _) in run.identity.data.items()},
+        val_was_cut=splits.val_was_cut,
+        hardware=hardware(run.device, run.world.size),
+        processes=run.world.size,
+        software=software(),
+    )
+    history = run.progress.history
+    run.world.on_main(lambda: write_card(config, run.record, result, history, facts))
+    run.world.on_main(lambda: save_result(run.folder, result))
+
+
+def load_best(run: Run) -> None:
+    """Puts the best epoch's weights into the model."""
+    path = run.folder / BEST_WEIGHTS
+    state_dict, _ = load_checkpoint(path)
+    options = StateDictOptions(full_state_dict=True)
+    try:
+        set_model_state_dict(run.network.product, dict(state_dict), options=options)
+    except (RuntimeError, ValueError, LookupError) as error:
+        raise UserError(
+            f"The best weights are not this run's ({str(error).partition(':')[0]}): {path} was "
+            "changed; train again."
+        ) from error
+
+
+def _save_weights(run: Run, name: str, row: EpochRow | None) -> None:
+    """Writes the model's weights; their average, where one is kept."""
+    metrics = {"epoch": row.epoch, "top1": row.val_top1, "loss": row.val_loss} if row else {}
+    record = replace(run.record, metrics=metrics)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state_dict = cast(
+        "dict[str, Tensor]", get_model_state_dict(run.network.product, options=options)
+    )
+    run.world.on_main(lambda: save_checkpoint(run.folder / name, state_dict, record))
+
+
+# --- What is said, and kept, when a loss or a gradient is not a number any more.
+
+_NONFINITE_FILE = "nonfinite.json"
+
+
+def _explained(run: Run, error: NonFinite) -> NonFinite:
+    """Returns the error with where it happened, having written the batch's images to a file."""
+    update, names = run.done_updates + 1, _names_of_batch(run)
+    path = run.folder / _NONFINITE_FILE
+    try:
+        run.world.on_main(lambda: _write_nonfinite(run, error, update, names))
+        listed = f"are named in {path}"
+    except UserError as failure:
+        listed = f"could not be listed ({str(failure).rstrip('.')})"
+    explanation = NonFinite(
+        f"Training stopped at update {update} (epoch {run.progress.epoch + 1}, learning rate "
+        f"{run.lr:.3g}): {error}; its {len(names)} images ({names[0]}, ...) {listed}, "
+        f"and the last good checkpoint is kept in {quote(str(run.folder))}; look at them, or start "
+        "again with a lower --optim.lr or a lower --optim.clip-grad.",
+        loss=error.loss,
+        grad_norm=error.grad_norm,
+    )
+    explanation.is_told_elsewhere = not run.world.is_main
+    return explanation
+
+
+def _names_of_batch(run: Run) -> list[str]:
+    """Returns the names of the images of the batch in hand, those of all processes."""
+    return batch_names(
+        run.splits.train,
+        batch_size=run.batch_size,
+        seed=run.config.seed,
+        epoch=run.progress.epoch,
+        repeats=run.config.augment.repeats,
+        batch=run.progress.batch,
+    )
+
+
+def _write_nonfinite(run: Run, error: NonFinite, update: int, names: list[str]) -> None:
+    with atomic_write(run.folder / _NONFINITE_FILE, "w") as file:
+        facts = {
+            "update": update,
+            "epoch": run.progress.epoch + 1,
+            "lr": run.lr,
+            "loss": str(error.loss),
+            "grad_norm": str(error.grad_norm),
+            "images": names,
+        }
+        json.dump(facts, file, indent=1)

@@ -31,7 +31,7 @@ _NO_SETTING = ("data", "model", "out", "data_dir", "resume", "force", "download"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class StoredRun:
     """What a run's folder says; accuracies in percent, times in seconds.
 
     Args:
@@ -95,7 +95,7 @@ class Run:
         return {name: value for name, value in plain.items() if value is not None}
 
 
-def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
+def read_runs(folder: str | Path) -> tuple[list[StoredRun], list[str]]:
     """Reads all runs in a folder and below, the best validation top-1 first.
 
     Returns:
@@ -117,7 +117,7 @@ def read_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
     return sorted(runs, key=_rank), bad
 
 
-def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+def differences(runs: Sequence[StoredRun]) -> dict[str, list[Any]]:
     """Returns the settings that are not the same in all runs: by name, a value for each run.
 
     What follows from another setting is left out: the learning rate for 512 images where it has
@@ -158,12 +158,12 @@ def _run_folders(folder: Path, unread: list[str]) -> Iterator[Path]:
             left += [where / name for name in below[::-1] if not name.startswith(".")]
 
 
-def _read_run(path: Path, folder: Path) -> Run:
+def _read_run(path: Path, folder: Path) -> StoredRun:
     config = _read_config(path / CONFIG_FILE)
     result = read_result(path)
     name = str(path.relative_to(folder)) if path != folder else path.resolve().name
     finished = "finished" if result else "stopped"
-    return Run(
+    return StoredRun(
         name=name,
         path=path,
         config=config,
@@ -218,7 +218,7 @@ def _num_params(path: Path) -> int | None:
     return None
 
 
-def _rank(run: Run) -> tuple[float, float, str]:
+def _rank(run: StoredRun) -> tuple[float, float, str]:
     best = run.best
     return (-best.val_top1, best.val_loss, run.name) if best else (1.0, 0.0, run.name)
 

@@ -1,28 +1,38 @@
-"""Everything a run needs before its first update, built from the config and the data."""
+"""A run, and everything it needs before its first update, built from the config and the data."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import torch
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
+from torch.optim import Optimizer
 
 from cvt.data import (
+    Batch,
     DataSplits,
+    ImageSet,
     eval_transform,
     load_data,
+    make_eval_loader,
+    make_loader,
     train_transform,
 )
+from cvt.data.order import Share
+from cvt.data.transforms import Transform
 from cvt.errors import UserError
 from cvt.files import expanded
 from cvt.parts.backbone import Backbone
-from cvt.parts.model import VisionModel
+from cvt.parts.model import VisionModel, num_params
 from cvt.plain import to_plain, write_yaml
 from cvt.runtime import World, choose_device, faster_precision, seed_position
 from cvt.training.checkpoints import (
     Identity,
+    Tensors,
     has_checkpoint,
     load_tensors,
     newest,
@@ -38,11 +48,10 @@ from cvt.training.defaults import (
     said,
     same_chunks,
 )
-from cvt.training.job import Job
 from cvt.training.losses import make_loss
-from cvt.training.network import make_network
+from cvt.training.network import Network, make_network
 from cvt.training.run_folder import CONFIG_FILE, Progress, is_run, make_run_folder
-from cvt.training.step import StepOptions, make_mixer, make_optimizer
+from cvt.training.step import StepOptions, make_mixer, make_optimizer, make_scheduler
 from cvt.training.teacher import Teacher, check_teacher, find_teacher
 from cvt.weights.record import Record, RunData
 from cvt.weights.source import open_weights
@@ -64,7 +73,147 @@ _NOT_TO_SAY = {
 }
 
 
-def prepare(asked: Layer, world: World, hold: Callable[[Path], None] | None = None) -> Job:
+@dataclass(kw_only=True)
+class Run:
+    """A run, ready for its next update: `config` has no gaps, `progress` says where it is.
+
+    `notes` are sentences that the user should read before it goes on.
+    """
+
+    config: TrainConfig
+    folder: Path
+    world: World
+    splits: DataSplits
+    identity: Identity
+    device: torch.device
+    network: Network
+    record: Record
+    optimizer: Optimizer
+    loss_fn: nn.Module
+    step: StepOptions
+    augmented: Transform
+    plain: Transform
+    progress: Progress
+    scheduler: Scheduler = field(init=False)
+    saved_at: float = field(default_factory=time.monotonic)
+    drawn_at: float = field(default_factory=time.monotonic)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.scheduler = make_scheduler(
+            self.optimizer, self.config.optim, self.total_updates, self.updates_per_epoch
+        )
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run; the last one may be cut short by `config.updates`."""
+        return -(-self.total_updates // self.updates_per_epoch)
+
+    @property
+    def batch_size(self) -> int:
+        """Images per update, over all processes."""
+        return self.config.batch_size
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Full batches that the training images make; the rest sits an epoch out."""
+        return len(self.splits.train) // self.batch_size
+
+    @property
+    def total_updates(self) -> int:
+        """Updates of the whole run."""
+        return self.config.updates or self.config.epochs * self.updates_per_epoch
+
+    @property
+    def updates_of_epoch(self) -> int:
+        """Updates of the epoch in hand."""
+        left = self.total_updates - self.progress.epoch * self.updates_per_epoch
+        return min(left, self.updates_per_epoch)
+
+    @property
+    def done_updates(self) -> int:
+        """Updates made so far, in this session and before."""
+        done = self.progress.epoch * self.updates_per_epoch + self.progress.batch
+        return min(done, self.total_updates)
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last update; with layer decay, that of the classifier."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    @property
+    def tensors(self) -> Tensors:
+        """What a checkpoint holds of tensors."""
+        ema = self.network.ema
+        return Tensors(
+            model=self.network.model,
+            optimizer=self.optimizer,
+            ema=None if ema is None else ema.module,
+            scaler=self.step.scaler,
+        )
+
+    def set_lr(self, update: int) -> None:
+        """Sets the learning rate of an update, counted from 0, a function of its number."""
+        self.scheduler.step_update(max(update, 0))
+
+    def train_loader(self) -> Iterable[Batch]:
+        """Returns this process's chunks of the batches of the epoch in hand not done yet."""
+        return make_loader(
+            self.splits.train,
+            self.augmented,
+            batch_size=self.batch_size,
+            shuffle=True,
+            seed=self.config.seed,
+            epoch=self.progress.epoch,
+            start_batch=self.progress.batch,
+            num_workers=self.config.num_workers,
+            drop_last=True,
+            repeats=self.config.augment.repeats,
+            share=Share(self.world.rank, self.world.size, self.config.accum_steps),
+        )
+
+    def eval_loader(self, images: ImageSet) -> Iterable[Batch]:
+        """Returns this process's share of a split, in order, without augmentation."""
+        return make_eval_loader(
+            images,
+            self.plain,
+            batch_size=max(self.batch_size // (self.world.size * self.config.accum_steps), 1),
+            num_workers=self.config.num_workers,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+    def describe(self) -> str:
+        """Returns sentences about data, model, device, processes and teacher."""
+        splits, world = self.splits, self.world
+        sizes = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
+        if splits.test is not None:
+            sizes += f", {len(splits.test):,} for the final test"
+        cut = " (validation cut from training)" if splits.val_was_cut else ""
+        processes = f"{world.size} processes ({self.config.parallel}), " if world.size > 1 else ""
+        return (
+            f"{splits.name}: {sizes}{cut}, {len(splits.classes)} classes. "
+            f"{self.record.model}: {num_params(self.network.model):,} parameters, "
+            f"{processes}on {self.device} in {self.config.precision}. {self._taught()}"
+            f"Run folder: {self.folder}"
+        )
+
+    def _taught(self) -> str:
+        teacher, distill = self.step.teacher, self.config.distill
+        if teacher is None or distill is None:
+            return ""
+        own = self.record.spec.distilled
+        where = "a classifier of its own" if own else "the only classifier"
+        return (
+            f"Taught by {teacher.name} ({teacher.num_params:,} parameters): {distill.kind} "
+            f"distillation into {where}. "
+        )
+
+
+# --- How one is built: anew, or from where it was saved.
+
+
+def prepare(asked: Layer, world: World, hold: Callable[[Path], None] | None = None) -> Run:
     """Loads the data, derives the config, builds model and optimiser, and makes the run's folder.
 
     With `resume`, or after torchrun restarted its processes, all of it is put back to where the
@@ -76,18 +225,18 @@ def prepare(asked: Layer, world: World, hold: Callable[[Path], None] | None = No
         hold: Marks the run's folder as in training, before anything in it is read; None leaves it.
     """
     with world.alike():
-        return _prepare(_after_restart(asked, world), world, hold or (lambda run: None))
+        return _prepare(_after_restart(asked, world), world, hold or (lambda folder: None))
 
 
-def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Job:
-    run = None
+def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Run:
+    folder = None
     if "resume" in asked:
-        run = expanded(asked["resume"])
-        if world.on_main(lambda: is_run(run)):
-            hold(run)
-        if not world.on_main(lambda: _is_only_begun(run)):
-            return _resume(asked, run, world)
-        asked = said(resumed(load_config(run / CONFIG_FILE), asked).to_dict(), "the config")
+        folder = expanded(asked["resume"])
+        if world.on_main(lambda: is_run(folder)):
+            hold(folder)
+        if not world.on_main(lambda: _is_only_begun(folder)):
+            return _resume(asked, folder, world)
+        asked = said(resumed(load_config(folder / CONFIG_FILE), asked).to_dict(), "the config")
     told = {**USUAL, **asked}
     device = _device(told["device"], world)
     splits = _splits(told, world)
@@ -96,13 +245,13 @@ def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Job:
     config, tried = _with_precision(config, model, device, world)
     check_batch(config, len(splits.train), world.size)
     teacher, notes = _teacher(config, record, splits, device, world)
-    if run is None:
-        run = world.on_main(lambda: _run_folder(config, world))
-        hold(run)
-    config = replace(config, out=str(run), resume=None)
-    job = _assemble(config, run, splits, device, model, record, world, teacher)
-    job.notes += tried + notes
-    return job
+    if folder is None:
+        folder = world.on_main(lambda: _run_folder(config, world))
+        hold(folder)
+    config = replace(config, out=str(folder), resume=None)
+    run = _assemble(config, folder, splits, device, model, record, world, teacher)
+    run.notes += tried + notes
+    return run
 
 
 def _with_precision(
@@ -118,13 +267,13 @@ def _with_precision(
     return replace(config, precision=cast("Any", chosen)), [why]
 
 
-def _is_only_begun(run: Path) -> bool:
+def _is_only_begun(folder: Path) -> bool:
     """Whether a session was killed before it saved its first checkpoint: nothing is lost."""
-    return (run / CONFIG_FILE).exists() and not has_checkpoint(run)
+    return (folder / CONFIG_FILE).exists() and not has_checkpoint(folder)
 
 
-def _resume(asked: Layer, run: Path, world: World) -> Job:
-    checkpoint = world.on_main(lambda: newest(run))
+def _resume(asked: Layer, folder: Path, world: World) -> Run:
+    checkpoint = world.on_main(lambda: newest(folder))
     facts = read_run_facts(checkpoint)
     stored = facts.identity
     config = resumed(TrainConfig.from_dict(facts.config), asked)
@@ -139,20 +288,20 @@ def _resume(asked: Layer, run: Path, world: World) -> Job:
         in_chans=record.spec.in_chans,
     )
     teacher, notes = _teacher(config, record, splits, device, world)
-    config = replace(config, out=str(run), resume=None, force=False)
-    job = _assemble(config, run, splits, device, model, record, world, teacher)
+    config = replace(config, out=str(folder), resume=None, force=False)
+    run = _assemble(config, folder, splits, device, model, record, world, teacher)
     if not asked.get("force"):
-        stored.check(job.identity)
+        stored.check(run.identity)
     check_batch(config, len(splits.train), world.size)
-    load_tensors(checkpoint, job.tensors)
-    job.progress = facts.progress
-    job.set_lr(job.done_updates - 1)
-    job.notes += notes
-    job.notes += [
+    load_tensors(checkpoint, run.tensors)
+    run.progress = facts.progress
+    run.set_lr(run.done_updates - 1)
+    run.notes += notes
+    run.notes += [
         f"The checkpoint {each} is half written or was changed; going on from {checkpoint.name}."
-        for each in passed_over(run, checkpoint)
+        for each in passed_over(folder, checkpoint)
     ]
-    return job
+    return run
 
 
 def _after_restart(asked: Layer, world: World) -> Layer:
@@ -243,14 +392,14 @@ def row_changes(told: Layer) -> dict[str, Any]:
 
 def _assemble(
     config: TrainConfig,
-    run: Path,
+    folder: Path,
     splits: DataSplits,
     device: torch.device,
     model: VisionModel,
     record: Record,
     world: World,
     teacher: Teacher | None,
-) -> Job:
+) -> Run:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
     if teacher is not None and model.spec.distilled:
@@ -269,9 +418,9 @@ def _assemble(
         seed=config.seed,
         digests=identity.data,
     )
-    return Job(
+    return Run(
         config=config,
-        run=run,
+        folder=folder,
         world=world,
         splits=splits,
         identity=identity,

@@ -18,10 +18,9 @@ from cvt.systems.catalog import row_of
 from cvt.training.checkpoints import Identity
 from cvt.training.config import USUAL, Layer, TrainConfig
 from cvt.training.defaults import derive, measure, overlay, said
-from cvt.training.job import Job
 from cvt.training.loop import make_update
 from cvt.training.network import set_train_mode
-from cvt.training.setup import check_batch, prepare
+from cvt.training.setup import Run, check_batch, prepare
 from cvt.zoo.describe import describe
 
 # --- How much training each contender gets: epochs, images or minutes.
@@ -277,7 +276,7 @@ def seconds_per_update(asked: Layer) -> float:
         return (time.monotonic() - since) / made
 
 
-def _endless(job: Job) -> Iterator[list[Batch]]:
+def _endless(job: Run) -> Iterator[list[Batch]]:
     """Goes through epoch after epoch, in batches of as many chunks as the config says."""
     for epoch in count():
         job.progress.epoch = epoch
