@@ -1,11 +1,18 @@
+"""The loop: what it leaves, what it refuses, and what a loss that is no number does to it."""
+
 import csv
+import json
+import math
+import os
 import shutil
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cvt.data import epoch_order, load_data
 from cvt.errors import UserError
 from cvt.training import loop
 from cvt.training.config import load_config
@@ -14,6 +21,8 @@ from cvt.training.report import report
 from cvt.training.step import NonFinite
 from cvt.weights.checkpoint import read_record
 from cvt.zoo.create import load
+from processes import in_processes
+from trained import differences, session
 
 
 def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
@@ -80,7 +89,7 @@ def test_it_learns(tiny_config):
     assert (result.best_top1, result.test_top1) == (100, 100)
 
 
-def test_broken_pictures_are_named_once_and_counted(tiny_config, tiny_folder, tmp_path, capsys):
+def test_broken_images_are_named_once_and_counted(tiny_config, tiny_folder, tmp_path, capsys):
     data = shutil.copytree(tiny_folder, tmp_path / "data")
     (data / "train" / "dark" / "0.png").write_bytes(b"")
     (data / "val" / "dark" / "0.png").write_text("not an image")
@@ -119,7 +128,7 @@ def test_runs_never_overwrite(tiny_config, tmp_path, monkeypatch):
         train(**tiny_config() | {"out": result.run}, progress=False)
 
 
-def test_more_batch_than_pictures_is_refused(tiny_config, tmp_path):
+def test_more_batch_than_images_is_refused(tiny_config, tmp_path):
     with pytest.raises(UserError, match="Got batch_size 13 for 12 training images"):
         train(**tiny_config(batch_size=13), progress=False)
     assert not (tmp_path / "run").exists()
@@ -149,3 +158,70 @@ def test_starts_from_weights(tiny_config, tiny_run, tmp_path):
 def test_the_default_run_reaches_98_percent(seed, tmp_path):
     result = train(seed=seed, out=str(tmp_path / "run"), progress=False)
     assert result.test_top1 >= 98
+
+
+UPDATE = 5  # the second one of the second epoch
+BATCH = 4
+
+
+def poisoned(config: dict, rank: int = 0):
+    """A session in which an image of that update, in one process, is not a number."""
+    original, calls = loop.train_step, []
+
+    def step(network, chunks, *rest):
+        calls.append(chunks)
+        chunks = list(chunks)
+        if len(calls) == UPDATE and int(os.environ.get("RANK", 0)) == rank:
+            chunks[0][0][0, 0, 0, 0] = torch.nan
+        return original(network, chunks, *rest)
+
+    with patch("cvt.training.loop.train_step", step):
+        return session(config)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_where_and_on_what_it_stopped_is_said_and_nothing_is_lost(processes, tiny_run, tmp_path):
+    optim = {"opt": "sgd", "lr": 0.05, "warmup_epochs": 0.5}  # which stores the least
+    config = tiny_run(tmp_path / "run", optim=optim, accum_steps=2 // processes)
+    if processes == 1:
+        ended, others = poisoned(config), []
+    else:
+        ended, *others = in_processes(2, poisoned, config, 1)
+    assert ended.error == "NonFinite"
+    assert [(each.text, each.is_told_elsewhere) for each in others] == [
+        (ended.text, True) for _ in others
+    ]
+    names = batch_names(config)
+    report = tmp_path / "run" / "nonfinite.json"
+    assert ended.text.startswith(f"Training stopped at update {UPDATE} (epoch 2, learning rate ")
+    assert (
+        f"): the loss is nan, the gradient norm nan; its {BATCH} images ({names[0]}, ...) are "
+        f"named in {report}, and the last good checkpoint is kept in {tmp_path / 'run'}; "
+    ) in ended.text
+    facts = json.loads(report.read_text())
+    assert facts["images"] == names
+    assert (facts["update"], facts["epoch"]) == (UPDATE, 2)
+    assert math.isnan(float(facts["loss"]))
+    assert math.isnan(float(facts["grad_norm"]))
+    assert f"learning rate {facts['lr']:.3g})" in ended.text
+    if processes == 1:
+        assert session({"resume": str(tmp_path / "run")}).result
+        assert session({**config, "out": str(tmp_path / "whole")}).result
+        assert differences(tmp_path / "whole", tmp_path / "run") == []
+
+
+def batch_names(config: dict) -> list[str]:
+    images = load_data(config["data"]).train
+    order = epoch_order(len(images), shuffle=True, seed=0, epoch=1)
+    return [images.name(number) for number in order[BATCH : 2 * BATCH]]
+
+
+def test_a_disk_too_full_for_the_list_does_not_hide_it(tiny_run, tmp_path):
+    def full(*_):
+        raise UserError("The disk is full: nonfinite.json was not written; free some space first.")
+
+    with patch("cvt.training.loop._write_nonfinite", full):
+        ended = poisoned(tiny_run(tmp_path / "run"))
+    assert ended.error == "NonFinite"
+    assert ": the loss is nan, the gradient norm nan; its 4 images (" in ended.text
+    assert "could not be listed (The disk is full: nonfinite.json was not written; " in ended.text
