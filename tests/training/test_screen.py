@@ -1,6 +1,6 @@
 import io
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -8,9 +8,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cvt.training import screen as screen_module
+from cvt.training.config import DistillConfig, TrainConfig
 from cvt.training.defaults import DataFacts, derive
 from cvt.training.run_folder import EpochRow
-from cvt.training.screen import Screen, settings
+from cvt.training.screen import Screen, config_lines, flat, say_count, say_memory, say_time
 from streams import lost_stream
 from trained import config_of
 
@@ -77,7 +78,7 @@ def test_lines_fit_a_terminal_and_no_word_is_broken(terminal, width, name):
     screen.epoch(ROW, 300, is_best=False)
     lines = out.getvalue().splitlines()
     words = " ".join(lines).split()
-    said = " ".join([facts, *settings(config).values()]).split()
+    said = " ".join([facts, *config_lines(config).values()]).split()
     assert set(said) <= set(words)
     for line in lines:
         assert line == line.rstrip()
@@ -95,7 +96,7 @@ def test_where_there_is_no_terminal_a_line_is_a_line(capsys):
     screen.describe(config, name)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == name
-    assert len(lines) == 1 + len(settings(config))
+    assert len(lines) == 1 + len(config_lines(config))
     assert all(line == line.rstrip() for line in lines[1:])
 
 
@@ -225,3 +226,114 @@ def test_names_are_said_as_they_are(capsys, terminal, name):
         screen.update(f"1/2 {name}", 1.0, 0.1, 10.0)
         screen.say(name)
     assert name in out.getvalue()
+
+
+CONFIG = config_of(
+    data="torch/cifar10",
+    model="cvt_mini_32",
+    model_args={"kv_stride": 1, "depth": [1, 2, 4]},
+    epochs=300,
+    batch_size=256,
+    num_workers=0,
+    optim={
+        "base_lr": 1e-3,
+        "min_lr": 5e-6,
+        "weight_decay": 0.0,
+        "warmup_epochs": 0,
+        "clip_grad": 0,
+    },
+    augment={"crop": "pad", "scale": (0.1, 1.0), "hflip": 0.5},
+    mix={"mixup": 0.2},
+)
+
+
+def test_values_in_use_come_with_what_they_were_derived_from():
+    lines = config_lines(CONFIG)
+    assert lines["model"] == "cvt_mini_32, model_args kv_stride=1 depth=[1, 2, 4]"
+    assert "batch_size 256, image_size 16, seed 0" in lines["length"]
+    assert lines["optim"] == (
+        "opt adamw, lr 0.0005 = 0.001 * 256 / 512, min_lr 5e-06; "
+        "off: weight_decay, warmup_epochs, clip_grad"
+    )
+    assert lines["mix"] == "mixup 0.2, smoothing 0.1, loss ce; off: cutmix"
+    assert "num_workers 0" in lines["machine"]
+
+
+def test_what_nothing_reads_is_not_said():
+    lines = config_lines(CONFIG)
+    assert lines["augment"] == "crop pad, hflip 0.5; off: color_jitter, auto_augment, re_prob"
+    assert "momentum" not in lines["optim"]
+    assert "parallel" not in lines["machine"]
+    assert "compile" not in lines["machine"]
+    cropped = replace(CONFIG, augment=replace(CONFIG.augment, crop="random_resized", re_prob=0.25))
+    assert "scale [0.1, 1]" in config_lines(cropped)["augment"]
+    assert "re_mode pixel" in config_lines(cropped)["augment"]
+
+
+def test_a_rate_that_was_given_is_not_said_to_be_derived():
+    given = replace(CONFIG, optim=replace(CONFIG.optim, lr=0.25))
+    assert "lr 0.25, " in config_lines(given)["optim"]
+
+
+def test_several_processes_and_steps_share_the_batch():
+    shared = replace(CONFIG, accum_steps=4, compile=True, sync_bn=True)
+    lines = config_lines(shared, processes=2)
+    assert "batch_size 256 = 2 processes * 4 steps * 32 images" in lines["length"]
+    assert "parallel ddp, num_workers 0, compile, sync_bn" in lines["machine"]
+
+
+def test_no_field_gets_lost():
+    """Whatever is switched on is said, fields that are yet to be added included."""
+    usual = config_of()
+    lines = "\n".join(config_lines(usual, processes=2).values())
+    for each in fields(TrainConfig):
+        value = getattr(usual, each.name)
+        if isinstance(value, int | float | str) and value not in (0, False, "none", "digits"):
+            assert each.name in lines or each.name == "accum_steps" or str(value) in lines
+    on = {
+        each.name: True
+        for each in fields(TrainConfig)
+        if getattr(usual, each.name) is False and each.name not in ("force", "download")
+    }
+    lines = "\n".join(config_lines(replace(usual, **on), processes=2).values())
+    assert [name for name in on if name not in lines] == []
+
+
+def test_a_teacher_is_said_with_what_is_read_of_it():
+    hard = DistillConfig(kind="hard", alpha=0.5, tau=1.0)
+    taught = replace(CONFIG, teacher="timm/resnet18", teacher_args={"in_chans": 1}, distill=hard)
+    lines = config_lines(taught)
+    assert lines["teacher"] == "timm/resnet18, teacher_args in_chans=1"
+    assert lines["distill"] == "kind hard, alpha 0.5"
+    soft = replace(taught, distill=replace(hard, kind="soft"))
+    assert config_lines(soft)["distill"] == "kind soft, alpha 0.5, tau 1"
+    for alone in (CONFIG, replace(taught, distill=replace(hard, kind="none"))):
+        assert not {"teacher", "distill"} & config_lines(alone).keys()
+
+
+def test_flat_names_are_those_of_the_command_line():
+    plain = flat(CONFIG.to_dict())
+    assert plain["optim.base_lr"] == 1e-3
+    assert plain["model_args"] == {"kv_stride": 1, "depth": [1, 2, 4]}
+    assert not {"optim", "augment", "mix"} & set(plain)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-1, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599.6, "1 h 0 min"),
+        (8040, "2 h 14 min"),
+        (86_399, "1 d 0 h"),
+        (266_400, "3 d 2 h"),
+    ],
+)
+def test_times(seconds, said):
+    assert say_time(seconds) == said
+
+
+def test_sizes():
+    assert [say_memory(size) for size in (0, 999.4, 81_920)] == ["0 MB", "999 MB", "80.0 GB"]
+    assert [say_count(number) for number in (950, 12_345, 2e9)] == ["950", "12.3 k", "2.0 G"]
