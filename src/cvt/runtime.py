@@ -78,9 +78,6 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
 
     Args:
         local_rank: Number of this process on its machine where several work: that of its GPU.
-
-    Raises:
-        UserError: torch does not know the name, or the machine lacks the device.
     """
     if local_rank is not None and name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", local_rank)
@@ -280,19 +277,11 @@ class World:
         return values
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Lets the main process work while the others wait; result or error are everyone's.
-
-        Raises:
-            UserError: The main process raised it.
-        """
+        """Lets the main process work while the others wait; result or error are everyone's."""
         return self.from_main(self._in_turns(work, (True,)))
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """Lets the main process work, then the others: what it fetched or made is there for them.
-
-        Raises:
-            UserError: One of the processes raised it.
-        """
+        """Lets the main process work, then the others: what it made is there for them."""
         result = self._in_turns(work, (True, False))
         assert result is not None
         return result
@@ -337,9 +326,6 @@ def join_world(device: str = "auto") -> Generator[World]:
 
     GPUs talk through NCCL, CPUs through Gloo. A process group that exists already is used and
     left as it is.
-
-    Raises:
-        UserError: The processes do not find each other.
     """
     if dist.is_available() and dist.is_initialized():
         local = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
@@ -471,7 +457,7 @@ def seed_all(*key: int) -> None:
     """Seeds Python's, numpy's and torch's CPU generators; timm's transforms draw from all three.
 
     The seeds are a hash of the key, so neighbouring keys have nothing in common; it takes a sixth
-    of the time of numpy's `SeedSequence`, which matters at thousands of small pictures a second.
+    of the time of numpy's `SeedSequence`, which matters at thousands of small images a second.
     `torch.manual_seed` is not used because it would reseed every GPU as well.
 
     Args:

@@ -6,7 +6,7 @@ from torch import nn
 
 from cvt.training.config import OptimConfig
 from cvt.training.network import freeze, set_train_mode
-from cvt.training.step import make_optimizer
+from cvt.training.optim import make_optimizer
 from cvt.zoo.create import create_model
 
 OPTIM = OptimConfig(lr=0.1, min_lr=0.0, weight_decay=0.5, warmup_epochs=0.0, clip_grad=0.0)

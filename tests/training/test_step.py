@@ -7,8 +7,8 @@ from torch import nn
 
 from cvt.runtime import seed_position
 from cvt.training.config import MixConfig
-from cvt.training.losses import make_loss
-from cvt.training.step import NonFinite, StepOptions, StepResult, make_mixer, train_step
+from cvt.training.losses import make_loss, make_mixer
+from cvt.training.step import NonFinite, StepOptions, StepResult, train_step
 from cvt.zoo.create import create_model
 
 OFF = MixConfig(mixup=0.0, cutmix=0.0, smoothing=0.0, loss="ce")

@@ -9,7 +9,7 @@ from torch import nn
 
 import cvt
 from cvt.errors import UserError
-from cvt.training.teacher import Source, Teacher, check_teacher, find_teacher
+from cvt.training.losses import FoundTeacher, Teacher, check_teacher, find_teacher
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.record import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Record
 from randomise import randomise
@@ -75,7 +75,7 @@ def test_it_sees_the_pixels_under_its_own_normalisation():
 
     for student, own in ((HALF, IMAGENET), (IMAGENET, HALF)):
         network = Pixels()
-        Teacher(Source(name="pixels", network=network, preprocessing=own), student, CPU)(
+        Teacher(FoundTeacher(name="pixels", network=network, preprocessing=own), student, CPU)(
             normalised(student)
         )
         torch.testing.assert_close(network.seen[0], normalised(own), rtol=0, atol=1e-6)
@@ -83,14 +83,14 @@ def test_it_sees_the_pixels_under_its_own_normalisation():
 
 def test_pictures_that_fit_are_left_as_they_are():
     network, images = Pixels(), torch.randn(2, 3, 4, 4)
-    source = Source(name="pixels", network=network, preprocessing=replace(HALF, crop_pct=0.5))
+    source = FoundTeacher(name="pixels", network=network, preprocessing=replace(HALF, crop_pct=0.5))
     Teacher(source, HALF, CPU)(images)
     assert network.seen[0] is images
 
 
 def test_it_is_frozen():
     network = Pixels().train()
-    teacher = Teacher(Source(name="it", network=network, preprocessing=IMAGENET), HALF, CPU)
+    teacher = Teacher(FoundTeacher(name="it", network=network, preprocessing=IMAGENET), HALF, CPU)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     answer = teacher(torch.randn(4, 3, 4, 4, requires_grad=True))
     assert not answer.requires_grad
@@ -133,7 +133,7 @@ def test_the_demo_model_and_published_names_are_the_front_doors(monkeypatch):
         asked.append((name, pretrained))
         raise UserError("That is enough.")
 
-    monkeypatch.setattr("cvt.training.teacher.create_model", pretrained)
+    monkeypatch.setattr("cvt.training.losses.create_model", pretrained)
     for name in ("cvt_13", "cvt_13.msft_in1k_384"):
         with pytest.raises(UserError, match="enough"):
             find_teacher(name, {})
@@ -235,6 +235,6 @@ def test_what_does_not_answer_with_logits_is_refused():
         def forward(self, images):
             return (images[:, :, 0, 0],) * 2
 
-    source = Source(name="twice", network=Twice(), preprocessing=HALF)
+    source = FoundTeacher(name="twice", network=Twice(), preprocessing=HALF)
     with pytest.raises(UserError, match="does not answer an image with 3 logits"):
         check_teacher(source, HALF, NAMES)

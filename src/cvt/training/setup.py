@@ -48,11 +48,11 @@ from cvt.training.defaults import (
     said,
     same_chunks,
 )
-from cvt.training.losses import make_loss
+from cvt.training.losses import Teacher, check_teacher, find_teacher, make_loss, make_mixer
 from cvt.training.network import Network, make_network
+from cvt.training.optim import make_optimizer, make_scheduler
 from cvt.training.run_folder import CONFIG_FILE, Progress, is_run, make_run_folder
-from cvt.training.step import StepOptions, make_mixer, make_optimizer, make_scheduler
-from cvt.training.teacher import Teacher, check_teacher, find_teacher
+from cvt.training.step import StepOptions
 from cvt.weights.record import Record, RunData
 from cvt.weights.source import open_weights
 from cvt.zoo.create import create_model, load

@@ -4,12 +4,8 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from timm.data import Mixup
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -18,14 +14,12 @@ from torch.optim import Optimizer
 
 from cvt.errors import UserError
 from cvt.runtime import ALONE, World, autocast
-from cvt.training.config import MixConfig, OptimConfig
+from cvt.training.losses import Mixer, Teacher
 from cvt.training.network import ChunkNorms
-from cvt.training.teacher import Teacher
 
-Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Chunk = tuple[Tensor, Tensor]
 
-_FEWEST = 2  # pictures of a chunk, for BatchNorm's sake
+_FEWEST = 2  # images of a chunk, for BatchNorm's sake
 _SMALLEST_SCALE = 2.0**-14  # of fp16: what overflows even here is no matter of the scale
 
 
@@ -45,10 +39,10 @@ class StepResult:
     """What an update was like, the same in every process.
 
     Args:
-        loss: Mean over its pictures.
+        loss: Mean over its images.
         grad_norm: Norm of the gradient before clipping; infinite where fp16 overflowed and the
             update was left out.
-        num_images: Pictures that it learned from.
+        num_images: Images that it learned from.
     """
 
     loss: float
@@ -61,15 +55,15 @@ class StepOptions:
     """How updates are made: what stays the same from one to the next.
 
     Args:
-        batch_size: Pictures of the whole batch, over all chunks of all processes.
+        batch_size: Images of the whole batch, over all chunks of all processes.
         num_chunks: Chunks of it that this process works through.
         world: The processes that share the batch.
-        mixer: Blends the pictures of a chunk and turns labels into probabilities (B, classes).
+        mixer: Blends the images of a chunk and turns labels into probabilities (B, classes).
         norms: What takes care of BatchNorm's statistics where a batch has several chunks.
         clip_grad: Largest norm that the gradient may keep; 0 leaves it alone.
         precision: `float32`, `bf16` or `fp16`.
         scaler: The loss scaling that fp16 needs.
-        teacher: Answers the mixed pictures of a chunk; the loss gets its logits as a third thing.
+        teacher: Answers the mixed images of a chunk; the loss gets its logits as a third thing.
     """
 
     batch_size: int
@@ -91,10 +85,10 @@ def train_step(
     options: StepOptions,
     seed_chunk: Callable[[int], None] = lambda number: None,
 ) -> StepResult:
-    """Makes one update from a global batch that came in chunks; the mean over its pictures.
+    """Makes one update from a global batch that came in chunks; the mean over its images.
 
     Every process calls this with the chunks that it works through. The result does not depend on
-    which process has which chunk, to rounding, nor on broken pictures that are missing in some.
+    which process has which chunk, to rounding, nor on broken images that are missing in some.
 
     Args:
         network: The model, or what distributes it.
@@ -134,28 +128,6 @@ def train_step(
     return result
 
 
-def make_mixer(config: MixConfig, num_classes: int) -> Mixer | None:
-    """Returns timm's mixup and cutmix as a function of a batch, or None where both are off.
-
-    Each batch gets one of the two, with a strength of its own. timm pairs the pictures of a
-    batch, so of an odd number (a broken picture was skipped) the last one sits out.
-    """
-    if not (config.mixup or config.cutmix):
-        return None
-    mixup = Mixup(
-        mixup_alpha=config.mixup,
-        cutmix_alpha=config.cutmix,
-        label_smoothing=config.smoothing,
-        num_classes=num_classes,
-    )
-
-    def mix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        even = len(images) // 2 * 2
-        return mixup(images[:even], labels[:even])
-
-    return mix
-
-
 def _forward(
     network: nn.Module,
     images: Tensor,
@@ -163,9 +135,9 @@ def _forward(
     loss_fn: nn.Module,
     options: StepOptions,
 ) -> tuple[Tensor, int]:
-    """Returns the mean loss of a chunk and the pictures that it is of.
+    """Returns the mean loss of a chunk and the images that it is of.
 
-    A chunk with too few good pictures still runs, on a blank one that counts for nothing: the
+    A chunk with too few good images still runs, on a blank one that counts for nothing: the
     other processes wait for its part of the gradient.
     """
     count = len(images) if len(images) >= _FEWEST else 0
@@ -230,57 +202,3 @@ def _step(optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
     else:
         scaler.step(optimizer)
         scaler.update()
-
-
-# --- timm's optimisers with the reference's weight-decay groups, and a cosine with warm-up.
-
-_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "adamw": {"fused": True},  # one kernel over all tensors, where there is one a tensor and step
-    "sgd": {},
-    "lamb": {"max_grad_norm": None},  # clip_grad alone decides
-}
-
-
-def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """Returns an optimiser of the parameters that learn; frozen ones are in none of its groups.
-
-    `adamw` has betas 0.9 and 0.999 and eps 1e-8, `sgd` Nesterov momentum, `lamb` AdamW's betas
-    and eps 1e-6. Biases, norms, class tokens and position tables are not decayed; linear,
-    embedding and depthwise kernels are. With `layer_decay` d, the classifier has the learning rate
-    itself and each layer before it d times that of the next one: the blocks (the final norm goes
-    with the last), the embeddings between the stages, and the stem.
-
-    Source: microsoft/CvT f851e68, lib/optim/build.py and the YAML files' WITHOUT_WD_LIST; layer
-    decay: BEiT, arXiv 2106.08254, through timm and the model's `group_matcher`.
-    """
-    opt, layer_decay = config.opt, config.layer_decay
-    return create_optimizer_v2(
-        model,
-        opt=opt,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        layer_decay=None if layer_decay == 1 else layer_decay,
-        **_ARGUMENTS[opt],
-    )
-
-
-def make_scheduler(
-    optimizer: Optimizer, config: OptimConfig, total_updates: int, updates_per_epoch: int
-) -> CosineLRScheduler:
-    """Returns timm's cosine over the whole run; call `step_update(updates_done)` after an update.
-
-    The rate climbs linearly from a thousandth of the peak, then joins the cosine that began at
-    the first update, as the reference's does. It is a pure function of the number of updates, and
-    under layer decay each group has its share of it.
-
-    Source: microsoft/CvT f851e68, YAML LR_SCHEDULER. Deviation: steps per update, not per epoch.
-    """
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=total_updates,
-        lr_min=config.min_lr,
-        warmup_t=min(round(config.warmup_epochs * updates_per_epoch), total_updates - 1),
-        warmup_lr_init=config.lr / 1000,
-        t_in_epochs=False,
-    )
