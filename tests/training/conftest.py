@@ -1,4 +1,4 @@
-"""A folder of tiny pictures, and a run on it that takes about a second."""
+"""A folder of tiny images, and a run on it that takes about a second."""
 
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ TINY_MODEL = {
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """Twelve train, four val and four test pictures of 12x12 pixels: dark ones and bright ones."""
+    """Twelve train, four val and four test images of 12x12 pixels: dark ones and bright ones."""
     root = tmp_path_factory.mktemp("tiny")
     random = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2), ("test", 2)):

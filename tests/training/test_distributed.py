@@ -29,7 +29,7 @@ CUT, CUT_SOON = Event(STEP, 5, rank=1), Event(STEP, 2)
 
 @pytest.fixture(scope="module")
 def uneven_folder(tmp_path_factory):
-    """Twelve training pictures, but five and three to measure: two cannot share them evenly."""
+    """Twelve training images, but five and three to measure: two cannot share them evenly."""
     root = tmp_path_factory.mktemp("uneven")
     random = np.random.default_rng(0)
     for split, counts in (("train", (6, 6)), ("val", (3, 2)), ("test", (1, 2))):
@@ -44,7 +44,7 @@ def uneven_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_of(tiny_run, uneven_folder):
-    """`run_of(out, **changes)`: every kind of randomness, repeated pictures and an average."""
+    """`run_of(out, **changes)`: every kind of randomness, repeated images and an average."""
 
     def make(out, **changes) -> dict:
         config = tiny_run(out, data=str(uneven_folder), ema_decay=0.9, **changes)
@@ -92,7 +92,7 @@ def test_two_processes_are_one_that_accumulates(one, two):
 
 
 def test_the_whole_split_is_measured_once(two, uneven_folder, run_of):
-    """Five pictures over two processes: the figures are those of one process that sees them all."""
+    """Five images over two processes: the figures are those of one process that sees them all."""
     from cvt.evaluation import evaluate
 
     for figures, split in ((two[0].best_top1, "val"), (two[0].test_top1, "test")):
@@ -104,7 +104,7 @@ def test_the_whole_split_is_measured_once(two, uneven_folder, run_of):
 
 
 def test_stopped_in_one_process_and_resumed_is_the_same_run(two, cut_again):
-    """Also with other processes loading the pictures than before."""
+    """Also with other processes loading the images than before."""
     config = {"resume": str(cut_again), "num_workers": 1}
     in_processes(2, session, config)
     assert differences(two[0].run, cut_again) == []
@@ -162,7 +162,7 @@ def test_shares_of_the_model_train_like_the_whole(exact_of, tmp_path):
 
 @pytest.fixture(scope="module")
 def broken_folder(tiny_folder, tmp_path_factory):
-    """Of the first batch's two chunks of three, one lacks a picture; of the second's, all three."""
+    """Of the first batch's two chunks of three, one lacks a image; of the second's, all three."""
     root = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("broken") / "data")
     images = load_data(str(root)).train
     order = epoch_order(12, shuffle=True, seed=0, epoch=0)
@@ -173,7 +173,7 @@ def broken_folder(tiny_folder, tmp_path_factory):
     return root, {images.name(number) for number in broken}
 
 
-def test_the_mean_is_over_the_good_pictures_whoever_has_them(broken_folder, exact_of, tmp_path):
+def test_the_mean_is_over_the_good_images_whoever_has_them(broken_folder, exact_of, tmp_path):
     """Without batch statistics two processes, two chunks and one big batch are the same."""
     folder, broken = broken_folder
     still = {

@@ -65,7 +65,7 @@ def history(epochs, top=90.0):
 
 
 def count(path, colour):
-    """How many pixels of a picture have a colour."""
+    """How many pixels of a plot have a colour."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     return int((np.abs(pixels - colour).max(axis=2) < 3).sum())

@@ -251,7 +251,7 @@ def test_a_strangers_run_writes_in_its_own_folder_only(run, whole, tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["run"]
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_figures(run, whole, monkeypatch):
+def test_a_plot_that_cannot_be_drawn_costs_no_figures(run, whole, monkeypatch):
     def broken(*args, **kwargs):
         raise UserError("Cannot draw it.")
 
