@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cvt import create_model, load
 from cvt.data import ArraySet
 from cvt.errors import UserError
 from cvt.evaluation import class_names_of, evaluate, imagenet_synsets, matched_labels
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.record import Preprocessing, Record, RunData
-from cvt.zoo.create import create_model, load
 
 CLASSES = ("blue", "green", "red")
 
