@@ -32,7 +32,7 @@ TINY_MODEL = {
 
 @pytest.fixture(scope="module")
 def teacher(tiny_run, tmp_path_factory):
-    """The folder of a run whose network teaches; it saw its pictures normalised otherwise."""
+    """The folder of a run whose network teaches; it saw its images normalised otherwise."""
     run = session(tiny_run(tmp_path_factory.mktemp("teacher"), epochs=1)).result.run
     tensors, record = load_checkpoint(run / "best.safetensors")
     seen = replace(record.preprocessing, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))

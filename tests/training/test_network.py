@@ -5,7 +5,10 @@ import torch
 from torch import nn
 
 from cvt.runtime import World
-from cvt.training.network import ChunkNorms, set_train_mode
+from cvt.training.config import OptimConfig
+from cvt.training.network import ChunkNorms, freeze, set_train_mode
+from cvt.training.optim import make_optimizer
+from cvt.zoo.create import create_model
 
 CHUNKS = 4
 
@@ -146,3 +149,112 @@ def test_a_network_without_norms_has_nothing_to_combine():
     with norms.chunk(counts=True):
         pass
     norms.combine(World())
+
+
+OPTIM = OptimConfig(lr=0.1, min_lr=0.0, weight_decay=0.5, warmup_epochs=0.0, clip_grad=0.0)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    tiny = create_model(
+        "cvt_nano_32",
+        num_classes=4,
+        embed_dim=[8, 8, 16],
+        depth=[1, 1, 2],
+        num_heads=1,
+        drop_path_rate=0.5,
+        drop_rate=0.5,
+    )
+    for name, buffer in tiny.named_buffers():  # statistics that say something
+        if name.endswith(("running_mean", "running_var")):
+            nn.init.uniform_(buffer, 0.5, 1.5)
+    return tiny
+
+
+def moved_by_updates(network, mode):
+    """Names of the parameters and buffers that three real updates change."""
+    before = copy.deepcopy(network.state_dict())
+    optimizer = make_optimizer(network, OPTIM)
+    for _ in range(3):
+        set_train_mode(network, mode)
+        loss = nn.functional.cross_entropy(network(torch.randn(8, 3, 16, 16)), torch.arange(8) % 4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = network.state_dict()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_none_freezes_nothing(network):
+    freeze(network, "none")
+    moved = moved_by_updates(network, "none")
+    assert moved == set(network.state_dict())
+    assert all(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_batch_norms_stay_as_they_are(network, times):
+    for _ in range(times):
+        freeze(network, "bn")
+    frozen = {name for name in network.state_dict() if ".bn." in name}
+    assert len(frozen) == 4 * 3 * 5  # blocks; q, k, v; scale, shift, mean, variance, count
+    assert moved_by_updates(network, "bn") == set(network.state_dict()) - frozen
+    in_training = {kind for kind in map(type, (m for m in network.modules() if m.training))}
+    assert nn.BatchNorm2d not in in_training
+    assert nn.LayerNorm in in_training
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_only_the_classifier_learns(network, times):
+    for _ in range(times):
+        freeze(network, "backbone")
+    assert moved_by_updates(network, "backbone") == {"head.weight", "head.bias"}
+    assert [name for name, each in network.named_modules() if each.training] == ["head"]
+
+
+def test_frozen_features_are_not_dropped_out(network):
+    freeze(network, "backbone")
+    set_train_mode(network, "backbone")
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(network(images), network(images))
+    set_train_mode(network, "none")
+    assert not torch.equal(network(images), network(images))
+
+
+def test_going_back_from_evaluation_thaws_nothing(network):
+    for mode in ("bn", "backbone"):
+        freeze(network, mode)
+        set_train_mode(network, mode)
+        before = [name for name, each in network.named_modules() if each.training]
+        network.eval()
+        set_train_mode(network, mode)
+        assert [name for name, each in network.named_modules() if each.training] == before
+
+
+def test_batch_norms_over_all_gpus_are_frozen_as_well(network):
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    freeze(network, "bn")
+    set_train_mode(network, "bn")
+    norms = [each for each in network.modules() if isinstance(each, nn.SyncBatchNorm)]
+    assert len(norms) == 4 * 3
+    assert not any(each.training or each.weight.requires_grad for each in norms)
+
+
+def test_what_wraps_a_model_is_looked_through(network):
+    freeze(network, "backbone")
+    set_train_mode(nn.Sequential(network), "backbone")
+    assert [name for name, each in network.named_modules() if each.training] == ["head"]
+
+
+def test_a_frozen_backbone_still_returns_both_classifiers_logits():
+    network = create_model("cvt_nano_32", num_classes=4, depth=1, distilled=True)
+    network.set_distilled_training()
+    freeze(network, "backbone")
+    set_train_mode(network, "backbone")
+    logits, dist_logits = network(torch.randn(2, 3, 16, 16))
+    assert logits.shape == dist_logits.shape == (2, 4)
+    assert not any(each.training for each in network.stages.modules())
+    assert {name for name, each in network.named_parameters() if each.requires_grad} == {
+        "head.weight", "head.bias", "head_dist.weight", "head_dist.bias"
+    }  # fmt: skip
