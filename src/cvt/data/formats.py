@@ -23,41 +23,37 @@ class ImageFormat(NamedTuple):
     Args:
         name: Pillow's, as in `PIL.Image.open(formats=[name])`.
         suffixes: In lower case, with the dot.
-        start: Matches the beginning of a file; None if the format has no signature.
+        start: A pattern of the beginning of a file; None if the format has no signature.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    start: re.Pattern[bytes] | None
-
-
-def _start(pattern: bytes) -> re.Pattern[bytes]:
-    return re.compile(pattern, re.DOTALL)
+    start: bytes | None
 
 
 FORMATS = (
-    ImageFormat("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), _start(rb"\xff\xd8\xff")),
-    ImageFormat("PNG", (".png", ".apng"), _start(rb"\x89PNG\r\n\x1a\n")),
-    ImageFormat("GIF", (".gif",), _start(rb"GIF8[79]a")),
-    ImageFormat("BMP", (".bmp", ".dib"), _start(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0")),
-    ImageFormat("TIFF", (".tif", ".tiff"), _start(rb"II[*+]\0|MM\0[*+]")),
-    ImageFormat("WEBP", (".webp",), _start(rb"RIFF....WEBP")),
+    ImageFormat("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), rb"\xff\xd8\xff"),
+    ImageFormat("PNG", (".png", ".apng"), rb"\x89PNG\r\n\x1a\n"),
+    ImageFormat("GIF", (".gif",), rb"GIF8[79]a"),
+    ImageFormat("BMP", (".bmp", ".dib"), rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
+    ImageFormat("TIFF", (".tif", ".tiff"), rb"II[*+]\0|MM\0[*+]"),
+    ImageFormat("WEBP", (".webp",), rb"RIFF....WEBP"),
     ImageFormat(
         "PPM",
         (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-        _start(rb"P[1-6]\s*(?:#[^\r\n]*[\r\n]\s*|\d+\s+){2}|Pf\s+-?\d"),
+        rb"P[1-6]\s*(?:#[^\r\n]*[\r\n]\s*|\d+\s+){2}|Pf\s+-?\d",
     ),
-    ImageFormat("ICO", (".ico",), _start(rb"\0\0\x01\0[^\0]")),
+    ImageFormat("ICO", (".ico",), rb"\0\0\x01\0[^\0]"),
     ImageFormat(
         "JPEG2000",
         (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
-        _start(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"),
+        rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
     ),
-    ImageFormat("AVIF", (".avif", ".avifs"), _start(rb"....ftyp(?:....){0,31}?avi[fs]")),
+    ImageFormat("AVIF", (".avif", ".avifs"), rb"....ftyp(?:....){0,31}?avi[fs]"),
     ImageFormat(
         "HEIF",
         (".heic", ".heif", ".heics", ".heifs", ".hif"),
-        _start(rb"....ftyp(?:....){0,31}?(?:hei[cxms]|hev[cxms]|mif1|msf1)"),
+        rb"....ftyp(?:....){0,31}?(?:hei[cxms]|hev[cxms]|mif1|msf1)",
     ),
     ImageFormat("TGA", (".tga", ".icb", ".vda", ".vst"), None),
 )
@@ -70,7 +66,10 @@ SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 
 def format_of(content: bytes) -> str | None:
     """Returns the name of the format that the bytes of a file begin like, or None."""
-    return next((each.name for each in FORMATS if each.start and each.start.match(content)), None)
+    for each in FORMATS:
+        if each.start and re.match(each.start, content, re.DOTALL):
+            return each.name
+    return None
 
 
 def looks_like_image(content: bytes) -> bool:
@@ -85,12 +84,11 @@ class Excess(ValueError):
 def bare(content: bytes, kind: str) -> tuple[bytes, int | None]:
     """Returns the part of a file that its decoder needs, and the orientation (1 to 8) stated in it.
 
+    A file that would cost far more than its pixels do is an `Excess`, a damaged one any other
+    `ValueError` or a `struct.error`.
+
     Args:
         kind: As `format_of` returned it.
-
-    Raises:
-        Excess: It would cost far more than its pixels do.
-        ValueError, struct.error: It is damaged.
     """
     strips = {
         "JPEG": _bare_jpeg,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt.data.image import BadImage, ImageSource
-from cvt.data.labels import Classes, as_label, declared_classes
+from cvt.data.labels import BadLabel, Classes, Label, as_label, declared_classes
 from cvt.data.sets import ImageSet, RowSet, labelled_splits
 from cvt.data.sources import split_of
 from cvt.errors import UserError, first_line
@@ -35,7 +35,6 @@ def hub_splits(
         name: A folder that `save_to_disk` wrote or that `datasets.load_dataset` reads, or a hub
             name (fetched unless it is in the cache). A folder that exists wins.
         cache_dir: Where `datasets` keeps what it fetches; its own default if None.
-        for_training: There has to be a train split.
     """
     loaded, origin = _load(name, cache_dir)
     if not loaded or (for_training and "train" not in loaded):
@@ -49,7 +48,8 @@ def hub_splits(
         own = declared_classes(features[label].names or [], f"the column {label} of {source}")
         classes = classes or own
         labels, images = _two_columns(loaded[split], image, label)
-        sets[split] = HubSet(images, image, labels, own.names, classes, origin, split)
+        columns = [([as_label(each) for each in labels], own.names)]
+        sets[split] = HubSet(columns, classes, images, image, origin, split)
     return labelled_splits({split: sets[split] for split in loaded}, name, origin.notes)
 
 
@@ -140,7 +140,6 @@ class Origin:
         name: What the user called it.
         folder: The local folder, or None for one of the hub.
         caches: Folders into which `datasets` fetches and unpacks files.
-        notes: What the user should be told.
     """
 
     name: str
@@ -149,11 +148,7 @@ class Origin:
     notes: tuple[str, ...] = ()
 
     def file(self, path: str, name: str) -> Path:
-        """Returns a file that a row names, if it is one of the data set's own.
-
-        Raises:
-            BadImage: It lies elsewhere.
-        """
+        """Returns a file that a row names; `BadImage` if it is none of the data set's own."""
         own = () if self.folder is None else (self.folder,)
         for root in (*own, *self.caches) if Path(path).is_absolute() else own:
             with suppress(ValueError):  # of which UserError is one
@@ -176,9 +171,9 @@ def _find_origin(name: str, cache_dir: Path | None) -> Origin:
         folder = path.absolute()
         said = (
             f"Read the folder {folder}: it exists, and a data set of the hub called {name} is not "
-            "looked for.",
+            "looked for."
         )
-        return Origin(name, folder, kept, said if looks_like_hub else ())
+        return Origin(name, folder, kept, (said,) * looks_like_hub)
     if not looks_like_hub or os.path.exists(path):
         raise UserError(
             f"There is no folder {path} to load as a data set, and no name on the hub is written "
@@ -193,27 +188,20 @@ class HubSet(RowSet):
     Args:
         rows: A dataset whose image column is cast to `Image(decode=False)`.
         column: The name of that column.
-        labels: What the rows say that they show.
-        own_names: What whole numbers among the labels stand for.
-        origin: Where the data come from.
         split: What messages call the rows, behind the name of the data.
     """
 
     def __init__(
         self,
+        columns: Iterable[tuple[Sequence[Label | BadLabel], Sequence[str]]],
+        classes: Classes,
         rows: "Dataset",
         column: str,
-        labels: Sequence[Any],
-        own_names: Sequence[str],
-        classes: Classes,
         origin: Origin,
         split: str,
     ) -> None:
-        super().__init__([([as_label(each) for each in labels], own_names)], classes)
-        self.rows = rows
-        self.column = column
-        self.origin = origin
-        self.split = split
+        super().__init__(columns, classes)
+        self.rows, self.column, self.origin, self.split = rows, column, origin, split
 
     def name(self, index: int) -> str:
         return f"{self.origin.name} {self.split} row {index}"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -76,11 +75,6 @@ def open_image(source: ImageSource, *, name: str | None = None) -> Image.Image:
     Args:
         source: A path, the bytes of a file, an open binary file, or a Pillow image.
         name: What an error calls the image; by default its path, or "the image".
-
-    Raises:
-        BadImage: The file is missing, a folder, unreadable, empty, beyond `MAX_BYTES`, not of these
-            formats, damaged, of more than `MAX_PIXELS` or far too many scans (seen before
-            decoding), or more than `MAX_ASPECT` times as long as wide.
     """
     with opened(source, name=name) as image:
         return image
@@ -122,8 +116,7 @@ def _open_file(path: Path, name: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except FileNotFoundError:
-        url = url_in(name)
-        if url is not None:
+        if (url := url_in(name)) is not None:
             raise BadImage(
                 f"Got the URL {url}, and nothing is fetched; download it and name the file."
             ) from None
@@ -249,13 +242,11 @@ def _damage_named(name: str) -> Generator[None]:
     except Image.DecompressionBombError:
         raise _too_large(name) from None
     except MemoryError as error:
-        raise BadImage(
-            f"{name} does not fit into the memory that is left; scale it down first."
-        ) from error
+        told = f"{name} does not fit into the memory that is left; scale it down first."
+        raise BadImage(told) from error
     except Exception as error:
-        raise BadImage(
-            f"{name} is cut short or damaged ({_reason(error)}); fetch it again."
-        ) from error
+        told = f"{name} is cut short or damaged ({_reason(error)}); fetch it again."
+        raise BadImage(told) from error
 
 
 class _Quiet:
@@ -278,16 +269,11 @@ class _Quiet:
                 warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\b")
             self.inside += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         with self.lock:
             self.inside -= 1
             if not self.inside:
-                self.filters.__exit__(kind, error, trace)
+                self.filters.__exit__(*error)
 
 
 class _Turns:

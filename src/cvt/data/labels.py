@@ -35,7 +35,6 @@ class Classes:
     """The classes of a data set.
 
     Args:
-        names: Class names; a label's number is a position in them.
         are_declared: Whether the data lists them apart from its labels: then a whole number is a
             position among them, otherwise a name like any other.
         notes: What the user should be told of them.
@@ -58,13 +57,10 @@ def as_label(value: Any) -> Label | BadLabel:
     if not isinstance(value, str):
         kind = type(value).__name__
         return BadLabel(f"has a label of the kind {kind}, expected a whole number or a name")
-    return _as_name(value)
-
-
-def _as_name(text: str) -> str | BadLabel:
-    if len(text) > MOST_CLASS_NAME:
-        return BadLabel(f"has a label of {len(text):,} letters, expected at most {MOST_CLASS_NAME}")
-    name = composed(text.strip())
+    if len(value) > MOST_CLASS_NAME:
+        got = f"{len(value):,} letters"
+        return BadLabel(f"has a label of {got}, expected at most {MOST_CLASS_NAME}")
+    name = composed(value.strip())
     if not name:
         return BadLabel("has no label", is_missing=True)
     try:

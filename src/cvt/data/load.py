@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,7 @@ class Selection:
         split: "train", "val" or "test"; "all" for the whole data.
         num_found: Images in the whole data.
         was_cut: Whether the split was cut out of data that has none of its own.
-        notes: What the user should be told of the data.
-        unreadable: What of it could not be looked into.
+        notes: As in each set; so is `unreadable`.
     """
 
     images: ImageSet
@@ -72,50 +72,38 @@ def load_data(
         download: Fetch a `torch/` set that is not there yet.
     """
     splits = _read(name, data_dir, download)
-    classes = splits["train"].classes
-    if len(classes) < 2:
-        raise UserError(
-            f"{name} has the single class {''.join(classes)!r}, expected at least two to tell "
-            "apart; check that the path is the folder that holds the class folders."
-            f"{_first_without_class(splits['train'])}"
-        )
+    _check_classes(splits["train"], name)
     notes, unreadable = notes_of(splits.values()), unreadable_of(splits.values())
     val_was_cut = "val" not in splits
     if val_was_cut:
         splits["train"], splits["val"] = stratified_split(splits["train"], val_fraction, seed, name)
-    kept = {split: remembered(images) for split, images in splits.items()}
-    return DataSplits(
-        name=name,
-        train=kept["train"],
-        val=kept["val"],
-        test=kept.get("test"),
-        val_was_cut=val_was_cut,
-        notes=notes,
-        unreadable=unreadable,
+    kept: dict[str, Any] = {split: remembered(images) for split, images in splits.items()}
+    told = {"notes": notes, "unreadable": unreadable}
+    return DataSplits(name=name, **kept, **told, val_was_cut=val_was_cut)
+
+
+def _check_classes(images: ImageSet, name: str) -> None:
+    """Refuses a single class, and says why the first image without a class has none."""
+    if len(images.classes) > 1:
+        return
+    odd, told = np.flatnonzero(images.labels < 0), ""
+    if len(odd):
+        told = f" {len(odd)} images have no class."
+        try:
+            images.image(int(odd[0]))
+        except BadImage as error:
+            told = f"{told[:-1]}: {error}"
+    raise UserError(
+        f"{name} has the single class {''.join(images.classes)!r}, expected at least two to tell "
+        f"apart; check that the path is the folder that holds the class folders.{told}"
     )
 
 
-def _first_without_class(images: ImageSet) -> str:
-    """Says, for a message, why the first image without a class has none."""
-    odd = np.flatnonzero(images.labels < 0)
-    if not len(odd):
-        return ""
-    try:
-        images.image(int(odd[0]))
-    except BadImage as error:
-        return f" {len(odd)} images have no class: {error}"
-    return f" {len(odd)} images have no class."
-
-
 def load_split(
-    name: str,
-    split: str | None = None,
-    *,
-    data_dir: str | Path | None = None,
-    download: bool = False,
+    name: str, split: str | None = None, *, data_dir: str | Path | None = None
 ) -> ImageSet:
     """Loads the set of images that `select` would measure."""
-    return select(name, split, data_dir=data_dir, download=download).images
+    return select(name, split, data_dir=data_dir).images
 
 
 def select(
@@ -177,10 +165,9 @@ def _cut_of_run(
         train, val = stratified_split(images, run.val_fraction, run.seed, name)
     except UserError:  # not what could be cut once
         return {}
-    digests = {"training": train, "validation": val}
     is_alike = all(
         run.digests[split] == (len(part), part.fingerprint())
-        for split, part in digests.items()
+        for split, part in {"training": train, "validation": val}.items()
         if split in run.digests
     )
     if is_there and is_alike:
@@ -209,16 +196,16 @@ def _read(
     name: str, data_dir: str | Path | None, download: bool, *, for_training: bool = True
 ) -> dict[str, ImageSet]:
     """Returns the splits that the data comes with; for training, "train" is among them."""
-    found = _open(name, data_dir, download, for_training)
+    folder = None if data_dir is None else expanded(data_dir)
+    found = _open(name, folder, download, for_training)
     for images in found.values():
         check_labels(images)
     return found
 
 
 def _open(
-    name: str, data_dir: str | Path | None, download: bool, for_training: bool
+    name: str, folder: Path | None, download: bool, for_training: bool
 ) -> dict[str, ImageSet]:
-    folder = None if data_dir is None else expanded(data_dir)
     if name == "digits":
         return digit_splits()
     if name.startswith("torch/"):

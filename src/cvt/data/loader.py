@@ -30,7 +30,6 @@ class Batch:
         images: float32, shape (B, C, H, W); B is 0 if every image is bad.
         labels: int64, shape (B,).
         indices: Position of each image in the image set, int64, shape (B,).
-        bad: One sentence for each image that was skipped.
     """
 
     images: Tensor
@@ -52,22 +51,18 @@ class Sample(NamedTuple):
     image: Tensor | str
 
 
+@dataclass(frozen=True)
 class Samples:
     """From the numbers of a batch to its images, each with randomness of its own.
 
     Number `n` is image `n % N` of a set of N, in its variation `n // N`. What a random transform
     does depends on the seed, the epoch and that number alone.
-
-    Args:
-        transform: From an image to a tensor.
-        epoch: Counted from 0.
     """
 
-    def __init__(self, image_set: ImageSet, transform: Transform, seed: int, epoch: int) -> None:
-        self.image_set = image_set
-        self.transform = transform
-        self.seed = seed
-        self.epoch = epoch
+    image_set: ImageSet
+    transform: Transform
+    seed: int
+    epoch: int
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
         with generators_kept():
@@ -84,10 +79,14 @@ class Samples:
         return Sample(index, label, self.transform(image))
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Puts images together."""
+        """Puts images together; of none, only the transform knows what C, H and W are."""
         good = [sample for sample in samples if isinstance(sample.image, Tensor)]
-        # In a loading process, torch's own function writes straight into memory that is shared.
-        images = default_collate([sample.image for sample in good]) if good else self._no_images()
+        if good:
+            # In a loading process, torch's own function writes straight into shared memory.
+            images = default_collate([sample.image for sample in good])
+        else:
+            with generators_kept():
+                images = self.transform(Image.new("RGB", (8, 8)))[None][:0]
         return Batch(
             images,
             torch.tensor([sample.label for sample in good], dtype=torch.int64),
@@ -95,13 +94,6 @@ class Samples:
             tuple(sample.image for sample in samples if isinstance(sample.image, str)),
         )
 
-    def _no_images(self) -> Tensor:
-        """Returns shape (0, C, H, W); only the transform knows what C, H and W are."""
-        with generators_kept():
-            return self.transform(Image.new("RGB", (8, 8)))[None][:0]
-
-
-# --- Loading processes: how they start, stop in silence, and are reported when they die.
 
 # torch's words for a death, from its signal handler and from where it waits for a batch.
 _DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?(?P<how>[^.\n]*)")
@@ -120,7 +112,6 @@ class BatchLoader:
     """Yields batches that are prepared by other processes, if wanted, and says if one died.
 
     Args:
-        samples: Turns the numbers of a batch into a batch.
         batches: The numbers of each batch, in order.
         num_workers: Processes that load; 0 loads in this one.
     """
@@ -240,7 +231,8 @@ def make_loader(
         repeats: Varied copies of an image in a batch (`cvt.data.order.epoch_order`).
         share: The part of every batch that this process gets, and in how many chunks.
     """
-    _check_numbers(batch_size, seed, epoch, start_batch, num_workers)
+    counted = {"epoch": epoch, "start_batch": start_batch, "num_workers": num_workers}
+    _check_numbers(batch_size, seed=seed, **counted)
     if len(image_set) < (batch_size if drop_last else 1):
         raise UserError(
             f"Got {len(image_set)} images and batch_size {batch_size}, expected at least one full "
@@ -268,7 +260,7 @@ def make_eval_loader(
     Every image is in exactly one share; all shares have as many batches, the last of which may
     be empty (`cvt.data.order.share_of_rank`).
     """
-    _check_numbers(batch_size, 0, 0, 0, num_workers)
+    _check_numbers(batch_size, num_workers=num_workers)
     if not len(image_set):
         raise UserError("Got no images, expected at least one.")
     mine = share_of_rank(len(image_set), batch_size, rank, world_size)
@@ -284,11 +276,8 @@ def batch_names(
     return [image_set.name(number % len(image_set)) for number in numbers]
 
 
-def _check_numbers(
-    batch_size: int, seed: int, epoch: int, start_batch: int, num_workers: int
-) -> None:
-    numbers = {"seed": seed, "epoch": epoch, "start_batch": start_batch, "num_workers": num_workers}
-    for name, value in numbers.items():
+def _check_numbers(batch_size: int, **others: int) -> None:
+    for name, value in others.items():
         if value < 0:
             raise UserError(f"Got {name} {value}, expected 0 or more.")
     if batch_size < 1:

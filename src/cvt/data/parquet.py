@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,14 +21,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
-
 MOST_GROWTH = 16
 """Times its size that the images of a file may take in memory, once they take over a gibibyte."""
 
 _MOST_IN_MEMORY = 2**30
-_MOST_METADATA = 64 * 2**20  # bytes of one text in the file's own description
+# Bytes of one text in the file's own description.
+_OPTIONS: Any = {"pre_buffer": False, "thrift_string_size_limit": 64 * 2**20}
 _MOST_BATCH_BYTES, _MOST_BATCH = 2**28, 64
 
 
@@ -59,9 +57,7 @@ def read_parquet(file: Path) -> ParquetRows:
     if not os.path.isfile(file):  # a pipe would be waited for
         raise UserError(f"Got {file} as a parquet file, and it is none; check the path.")
     try:
-        with pq.ParquetFile(
-            file, pre_buffer=False, thrift_string_size_limit=_MOST_METADATA
-        ) as opened:
+        with pq.ParquetFile(file, **_OPTIONS) as opened:
             return _read_rows(opened, file)
     except UserError:
         raise
@@ -75,8 +71,8 @@ def _read_rows(opened: "pq.ParquetFile", file: Path) -> ParquetRows:
     import pyarrow as pa
 
     schema = opened.schema_arrow
-    image_column = _pick(schema.names, IMAGE_COLUMNS, file)
-    label_column = _pick(schema.names, LABEL_COLUMNS, file)
+    image_column = _pick(schema.names, ("image", "img"), file)
+    label_column = _pick(schema.names, ("label", "labels", "fine_label"), file)
     parts = _image_parts(schema.field(image_column), file)
     _check_labels(schema.field(label_column), file)
     class_names = _class_names(schema.metadata or {}, label_column, file)
@@ -109,9 +105,7 @@ def _batches(
 
     leaves = [opened.schema.column(number) for number in range(len(opened.schema))]
     texts = [each.path for each in leaves if each.physical_type == "BYTE_ARRAY"]
-    with pq.ParquetFile(
-        file, read_dictionary=texts, pre_buffer=False, thrift_string_size_limit=_MOST_METADATA
-    ) as peek:
+    with pq.ParquetFile(file, read_dictionary=texts, **_OPTIONS) as peek:
         for group in range(opened.num_row_groups):
             first = next(peek.iter_batches(1, [group], columns), None)
             if first is not None:
@@ -208,16 +202,12 @@ class ParquetSet(RowSet):
         except ValueError:  # a path that is no UTF-8
             raise BadImage(f"{name} has a path that is no text.") from None
         content, path = cell.get("bytes"), cell.get("path")
-        if content is None and path:
-            return _beside(self.files[part].file, path, name)
-        return content or b""
-
-
-def _beside(file: Path, path: str, name: str) -> Path:
-    try:
-        return file_inside(file.parent, path)
-    except UserError as error:
-        raise BadImage(f"{name} has no image of its own: {error}") from None
+        if content is not None or not path:
+            return content or b""
+        try:
+            return file_inside(self.files[part].file.parent, path)
+        except UserError as error:
+            raise BadImage(f"{name} has no image of its own: {error}") from None
 
 
 _FILE_NAME = re.compile(r"([a-z]+)(?:[^a-z].*)?\.parquet")
@@ -240,13 +230,17 @@ def parquet_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageS
     files = {"train": [path]} if not os.path.isdir(path) else _split_files(path, for_training)
     rows = {split: [read_parquet(file) for file in members] for split, members in files.items()}
     every = [each for members in rows.values() for each in members]
-    classes = _classes(rows.get("train", every), path)
+    train = rows.get("train", every)
+    if train[0].class_names:
+        classes = Classes(train[0].class_names)
+    else:  # the labels name themselves
+        classes = classes_of((label for some in train for label in some.labels), str(path))
     sets = {split: ParquetSet(members, classes) for split, members in rows.items()}
-    used = {file for members in files.values() for file in members}
-    return labelled_splits(sets, str(path), _unused(path, used) if os.path.isdir(path) else ())
+    notes = _unused(path, [each.file for each in every]) if os.path.isdir(path) else ()
+    return labelled_splits(sets, str(path), notes)
 
 
-def _unused(folder: Path, used: set[Path]) -> tuple[str, ...]:
+def _unused(folder: Path, used: Sequence[Path]) -> tuple[str, ...]:
     others = [file.name for file in sorted(folder.glob("*.parquet")) if file not in used]
     if not others:
         return ()
@@ -277,10 +271,3 @@ def _split_files(folder: Path, for_training: bool) -> dict[str, list[Path]]:
                 "fetch the missing ones."
             )
     return found
-
-
-def _classes(train: Sequence[ParquetRows], path: Path) -> Classes:
-    """Takes the names from the metadata; without them, the labels name themselves."""
-    if train[0].class_names:
-        return Classes(train[0].class_names)
-    return classes_of((label for rows in train for label in rows.labels), str(path))

@@ -22,21 +22,28 @@ _NAMES = 1000
 class ImageSet(ABC):
     """Labelled images; the labels are known without decoding a single one of them.
 
-    Attributes:
-        classes: Class names; a label is a position in them.
-        labels: One whole number per image, int64, shape (N,); -1 where the image is known to be
-            bad.
-        is_decoded: Whether the images are in memory as pixels.
+    Args:
+        labels: Positions in `classes`, int64, shape (N,); -1 where the image is known to be bad.
         notes: What the user should be told of the data, a sentence each: files that are not used,
             labels that could be taken in more than one way.
         unreadable: A sentence for each folder or file that could not be looked into.
     """
 
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    is_decoded: bool = False
+    is_decoded: bool = False  # whether the images are in memory as pixels
     notes: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        labels: Sequence[int] | np.ndarray,
+        classes: Sequence[str],
+        *,
+        notes: Sequence[str] = (),
+        unreadable: Sequence[str] = (),
+    ) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.classes = tuple(classes)
+        self.notes, self.unreadable = tuple(notes), tuple(unreadable)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,11 +54,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """Decodes one image to RGB.
-
-        Raises:
-            BadImage: This image is broken; the others may well be good.
-        """
+        """Decodes one image to RGB; `BadImage` is raised for it alone."""
 
     def some(self, count: int) -> Iterator[Image.Image | BadImage]:
         """Decodes up to `count` images, evenly spread; a bad one is yielded as its sentence."""
@@ -76,12 +79,10 @@ class ImageSet(ABC):
 
 class _Subset(ImageSet):
     def __init__(self, parent: ImageSet, indices: np.ndarray) -> None:
-        self.parent = parent
-        self.indices = indices
-        self.classes = parent.classes
-        self.labels = parent.labels[indices]
+        told = {"notes": parent.notes, "unreadable": parent.unreadable}
+        super().__init__(parent.labels[indices], parent.classes, **told)
+        self.parent, self.indices = parent, indices
         self.is_decoded = parent.is_decoded
-        self.notes, self.unreadable = parent.notes, parent.unreadable
 
     def name(self, index: int) -> str:
         return self.parent.name(int(self.indices[index]))
@@ -95,12 +96,12 @@ class Joined(ImageSet):
 
     def __init__(self, parts: Sequence[ImageSet]) -> None:
         assert all(part.classes == parts[0].classes for part in parts)
+        labels = np.concatenate([part.labels for part in parts])
+        told = {"notes": notes_of(parts), "unreadable": unreadable_of(parts)}
+        super().__init__(labels, parts[0].classes, **told)
         self.parts = tuple(parts)
         self.ends = np.cumsum([len(part) for part in parts])
-        self.classes = parts[0].classes
-        self.labels = np.concatenate([part.labels for part in parts])
         self.is_decoded = all(part.is_decoded for part in parts)
-        self.notes, self.unreadable = notes_of(parts), unreadable_of(parts)
 
     def name(self, index: int) -> str:
         part, row = located(self.ends, index)
@@ -122,7 +123,6 @@ class ArraySet(ImageSet):
 
     Args:
         images: uint8, shape (N, H, W) for grey or (N, H, W, 3) for RGB.
-        labels: Position of each image's class in `classes`, shape (N,).
         source: What messages call the data; an image is "`source` image 12".
     """
 
@@ -137,10 +137,8 @@ class ArraySet(ImageSet):
     ) -> None:
         assert images.dtype == np.uint8
         assert len(images) == len(labels)
-        self.images = images
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.classes = tuple(classes)
-        self.source = source
+        super().__init__(labels, classes)
+        self.images, self.source = images, source
 
     def name(self, index: int) -> str:
         return f"{self.source} image {index}"
@@ -150,30 +148,18 @@ class ArraySet(ImageSet):
 
 
 class FileSet(ImageSet):
-    """One image per file; nothing is opened before it is asked for.
-
-    Args:
-        paths: The files.
-        labels: Position of each file's class in `classes`, shape (N,).
-        notes: What was found beside them and is not used.
-        unreadable: What could not be read of the folders that they are from.
-    """
+    """One image per file; nothing is opened before it is asked for."""
 
     def __init__(
         self,
         paths: Sequence[str],
         labels: Sequence[int] | np.ndarray,
         classes: Sequence[str],
-        *,
-        notes: Sequence[str] = (),
-        unreadable: Sequence[str] = (),
+        **told: Sequence[str],
     ) -> None:
         assert len(paths) == len(labels)
+        super().__init__(labels, classes, **told)
         self.paths = paths
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.classes = tuple(classes)
-        self.notes = tuple(notes)
-        self.unreadable = tuple(unreadable)
 
     def name(self, index: int) -> str:
         return self.paths[index]
@@ -198,7 +184,6 @@ class RowSet(ImageSet):
         columns: Iterable[tuple[Sequence[Label | BadLabel], Sequence[str] | None]],
         classes: Classes,
     ) -> None:
-        self.classes, self.notes = classes.names, classes.notes
         self.bad: dict[int, BadLabel] = {}
         numbers = [np.empty(0, np.int64)]
         for labels, own_names in columns:
@@ -206,15 +191,11 @@ class RowSet(ImageSet):
             some, bad = numbered(labels, classes, own_names)
             self.bad |= {start + row: why for row, why in bad.items()}
             numbers.append(some)
-        self.labels = np.concatenate(numbers)
+        super().__init__(np.concatenate(numbers), classes.names, notes=classes.notes)
 
     @abstractmethod
     def source(self, index: int, name: str) -> ImageSource:
-        """Returns the bytes of a row's image, or its file.
-
-        Raises:
-            BadImage: It has none that can be read.
-        """
+        """Returns the bytes of a row's image, or its file; raises `BadImage` if it has neither."""
 
     def image(self, index: int) -> Image.Image:
         name = self.name(index)
@@ -236,7 +217,7 @@ def labelled_splits(
     """
     first_split = "train" if "train" in splits else next(iter(splits))
     kept: dict[str, ImageSet] = {}
-    unused: list[str] = []
+    unused = []
     for split, images in splits.items():
         if (images.labels >= 0).any():
             kept[split] = images
@@ -281,13 +262,11 @@ class DataSplits:
 
     Args:
         name: What the user called the data.
-        train: Images to learn from.
         val: Images to choose checkpoints by.
         test: Images that neither of these may see, or None if the data has none.
         val_was_cut: Whether `val` was cut out of the training images because the data came
             without a validation split of its own.
-        notes: What the user should be told of the data, those of all its sets.
-        unreadable: What could not be looked into, in all its sets.
+        notes: As in each set; so is `unreadable`.
     """
 
     name: str
@@ -368,16 +347,13 @@ class Remembered(ImageSet):
     a memory of its own.
 
     Args:
-        images: The set itself.
         size: Width and height of the images that are kept.
     """
 
     def __init__(self, images: ImageSet, size: tuple[int, int]) -> None:
-        self.images = images
-        self.size = size
-        self.labels = images.labels
-        self.classes = images.classes
-        self.notes, self.unreadable = images.notes, images.unreadable
+        told = {"notes": images.notes, "unreadable": images.unreadable}
+        super().__init__(images.labels, images.classes, **told)
+        self.images, self.size = images, size
         self._take_memory()
 
     def _take_memory(self) -> None:

@@ -9,7 +9,7 @@ silently at a damaged header, where the index has to say that the rest is lost.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,21 +19,12 @@ import numpy as np
 
 from cvt.data.formats import SUFFIXES
 from cvt.data.image import MAX_BYTES, BadImage, ImageSource
-from cvt.data.labels import (
-    BadLabel,
-    Classes,
-    Label,
-    as_label,
-    classes_of,
-    declared_classes,
-)
+from cvt.data.labels import BadLabel, Classes, Label, as_label, classes_of, declared_classes
 from cvt.data.sets import ImageSet, RowSet, labelled_splits
 from cvt.data.sources import SPLIT_OF_NAME, split_words
 from cvt.errors import UserError
 from cvt.files import file_inside, read_small
 from cvt.plain import MOST_TEXT, from_others, read_json, read_json_file
-
-# --- Where the files of a tar archive lie, without reading their contents.
 
 MOST_NAME = 4096
 """Bytes of a file's name, as many as a path may have; longer ones are cut."""
@@ -164,46 +155,33 @@ def _read_extended(
         if key == b"path":
             name = _text(value)
         elif key == b"size":
-            size = _pax_size(value, start)
+            if not value.isdigit() or len(value) > 20:
+                raise TarDamage(f"has a pax record without a size at byte {start}")
+            size = int(value)
         place = end
     return name, size
 
-
-def _pax_size(value: bytes, start: int) -> int:
-    if not value.isdigit() or len(value) > 20:
-        raise TarDamage(f"has a pax record without a size at byte {start}")
-    return int(value)
-
-
-# --- One shard: an archive in which files that share a name make up a sample.
 
 _MOST_LABEL_FILE = 2**20  # bytes of a sample's label or JSON
 _FIRST_CHOICES = ("jpg", "jpeg", "png", "webp")
 
 
-@dataclass(kw_only=True)
-class Shard:
-    """The samples of a shard.
+class ShardSample(NamedTuple):
+    """Files of a shard that share a name.
 
     Args:
-        keys: What the files of each sample are called, up to the first dot.
-        places: Where in the shard its image lies, and how many bytes it has.
-        labels: What it shows, or why it cannot be used.
+        key: That name, up to the first dot.
+        label: What its image shows, or why it cannot be used.
+        start: Where in the shard its image lies; it has `size` bytes.
     """
 
-    path: Path
-    keys: list[str] = field(default_factory=list)
-    places: list[tuple[int, int]] = field(default_factory=list)
-    labels: list[Label | BadLabel] = field(default_factory=list)
-
-    def add(self, key: str, label: Label | BadLabel, place: tuple[int, int] = (0, 0)) -> None:
-        """Appends a sample."""
-        self.keys.append(key)
-        self.labels.append(label)
-        self.places.append(place)
+    key: str
+    label: Label | BadLabel
+    start: int = 0
+    size: int = 0
 
 
-def read_shard(path: Path, label_key: str = "label") -> Shard:
+def read_shard(path: Path, label_key: str = "label") -> list[ShardSample]:
     """Finds the samples of a shard and reads their labels, but none of the images.
 
     A label is the text in a sample's `.cls` or `.cls.txt`, or the value of `label_key` in its
@@ -219,8 +197,8 @@ def read_shard(path: Path, label_key: str = "label") -> Shard:
         raise UserError(f"Cannot read the shard {path}: {error.strerror or error}.") from error
 
 
-def _read_samples(archive: BinaryIO, path: Path, label_key: str) -> Shard:
-    shard, damage = Shard(path=path), ""
+def _read_samples(archive: BinaryIO, path: Path, label_key: str) -> list[ShardSample]:
+    odd, damage = [], ""
     samples: list[tuple[str, dict[str, Member]]] = []
     latest: dict[str, dict[str, Member]] = {}
     try:
@@ -229,7 +207,7 @@ def _read_samples(archive: BinaryIO, path: Path, label_key: str) -> Shard:
             files = latest.get(key)
             if len(member.name) > MOST_NAME:
                 why = f"at byte {member.start} has a name of more than {MOST_NAME:,} letters"
-                shard.add(f"{member.name[:40]}...", BadLabel(why))
+                odd.append(ShardSample(f"{member.name[:40]}...", BadLabel(why)))
             elif key and (files is None or extension in files):
                 latest[key] = {extension: member}
                 samples.append((key, latest[key]))
@@ -241,13 +219,11 @@ def _read_samples(archive: BinaryIO, path: Path, label_key: str) -> Shard:
             raise UserError(
                 f"{path} {damage}, expected an uncompressed tar archive; fetch it again."
             ) from None
-    for key, files in samples:
-        image = _image(files)
-        label = _usable(files, image) or _label(archive, files, label_key)
-        shard.add(key, label, (image.start, image.size) if image else (0, 0))
+    found = odd + [_sample(archive, key, files, label_key) for key, files in samples]
     if damage:
-        shard.add("(the rest)", BadLabel(f"is lost, because {path} {damage}; fetch it again"))
-    return shard
+        why = f"is lost, because {path} {damage}; fetch it again"
+        found.append(ShardSample("(the rest)", BadLabel(why)))
+    return found
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -259,28 +235,30 @@ def _key(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), extension.lower()
 
 
-def _usable(files: dict[str, Member], image: Member | None) -> BadLabel | None:
-    """Returns why a sample cannot be used whatever its label is."""
+def _sample(archive: BinaryIO, key: str, files: dict[str, Member], label_key: str) -> ShardSample:
+    image = next(
+        (
+            files[each]
+            for each in (*_FIRST_CHOICES, *files)
+            if each in files and f".{each}" in SUFFIXES
+        ),
+        None,
+    )
     if image is None:
-        return BadLabel(f"has {_held(files)} but no image")
+        return ShardSample(key, BadLabel(f"has {_held(files)} but no image"))
     if not image.is_file:
-        return BadLabel("has a link in place of an image, expected the file itself")
-    if image.size > MAX_BYTES:
-        return BadLabel(f"is an image of {image.size:,} bytes, expected at most {MAX_BYTES:,}")
-    return None
+        label = BadLabel("has a link in place of an image, expected the file itself")
+    elif image.size > MAX_BYTES:
+        label = BadLabel(f"is an image of {image.size:,} bytes, expected at most {MAX_BYTES:,}")
+    else:
+        label = _label(archive, files, label_key)
+    return ShardSample(key, label, image.start, image.size)
 
 
 def _held(files: dict[str, Member]) -> str:
     """The first files of a sample, for a message."""
     held = ", ".join(f".{extension}" for extension in islice(files, 5))
     return f"the files {held}" + (f" and {len(files) - 5} others" if len(files) > 5 else "")
-
-
-def _image(files: dict[str, Member]) -> Member | None:
-    for extension in (*_FIRST_CHOICES, *files):
-        if extension in files and f".{extension}" in SUFFIXES:
-            return files[extension]
-    return None
 
 
 def _label(archive: BinaryIO, files: dict[str, Member], key: str) -> Label | BadLabel:
@@ -307,9 +285,6 @@ def _label(archive: BinaryIO, files: dict[str, Member], key: str) -> Label | Bad
     return label
 
 
-# --- The samples of several shards as one set.
-
-
 class ShardSet(RowSet):
     """The samples of several shards, one shard after the other.
 
@@ -318,14 +293,15 @@ class ShardSet(RowSet):
     times many loading processes would be more open files than a system allows.
     """
 
-    def __init__(self, shards: Sequence[Shard], classes: Classes) -> None:
-        super().__init__([([each for shard in shards for each in shard.labels], None)], classes)
-        self.paths = tuple(str(shard.path) for shard in shards)
+    def __init__(self, shards: Mapping[Path, Sequence[ShardSample]], classes: Classes) -> None:
+        samples = [each for shard in shards.values() for each in shard]
+        super().__init__([([each.label for each in samples], None)], classes)
+        self.paths = tuple(map(str, shards))
         # Arrays, because lists of a million members are copied by every forked process.
-        self.shard_of = np.repeat(np.arange(len(shards)), [len(shard.keys) for shard in shards])
-        self.places = np.array([place for shard in shards for place in shard.places], np.int64)
+        self.shard_of = np.repeat(np.arange(len(shards)), list(map(len, shards.values())))
+        self.places = np.array([each[2:] for each in samples], np.int64).reshape(-1, 2)
         # One text of all keys, because an array of texts gives each the room of the longest.
-        keys = [key.encode(errors="surrogateescape") for shard in shards for key in shard.keys]
+        keys = [each.key.encode(errors="surrogateescape") for each in samples]
         self.keys = b"".join(keys)
         self.key_ends = np.cumsum([0, *map(len, keys)])
 
@@ -344,8 +320,6 @@ class ShardSet(RowSet):
             raise BadImage(f"Cannot read {name}: {error.strerror or error}.") from error
 
 
-# --- Which shards there are, and which splits they belong to.
-
 MOST_SHARDS = 100_000
 """Shards that a pattern may stand for."""
 
@@ -358,23 +332,21 @@ _INFO_FILE, _CLASSES_FILE = "_info.json", "classes.txt"
 
 @dataclass(frozen=True)
 class _SplitInfo:
-    """What is used of a split in timm's `_info.json`."""
-
     filenames: tuple[str, ...] = ()
     alt_label: str | None = None
 
 
 @dataclass(frozen=True)
 class _Info:
-    """What is used of the whole file."""
+    """What is used of timm's `_info.json`."""
 
     splits: dict[str, _SplitInfo] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
 
-    def split(self, name: str) -> _SplitInfo:
-        """Returns the entry for our "train", "val" or "test"."""
-        called = (each for each in self.splits if name in (each, SPLIT_OF_NAME.get(each)))
-        return self.splits.get(next(called, ""), _SplitInfo())
+    def label_key(self, split: str) -> str:
+        """Returns what the labels of our "train", "val" or "test" are called in a `.json`."""
+        called = (each for each in self.splits if split in (each, SPLIT_OF_NAME.get(each)))
+        return self.splits.get(next(called, ""), _SplitInfo()).alt_label or "label"
 
 
 def shard_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet]:
@@ -399,17 +371,16 @@ def shard_splits(path: Path, *, for_training: bool = True) -> dict[str, ImageSet
             "shards of one split as a pattern."
         )
     shards = {
-        split: [read_shard(file, info.split(split).alt_label or "label") for file in members]
+        split: {file: read_shard(file, info.label_key(split)) for file in members}
         for split, members in files.items()
     }
-    every = [each for some in shards.values() for each in some]
+    every = {file: shard for some in shards.values() for file, shard in some.items()}
     classes = _classes(folder, info, shards.get("train", every))
     sets = {split: ShardSet(some, classes) for split, some in shards.items()}
-    used = {file for members in files.values() for file in members}
-    return labelled_splits(sets, str(path), _unused(path, used) if os.path.isdir(path) else ())
+    return labelled_splits(sets, str(path), _unused(path, every) if os.path.isdir(path) else ())
 
 
-def _unused(folder: Path, used: set[Path]) -> tuple[str, ...]:
+def _unused(folder: Path, used: Collection[Path]) -> tuple[str, ...]:
     """Returns a note about archives that lie beside the shards."""
     others = [each for each in sorted(folder.iterdir()) if _ARCHIVE.search(each.name.lower())]
     names = [each.name for each in others if each not in used and not each.name.startswith(".")]
@@ -489,9 +460,9 @@ def _split_files(path: Path, info: _Info) -> dict[str, list[Path]]:
     if info.splits:
         named = {name: _listed(path, name, info) for name in info.splits}
         return {SPLIT_OF_NAME[name]: named[name] for name in named if name in SPLIT_OF_NAME}
-    folders = {each.name: each for each in sorted(path.iterdir()) if each.is_dir()}
+    folders = (each for each in sorted(path.iterdir()) if each.is_dir())
     splits = {
-        SPLIT_OF_NAME[name]: _tars(folders[name]) for name in folders if name in SPLIT_OF_NAME
+        SPLIT_OF_NAME[each.name]: _tars(each) for each in folders if each.name in SPLIT_OF_NAME
     }
     splits = {split: files for split, files in splits.items() if files} or _by_name(_tars(path))
     if not splits:
@@ -542,7 +513,7 @@ def _read_info(folder: Path) -> _Info:
     return _Info()
 
 
-def _classes(folder: Path, info: _Info, train: Sequence[Shard]) -> Classes:
+def _classes(folder: Path, info: _Info, train: Mapping[Path, Sequence[ShardSample]]) -> Classes:
     if info.classes:
         return declared_classes(info.classes, str(folder / _INFO_FILE))
     file = folder / _CLASSES_FILE
@@ -552,4 +523,5 @@ def _classes(folder: Path, info: _Info, train: Sequence[Shard]) -> Classes:
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is no UTF-8 text ({error}); save it as UTF-8.") from None
         return declared_classes([line for line in text.splitlines() if line.strip()], str(file))
-    return classes_of((label for shard in train for label in shard.labels), str(folder))
+    labels = (each.label for shard in train.values() for each in shard)
+    return classes_of(labels, str(folder))

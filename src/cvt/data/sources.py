@@ -3,8 +3,8 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +70,7 @@ def folder_splits(root: Path, *, for_training: bool = True) -> dict[str, ImageSe
         )
     splits = {split: _class_folders(folder, found) for split, folder in folders.items()}
     splits = {split: members for split, members in splits.items() if members}
-    classes = _number(splits, for_training)
-    return _read(found, splits, classes, for_training)
+    return _read(found, splits, for_training)
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,6 @@ class _Found:
     root: Path
     left_out: LeftOut
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class _ClassFolder:
-    path: Path
-    name: str
-    label: int = -1
 
 
 def _split_folders(found: _Found) -> dict[str, Path]:
@@ -146,9 +138,9 @@ def _refuse_splits_inside(root: Path, folders: Sequence[Path]) -> None:
             )
 
 
-def _class_folders(folder: Path, found: _Found) -> list[_ClassFolder]:
-    """Returns the class folders of a split, not numbered; none for a test split without labels."""
-    members: dict[str, _ClassFolder] = {}
+def _class_folders(folder: Path, found: _Found) -> dict[str, Path]:
+    """Returns the folders of a split by class names; none for a test split without labels."""
+    members: dict[str, Path] = {}
     for path in _folders(folder):
         name = composed(path.name)
         if not _is_text(name):
@@ -158,12 +150,12 @@ def _class_folders(folder: Path, found: _Found) -> list[_ClassFolder]:
         if name in members:
             raise UserError(
                 f"{folder} holds two folders of the same name in different Unicode forms, "
-                f"{members[name].path.name!a} and {path.name!a}; put them together."
+                f"{members[name].name!a} and {path.name!a}; put them together."
             )
-        members[name] = _ClassFolder(path, name)
+        members[name] = path
     if members:
         _leave_out_files(found, folder)
-        return list(members.values())
+        return members
     loose = len(_loose_images(folder))
     if not loose:
         raise UserError(
@@ -173,68 +165,61 @@ def _class_folders(folder: Path, found: _Found) -> list[_ClassFolder]:
         found.notes.append(
             f"There is no test split: {folder} holds {loose:,} loose images but no class folders."
         )
-        return []
+        return {}
     raise UserError(
         f"{folder} holds {loose:,} loose images but no class folders; put the images of each class "
         "into a folder named after it."
     )
 
 
-def _number(splits: dict[str, list[_ClassFolder]], for_training: bool) -> tuple[str, ...]:
-    """Gives each class folder its label; returns the names of the classes."""
+def _numbered(
+    splits: dict[str, dict[str, Path]], for_training: bool
+) -> tuple[list[str], dict[Path, int]]:
+    """Returns the names of the classes, and the label of each class folder."""
     classes: list[str] = []
-    for split in sorted(splits, key=lambda split: split != "train"):
-        members = splits[split]
-        positions = class_positions([each.name for each in members], classes)
-        new = [each for each, label in zip(members, positions, strict=True) if label is None]
+    labels: dict[Path, int] = {}
+    for split in sorted(splits, key="train".__ne__):
+        folders = splits[split]
+        positions = class_positions(list(folders), classes)
+        new = [name for name, label in zip(folders, positions, strict=True) if label is None]
         if new and for_training and split != "train":
             more = f" and {len(new) - 1} more" if len(new) > 1 else ""
             raise UserError(
-                f"{new[0].path.parent} holds a class {new[0].name!r}{more} that the train folder "
+                f"{folders[new[0]].parent} holds a class {new[0]!r}{more} that the train folder "
                 "lacks; add it there or remove it here."
             )
-        classes += [each.name for each in new]
-        numbers = iter(range(len(classes) - len(new), len(classes)))
-        splits[split] = [
-            replace(each, label=next(numbers) if label is None else label)
-            for each, label in zip(members, positions, strict=True)
-        ]
-    return tuple(classes)
+        numbers = count(len(classes))
+        for path, label in zip(folders.values(), positions, strict=True):
+            labels[path] = next(numbers) if label is None else label
+        classes += new
+    return classes, labels
 
 
 def _read(
-    found: _Found,
-    splits: dict[str, list[_ClassFolder]],
-    classes: tuple[str, ...],
-    for_training: bool,
+    found: _Found, splits: dict[str, dict[str, Path]], for_training: bool
 ) -> dict[str, ImageSet]:
     """Finds the images, once each, whatever links there are between classes and splits."""
-    members = [(split, each) for split, several in splits.items() for each in several]
-    paths: list[list[str]] = [[] for _ in members]
-    for number, path in images_below([each.path for _, each in members], found.left_out):
-        paths[number].append(path)
-    empty = [number for number, some in enumerate(paths) if not some]
-    for number in empty if for_training else ():
-        if members[number][0] == "train":
-            raise _without_images(members[number][1].path, found)
-    if len(empty) == len(members):
+    classes, labels = _numbered(splits, for_training)
+    images: dict[Path, list[str]] = {folder: [] for folder in labels}
+    ordered = [folder for folders in splits.values() for folder in folders.values()]
+    for number, path in images_below(ordered, found.left_out):
+        images[ordered[number]].append(path)
+    empty = [folder for folder in ordered if not images[folder]]
+    if for_training and (needed := [each for each in splits["train"].values() if each in empty]):
+        raise _without_images(needed[0], found)
+    if len(empty) == len(ordered):
         raise _without_images(found.root, found)
     if empty:
-        some = _listed(members[number][1].path for number in empty)
-        found.notes.append(f"Class folders without images: {some}.")
+        found.notes.append(f"Class folders without images: {_listed(empty)}.")
     notes = [*found.notes, *found.left_out.sentences(found.root)]
+    told = {"notes": notes, "unreadable": found.left_out.unreadable}
     sets: dict[str, ImageSet] = {}
-    for split in splits:
-        mine = [number for number, (name, _) in enumerate(members) if name == split]
-        labels = [members[number][1].label for number in mine]
-        sets[split] = FileSet(
-            [path for number in mine for path in paths[number]],
-            np.repeat(labels, [len(paths[number]) for number in mine]),
-            classes,
-            notes=notes,
-            unreadable=found.left_out.unreadable,
-        )
-    return {split: images for split, images in sets.items() if len(images)}
+    for split, folders in splits.items():
+        paths = [path for folder in folders.values() for path in images[folder]]
+        each = [labels[folder] for folder in folders.values() for _ in images[folder]]
+        if paths:
+            sets[split] = FileSet(paths, each, classes, **told)
+    return sets
 
 
 def _without_images(folder: Path, found: _Found) -> UserError:
@@ -293,8 +278,6 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= each <= "\udfff" for each in name)
 
 
-# --- The embedded data: scikit-learn's scans of handwritten digits, with a fixed split.
-
 # The test images must never change, whatever seed the training uses.
 _SPLIT_SEED = 0
 
@@ -318,9 +301,6 @@ def digit_splits() -> dict[str, ImageSet]:
     return {"train": train, "val": val, "test": test}
 
 
-# --- The data sets of torchvision, under timm's names.
-
-
 def torchvision_splits(name: str, data_dir: Path | None, *, download: bool) -> dict[str, ImageSet]:
     """Returns the splits that the data set's authors published.
 
@@ -329,7 +309,6 @@ def torchvision_splits(name: str, data_dir: Path | None, *, download: bool) -> d
     it with the published MD5 sums.
 
     Args:
-        name: A key of `TORCHVISION_SETS`, such as `torch/cifar10`.
         data_dir: torchvision's `root`: the folder that holds, or will hold, the data set's own.
         download: Fetch what is missing; ImageNet has to be fetched by hand.
     """
@@ -340,80 +319,69 @@ def torchvision_splits(name: str, data_dir: Path | None, *, download: bool) -> d
         )
     if data_dir is None:
         raise UserError(f"{name} needs the folder that holds its files; give it as --data-dir.")
-    read = TORCHVISION_SETS[name]
+    read, splits = TORCHVISION_SETS[name]
     try:
-        return read(data_dir, download)
+        return {split: read(data_dir, split, download) for split in splits}
     except UserError:
         raise
     except Exception as error:  # damaged files make torchvision raise nearly anything
-        raise _not_there(name, data_dir, download, error) from error
-
-
-def _not_there(name: str, data_dir: Path, download: bool, error: Exception) -> UserError:
-    reason = first_line(error)
-    if name == "torch/imagenet":
-        return UserError(
-            f"Cannot read {name} in {data_dir} ({reason}); put the archives from image-net.org "
-            "there, or give the path of an unpacked folder instead of the name."
+        reason = first_line(error)
+        what, do = (
+            f"Found no complete {name} in {data_dir}",
+            "give the right folder, or add --download to fetch it",
         )
-    if download:
-        return UserError(f"Cannot fetch {name} into {data_dir} ({reason}); check the connection.")
-    return UserError(
-        f"Found no complete {name} in {data_dir} ({reason}); give the right folder, or add "
-        "--download to fetch it."
-    )
+        if download:
+            what, do = f"Cannot fetch {name} into {data_dir}", "check the connection"
+        if name == "torch/imagenet":
+            what = f"Cannot read {name} in {data_dir}"
+            do = (
+                "put the archives from image-net.org there, or give the path of an unpacked folder "
+                "instead of the name"
+            )
+        raise UserError(f"{what} ({reason}); {do}.") from error
 
 
-def _cifar(kind: type[datasets.CIFAR10]) -> Callable[[Path, bool], dict[str, ImageSet]]:
-    def read(root: Path, download: bool) -> dict[str, ImageSet]:
-        splits: dict[str, ImageSet] = {}
-        for split in ("train", "test"):
-            data = kind(root, train=split == "train", download=download)
-            source = f"{kind.__name__} {split}"
-            splits[split] = ArraySet(data.data, data.targets, data.classes, source)
-        return splits
+_Reader = Callable[[Path, str, bool], ImageSet]  # of the folder, the split, and whether to fetch
+
+
+def _cifar(kind: type[datasets.CIFAR10]) -> _Reader:
+    def read(root: Path, split: str, download: bool) -> ImageSet:
+        data = kind(root, train=split == "train", download=download)
+        return ArraySet(data.data, data.targets, data.classes, f"{kind.__name__} {split}")
 
     return read
 
 
-def _flowers(root: Path, download: bool) -> dict[str, ImageSet]:
-    splits: dict[str, ImageSet] = {}
-    for split in ("train", "val", "test"):
-        data = datasets.Flowers102(root, split=split, download=download)
-        splits[split] = FileSet(list(map(str, data._image_files)), data._labels, data.classes)
-    return splits
+def _flowers(root: Path, split: str, download: bool) -> ImageSet:
+    data = datasets.Flowers102(root, split=split, download=download)
+    return FileSet(list(map(str, data._image_files)), data._labels, data.classes)
 
 
-def _pets(root: Path, download: bool) -> dict[str, ImageSet]:
-    splits: dict[str, ImageSet] = {}
-    for split, published in {"train": "trainval", "test": "test"}.items():
-        data = datasets.OxfordIIITPet(root, split=published, download=download)
-        folder = data._images_folder
-        # The names are read from a text file that nobody has checked.
-        files = [str(file_inside(folder, str(path.relative_to(folder)))) for path in data._images]
-        labels = np.array(data._labels)
-        if not ((labels >= 0) & (labels < len(data.classes))).all():
-            raise UserError(
-                f"The list {published}.txt in {root} has a label outside of 1 to "
-                f"{len(data.classes)}, the number of its classes; fetch it again."
-            )
-        splits[split] = FileSet(files, labels, data.classes)
-    return splits
+def _pets(root: Path, split: str, download: bool) -> ImageSet:
+    published = {"train": "trainval"}.get(split, split)
+    data = datasets.OxfordIIITPet(root, split=published, download=download)
+    folder = data._images_folder
+    # The names are read from a text file that nobody has checked.
+    files = [str(file_inside(folder, str(path.relative_to(folder)))) for path in data._images]
+    labels = np.array(data._labels)
+    if not ((labels >= 0) & (labels < len(data.classes))).all():
+        raise UserError(
+            f"The list {published}.txt in {root} has a label outside of 1 to "
+            f"{len(data.classes)}, the number of its classes; fetch it again."
+        )
+    return FileSet(files, labels, data.classes)
 
 
-def _imagenet(root: Path, download: bool) -> dict[str, ImageSet]:
-    splits: dict[str, ImageSet] = {}
-    for split in ("train", "val"):
-        data = datasets.ImageNet(root, split=split)
-        paths = [path for path, _ in data.samples]
-        splits[split] = FileSet(paths, data.targets, [", ".join(names) for names in data.classes])
-    return splits
+def _imagenet(root: Path, split: str, download: bool) -> ImageSet:
+    data = datasets.ImageNet(root, split=split)
+    paths = [path for path, _ in data.samples]
+    return FileSet(paths, data.targets, [", ".join(names) for names in data.classes])
 
 
-TORCHVISION_SETS: dict[str, Callable[[Path, bool], dict[str, ImageSet]]] = {
-    "torch/cifar10": _cifar(datasets.CIFAR10),
-    "torch/cifar100": _cifar(datasets.CIFAR100),
-    "torch/flowers102": _flowers,
-    "torch/oxford_pets": _pets,
-    "torch/imagenet": _imagenet,
+TORCHVISION_SETS: dict[str, tuple[_Reader, tuple[str, ...]]] = {
+    "torch/cifar10": (_cifar(datasets.CIFAR10), ("train", "test")),
+    "torch/cifar100": (_cifar(datasets.CIFAR100), ("train", "test")),
+    "torch/flowers102": (_flowers, ("train", "val", "test")),
+    "torch/oxford_pets": (_pets, ("train", "test")),
+    "torch/imagenet": (_imagenet, ("train", "val")),
 }

@@ -1,8 +1,10 @@
 """Transforms from an image to the network's input tensor, built from timm's."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,26 +20,19 @@ from cvt.data.augment import Augment
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
 
-# --- timm's Posterize where it asks for zero bits, which Pillow 13 refuses with a ValueError.
-#
-# Older Pillow made the image black. timm's levels come down to zero bits now and then: about one
-# image in a thousand with `rand-m9-mstd0.5-inc1`, many more with `augmix`. To be dropped once
-# timm (1.0.31 at the time of writing) looks after it itself; the test says when.
-
 
 def allow_zero_bits(colour: T.Compose) -> None:
-    """Makes the Posterize steps of timm's policies in `colour` give black for zero bits."""
+    """Makes the Posterize steps of timm's policies in `colour` give black for zero bits.
+
+    Older Pillow did so, Pillow 13 refuses them. timm's levels come down to zero bits now and then:
+    about one image in a thousand with `rand-m9-mstd0.5-inc1`, many more with `augmix`. To be
+    dropped once timm (1.0.31 at the time of writing) looks after it itself; the test says when.
+    """
     for policy in colour.transforms:
-        for step in _steps(policy):
+        # RandAugment and AugMix hold a list of steps, AutoAugment a list of lists of them.
+        for step in chain(getattr(policy, "ops", ()), *getattr(policy, "policy", ())):
             if step.aug_fn is posterize:
                 step.aug_fn = _posterize
-
-
-def _steps(policy: Any) -> Iterator[Any]:
-    """RandAugment and AugMix hold a list of steps, AutoAugment a list of lists of them."""
-    yield from getattr(policy, "ops", ())
-    for steps in getattr(policy, "policy", ()):
-        yield from steps
 
 
 def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
@@ -54,10 +49,6 @@ class ToNormalizedTensor:
     """From an RGB image to a float32 tensor (3, H, W): torchvision's `ToTensor` and `Normalize`.
 
     The same roundings in the same order, hence equal to the bit, but with a single copy.
-
-    Args:
-        mean: Of each channel, for levels scaled to 0..1.
-        std: What each channel is then divided by.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -79,31 +70,16 @@ class ResizedCrop(RandomResizedCropAndInterpolation):
     torch's resampling of 8-bit images is a port of Pillow's. Both round between the two passes, so
     that a few pixels in a thousand differ by more than a level; neither is closer to the filter
     computed in float64 (tested).
-
-    Args:
-        size: Height and width that come out.
-        scale: Smallest and largest share of the area.
-        ratio: Smallest and largest width / height.
-        interpolation: A filter's name.
     """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        scale: tuple[float, float],
-        ratio: tuple[float, float],
-        interpolation: str,
-    ) -> None:
-        super().__init__(size, scale, ratio, interpolation)
-        self.resize = ResizeTo(size, interpolation)
 
     def __call__(self, img: Image.Image) -> Image.Image:
         top, left, height, width = self.get_params(img, self.scale, self.ratio)
         if height and width:  # of a line of pixels, timm may take a part of none
             img = img.crop((left, top, left + width, top + height))
-        return self.resize(img)
+        return ResizeTo(self.size, cast("Any", self.interpolation).value)(img)
 
 
+@dataclass(frozen=True)
 class ResizeTo:
     """Resizes an RGB image, as `ResizedCrop` does.
 
@@ -112,9 +88,8 @@ class ResizeTo:
         interpolation: A filter's name; Pillow computes those that torch lacks.
     """
 
-    def __init__(self, size: tuple[int, int], interpolation: str) -> None:
-        self.size = size
-        self.interpolation = interpolation
+    size: tuple[int, int]
+    interpolation: str
 
     def __call__(self, image: Image.Image) -> Image.Image:
         height, width = self.size
@@ -128,6 +103,7 @@ class ResizeTo:
         return Image.fromarray(scaled[0].permute(1, 2, 0).numpy())
 
 
+@dataclass(frozen=True)
 class PadCrop:
     """torchvision's `RandomCrop(size, padding)`, without making the padded image.
 
@@ -138,9 +114,8 @@ class PadCrop:
         padding: Height of the border above and below, width of it left and right.
     """
 
-    def __init__(self, size: tuple[int, int], padding: tuple[int, int]) -> None:
-        self.size = size
-        self.padding = padding
+    size: tuple[int, int]
+    padding: tuple[int, int]
 
     def __call__(self, image: Image.Image) -> Image.Image:
         height, width = self.size
@@ -149,15 +124,11 @@ class PadCrop:
         return image.crop((left, top, left + width, top + height))
 
 
+@dataclass(frozen=True)
 class Flip:
-    """torchvision's `RandomHorizontalFlip`, drawing from Python's generator.
+    """torchvision's `RandomHorizontalFlip`, drawing from Python's generator."""
 
-    Args:
-        probability: Of flipping.
-    """
-
-    def __init__(self, probability: float) -> None:
-        self.probability = probability
+    probability: float
 
     def __call__(self, image: Image.Image) -> Image.Image:
         if random.random() >= self.probability:
@@ -215,12 +186,8 @@ def _crop(preprocessing: Preprocessing, augment: Augment) -> list[Any]:
 
 
 def _eval_steps(preprocessing: Preprocessing) -> list[Any]:
-    steps = create_transform(
-        **_common(preprocessing),
-        crop_pct=preprocessing.crop_pct,
-        crop_mode=preprocessing.crop_mode,
-    )
-    return _quick_tensor(steps.transforms)
+    crop = {"crop_pct": preprocessing.crop_pct, "crop_mode": preprocessing.crop_mode}
+    return _quick_tensor(create_transform(**_common(preprocessing), **crop).transforms)
 
 
 def _quick_tensor(steps: list[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ import glob
 import os
 import re
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -34,20 +34,9 @@ _PLURALS = {
 _MOST_KINDS = 8
 _HEAD = 4096
 
-_LEFT_BY_SYSTEMS = frozenset(
-    {
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "icon\r",
-        "__macosx",
-        "@eadir",
-        "#recycle",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "__pycache__",
-    }
+_LEFT_BY_SYSTEMS = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle"),
+    *("$recycle.bin", "system volume information", "lost+found", "__pycache__"),
 )
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}")
 
@@ -61,12 +50,12 @@ class LeftOut:
 
     def __init__(self) -> None:
         self.unreadable: list[str] = []
-        self._count: dict[str, int] = {}
+        self._count: Counter[str] = Counter()
         self._example: dict[str, str] = {}
 
     def add(self, kind: str, path: str) -> None:
         """Counts something by its kind; the first of each kind will be named."""
-        self._count[kind] = self._count.get(kind, 0) + 1
+        self._count[kind] += 1
         self._example.setdefault(kind, path)
 
     def add_unreadable(self, path: str, error: OSError) -> None:
@@ -81,7 +70,7 @@ class LeftOut:
         words = [self._words(kind, folder) for kind in kinds[:_MOST_KINDS]]
         if rest := kinds[_MOST_KINDS:]:
             words.append(f"{sum(map(self._count.__getitem__, rest)):,} of {len(rest)} other kinds")
-        total = sum(self._count.values())
+        total = self._count.total()
         files = f"files in {folder} are" if total > 1 else f"file in {folder} is"
         return [f"{total:,} {files} not used: {', '.join(words)}."]
 
@@ -110,10 +99,7 @@ def why_not(path: str) -> str | None:
     """Returns what a file counts as if it is no image: its suffix, or `NO_SUFFIX`.
 
     A suffix is a letter and up to nine more letters or digits behind the last dot: `.txt`, but
-    not the end of `image.001` or `photo.jpg?w=1200`.
-
-    Raises:
-        OSError: It has no suffix and cannot be read.
+    not the end of `image.001` or `photo.jpg?w=1200`. A file without one is opened.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix in SUFFIXES:
@@ -125,11 +111,7 @@ def why_not(path: str) -> str | None:
 
 
 def files_in(folder: str | Path) -> Iterator[tuple[str, str | None]]:
-    """Yields the files directly in a folder, each with its kind; None for an image.
-
-    Raises:
-        OSError: The folder, or a file without a suffix, cannot be read.
-    """
+    """Yields the files directly in a folder, each with its kind; None for an image."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if not is_hidden(entry.name) and not os.path.isdir(entry.path):
@@ -144,11 +126,7 @@ def is_hidden(name: str) -> bool:
 
 
 class _Walk:
-    """One pass through some folders: first what lies in them, then what links lead to.
-
-    Args:
-        why_not: Returns the kind by which a file is left out, or None.
-    """
+    """One pass through some folders: first what lies in them, then what links lead to."""
 
     def __init__(self, left_out: LeftOut, why_not: Callable[[str], str | None]) -> None:
         self.left_out = left_out
@@ -237,8 +215,6 @@ def _special(entry: os.DirEntry[str] | Path) -> str | None:
     return kinds.get(stat.S_IFMT(entry.stat().st_mode), DEVICE)
 
 
-# --- The images that arguments stand for: files, folders, patterns, and what comes on stdin.
-
 MAX_STDIN = 3 * MAX_PIXELS
 """Bytes of an image on stdin: the largest image as RGB."""
 
@@ -313,13 +289,12 @@ def _taken_literally(pattern: str) -> tuple[str, list[str]]:
     A part means itself where a file or folder of that name exists.
     """
     start, rest = ("/" if pattern.startswith("/") else ""), pattern.strip("/").split("/")
-    while len(rest) > 1 and (not glob.has_magic(rest[0]) or _is_there(start, rest[0])):
-        start = os.path.join(start, rest.pop(0))
+    while len(rest) > 1:
+        inside = os.path.join(start, rest[0])
+        if glob.has_magic(rest[0]) and not os.path.lexists(inside):
+            break
+        start, rest = inside, rest[1:]
     return start, rest
-
-
-def _is_there(folder: str, name: str) -> bool:
-    return os.path.lexists(os.path.join(folder, name))
 
 
 def _match(pattern: str, on_note: Callable[[str], object]) -> Iterator[Path | bytes | BadImage]:
@@ -346,28 +321,13 @@ def _match_deep(start: str, parts: Sequence[str]) -> Iterator[Path | bytes | Bad
 
 def _matched_ends(parts: Sequence[str], names: Sequence[str]) -> set[int]:
     """Returns the numbers of leading names that the parts match; `**` matches any number."""
-
-    def with_passed(places: set[int]) -> set[int]:
-        """Adds the place behind each `**`, which may match no name at all."""
-        for place, part in enumerate(parts):
-            if part == "**" and place in places:
-                places.add(place + 1)
-        return places
-
-    places, ends = with_passed({0}), set()
-    for count, name in enumerate(names, 1):
-        deep = {place for place in places if parts[place : place + 1] == ["**"]}
-        places = with_passed(
-            deep
-            | {
-                place + 1
-                for place in places - deep
-                if place < len(parts) and fnmatchcase(name, parts[place])
-            }
-        )
-        if len(parts) in places:
-            ends.add(count)
-    return ends
+    ends = {0}
+    for part in parts:
+        if part == "**":
+            ends = set(range(min(ends, default=len(names) + 1), len(names) + 1))
+        else:
+            ends = {end + 1 for end in ends - {len(names)} if fnmatchcase(names[end], part)}
+    return ends - {0}
 
 
 def _from_stdin(stdin: BinaryIO) -> Iterator[Path | bytes | BadImage]:
