@@ -13,6 +13,8 @@ from cvt.data.augment import Augment
 from cvt.files import atomic_write
 from cvt.plain import (
     Range,
+    Rate,
+    Side,
     check_values,
     from_plain,
     layer_from_plain,
@@ -38,7 +40,6 @@ Layer = Mapping[str, Any]
 
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
-Share = Annotated[float, Range(0, 1)]
 Decay = Annotated[float, Range(0, below=1)]
 Count = Annotated[int, Range(1)]
 
@@ -88,7 +89,7 @@ class MixConfig:
     cutmix: NotNegative
     """Alpha of cutmix, which pastes a part of one image into another; 0 is off."""
 
-    smoothing: Share
+    smoothing: Rate
     """Label smoothing: the share of a label's probability that all classes get alike."""
 
     loss: Literal["ce", "bce"] = "ce"
@@ -109,7 +110,7 @@ class DistillConfig:
     kind: Literal["hard", "soft", "none"] = "hard"
     """Learn the teacher's first choice (hard, the default), its probabilities (soft) or nothing."""
 
-    alpha: Share = 0.5
+    alpha: Rate = 0.5
     """Share of the loss that the teacher decides, by default 0.5; the labels decide the rest."""
 
     tau: Positive = 1.0
@@ -140,7 +141,7 @@ class TrainConfig:
     download: bool = False
     """Fetch a torch/ data set that is not there yet."""
 
-    val_fraction: Share = 0.1
+    val_fraction: Rate = 0.1
     """Share of the training images held out for validation where the data has no such split."""
 
     model: str
@@ -149,7 +150,7 @@ class TrainConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     """Changes to the model's row, such as kv_stride 1; a list gives one value a stage."""
 
-    drop_path_rate: Share | None = None
+    drop_path_rate: Rate | None = None
     """Stochastic depth at the last block of every stage; by default as the model's row says."""
 
     weights: str | None = None
@@ -182,7 +183,7 @@ class TrainConfig:
     accum_steps: Count = 1
     """Parts that each process splits its share of a batch into, to save memory."""
 
-    image_size: Annotated[int, Range(1, 4096)]
+    image_size: Side
     """Side of the square that images are brought to, in pixels."""
 
     seed: Annotated[int, Range(0)] = 0
