@@ -44,8 +44,8 @@ class Table:
         """Describes a table by its columns: a header, and what it says of each row.
 
         Args:
-            columns: An attribute, with a number's format where it needs one (`top1:.2f`), or a
-                function of the row. What is None shows as `-`.
+            columns: An attribute, or a key of a mapping, with a number's format where it needs
+                one (`top1:.2f`), or a function of the row. What is None shows as `-`.
         """
         cells = tuple(tuple(_said(row, each) for each in columns.values()) for row in rows)
         return cls(columns=tuple(columns), rows=cells, title=title, notes=notes)
@@ -64,7 +64,7 @@ def _said(row: Any, column: str | Callable[[Any], object]) -> str:
         value, form = column(row), ""
     else:
         name, _, form = column.partition(":")
-        value = getattr(row, name)
+        value = row.get(name) if isinstance(row, Mapping) else getattr(row, name)
     return "-" if value is None else format(value, form)
 
 

@@ -1,18 +1,25 @@
+"""Comparisons: their budgets, what is alike for all, what is written down, and going on."""
+
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contests import SMALL, FakeWork, accuracy, contest, lines, trained
-from cvt.bench.contest.contest import ContestStopped
-from cvt.bench.contest.recipe import Budget
-from cvt.bench.contest.runs import COMPARISON, PACE, TRAIN
+from cvt.bench.contest import Budget, ContestConfig, ContestStopped, make_plan, read_budget, runs
+from cvt.bench.contest.contest import COMPARISON, TAKE_TURNS
+from cvt.bench.contest.runs import PACE, TRAIN, seconds_per_update
 from cvt.bench.folder import ResultsFolder
-from cvt.bench.names import Contender
-from cvt.bench.speed.measure import TAKE_TURNS
+from cvt.bench.names import Contender, read_contender
+from cvt.bench.speed.measure import take_turns
 from cvt.errors import UserError
+from cvt.runtime import ALONE
+from cvt.training.setup import prepare
 from cvt.zoo.describe import describe
 
 COUNTED = cache(describe)
@@ -21,17 +28,7 @@ COUNTED = cache(describe)
 @pytest.fixture(autouse=True)
 def counted_once(monkeypatch):
     """Counting a network takes half a second, and these tests have the same three all over."""
-    monkeypatch.setattr("cvt.bench.contest.recipe.describe", COUNTED)
-
-
-@pytest.fixture(autouse=True)
-def drawn(monkeypatch):
-    """The pictures that would have been drawn, which takes most of a second each."""
-    drawn = []
-    monkeypatch.setattr(
-        "cvt.bench.contest.contest.save_plot", lambda path, results: drawn.append(path)
-    )
-    return drawn
+    monkeypatch.setattr("cvt.bench.contest.plan.describe", COUNTED)
 
 
 NAMES = ("cvt_nano_32", "cvt_nano_32+depth=1", "cvt_nano_32+kv_stride=1")
@@ -74,8 +71,9 @@ def test_what_was_measured_is_in_the_results_and_in_the_table_of_runs(tmp_path):
     assert ResultsFolder(tmp_path / "out", COMPARISON).rows[3] == one.runs[1]
 
 
-def test_the_best_stands_first_in_the_table_and_a_picture_is_drawn(tmp_path, drawn):
-    contest(tmp_path / "out", NAMES, seeds=2)
+def test_the_best_stands_first_in_the_table_and_an_image_is_drawn(tmp_path):
+    drawn = []
+    contest(tmp_path / "out", NAMES, seeds=2, draw=lambda path, results: drawn.append(path))
     text = (tmp_path / "out" / "table.md").read_text()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| cvt")]
     means = [float(row[1].split()[0]) for row in rows]
@@ -150,7 +148,7 @@ def test_more_models_and_more_seeds_may_join(tmp_path):
         (None, 1),
         (1, 1),
     ]
-    assert all(len(each.scores) == 2 for each in results.standings)
+    assert all(len(each.scores) == 2 for each in results.contenders)
     contest(tmp_path / "out", NAMES[1::-1], seeds=2)
 
 
@@ -254,25 +252,40 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, changes, words)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_a_lost_comparison_still_holds_is_waited_for(tmp_path, monkeypatch):
-    held = [True, True, False]
-    monkeypatch.setattr("cvt.bench.contest.contest.is_held", lambda run: held.pop(0))
-    results = contest(tmp_path / "out", NAMES[:1], seeds=1)
-    assert held == []
-    assert not results.has_failures
+HOLD = """
+import sys, fcntl, time
+file = open(sys.argv[1], 'ab')
+fcntl.lockf(file, fcntl.LOCK_EX)
+print('held', flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_a_run_that_a_lost_comparison_still_holds_is_waited_for(tmp_path):
+    with pytest.raises(SystemExit):
+        contest(tmp_path, NAMES[:1], FakeWork(kill_at=1), seeds=1)
+    run = tmp_path / "runs" / "cvt_nano_32-seed0"
+    run.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLD, str(run / ".lock"), "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        do = FakeWork()
+
+        def work(task, plain, must_stop):
+            assert other.wait(0.5) == 0
+            return do(task, plain, must_stop)
+
+        assert not contest(tmp_path, NAMES[:1], work, seeds=1).has_failures
+    assert len(do.configs) == 1
 
 
 def test_two_at_once_are_refused(tmp_path):
-    code = (
-        "import sys, fcntl\nfile = open(sys.argv[1], 'ab')\nfcntl.lockf(file, fcntl.LOCK_EX)\n"
-        "print('held', flush=True)\nsys.stdin.read()"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    command = [sys.executable, "-c", HOLD, str(tmp_path / ".lock"), "99"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(UserError, match="another process"):
             contest(tmp_path)
-        other.stdin.close()
+        other.kill()
 
 
 def test_each_run_has_its_line(tmp_path, capsys):
@@ -286,3 +299,147 @@ def test_each_run_has_its_line(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"Going on with {tmp_path / 'out'}: 2 runs are left."
     assert lines[1].startswith("[3/4] cvt_mini_32, seed 0: test top-1 ")
+
+
+# --- Budgets.
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit", "said"),
+    [
+        ("3epochs", 3, "epochs", "3 epochs"),
+        ("3 epochs", 3, "epochs", "3 epochs"),
+        ("1epoch", 1, "epochs", "1 epoch"),
+        ("0.5 epochs", 0.5, "epochs", "0.5 epochs"),
+        ("20000images", 20_000, "images", "20,000 images"),
+        ("20,000 images", 20_000, "images", "20,000 images"),
+        ("100k images", 100_000, "images", "100,000 images"),
+        ("1.5m images", 1_500_000, "images", "1,500,000 images"),
+        ("10minutes", 10, "minutes", "10 minutes"),
+        ("10min", 10, "minutes", "10 minutes"),
+        ("90 s", 1.5, "minutes", "1.5 minutes"),
+        ("2H", 120, "minutes", "120 minutes"),
+    ],
+)
+def test_reads_a_budget(text, amount, unit, said):
+    budget = read_budget(text)
+    assert budget == Budget(amount=amount, unit=unit)
+    assert str(budget) == said
+    assert read_budget(budget.short) == budget
+
+
+@pytest.mark.parametrize("text", ["", "3", "epochs", "three epochs", "-1epochs", "3 days", "3 km"])
+def test_what_is_no_budget(text):
+    with pytest.raises(UserError, match="expected epochs, images or minutes"):
+        read_budget(text)
+
+
+@pytest.mark.parametrize("text", ["0epochs", "0.0 minutes", "0k images"])
+def test_nothing_is_no_budget(text):
+    with pytest.raises(UserError, match="more than zero"):
+        read_budget(text)
+
+
+@given(st.integers(1, 1000), st.integers(1, 10_000), st.integers(1, 512))
+def test_epochs_are_whole_epochs_and_images_no_more_than_asked(amount, per_epoch, batch_size):
+    epochs = Budget(amount=amount, unit="epochs").updates(per_epoch, batch_size)
+    assert epochs == amount * per_epoch
+    images = Budget(amount=amount * batch_size + batch_size - 1, unit="images")
+    assert images.updates(per_epoch, batch_size) == amount
+
+
+def test_minutes_depend_on_the_pace():
+    budget = Budget(amount=2, unit="minutes")
+    assert budget.updates(10, 64) is None
+    assert budget.updates_at(0.5) == 240
+    assert Budget(amount=0.1, unit="minutes").updates_at(0.1) == 60
+
+
+def test_less_than_an_update_is_refused():
+    with pytest.raises(UserError, match="less than one update with 64 images"):
+        Budget(amount=63, unit="images").updates(10, 64)
+    with pytest.raises(UserError, match="when one takes 61 s"):
+        Budget(amount=1, unit="minutes").updates_at(61)
+
+
+# --- What is alike for all when it comes to the images, and how speeds are measured.
+
+TINY = read_contender("cvt_nano_32+depth=1")
+
+
+def plan_of(*contenders, **recipe):
+    """Two seeds of two epochs at 16 pixels."""
+    asked = {**SMALL, "image_size": 16, "batch_size": 16, "num_workers": 0, **recipe}
+    budget = Budget(amount=2, unit="epochs")
+    return make_plan(contenders, ContestConfig(recipe=asked, budget=budget, seeds=2, out=Path("x")))
+
+
+def batches(plan, name, seed, folder):
+    config = plan.run_config(read_contender(name), seed, folder / f"{name}-{seed}", 100)
+    job = prepare(config, ALONE)
+    job.progress.epoch = 1
+    return [batch for batch, _ in zip(job.train_loader(), range(3), strict=False)]
+
+
+def test_a_seed_is_the_same_images_in_the_same_order_varied_alike(tmp_path):
+    names = ("cvt_nano_32+depth=1", "vit_nano_32+depth=1")
+    plan = plan_of(*map(read_contender, names))
+    one, other = (batches(plan, name, 0, tmp_path) for name in names)
+    assert len(one) == 3
+    for mine, yours in zip(one, other, strict=True):
+        assert torch.equal(mine.images, yours.images)
+        assert torch.equal(mine.labels, yours.labels)
+    another = batches(plan, names[0], 1, tmp_path)
+    assert not torch.equal(one[0].labels, another[0].labels)
+
+
+def test_who_comes_first_decides_nothing():
+    both = [read_contender(name) for name in ("cvt_mini_32", "vit_nano_32+depth=1")]
+    assert plan_of(*both).to_dict() == plan_of(*both[::-1]).to_dict()
+
+
+def test_the_model_of_a_recipe_does_not_matter():
+    recipe = {"model": "cvt_mini_32", "model_args": {"kv_stride": 1}, "epochs": 7, "seed": 3}
+    assert plan_of(TINY, **recipe).to_dict() == plan_of(TINY).to_dict()
+
+
+def test_the_pace_is_the_time_of_the_counted_updates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    clock, made = [0.0], []
+
+    def update(job, chunks):
+        made.append(len(chunks))
+        assert sum(len(chunk.labels) for chunk in chunks) == 16
+        clock[0] += 100.0 if len(made) <= runs.WARM_UP else 2.0
+
+    monkeypatch.setattr(runs, "make_update", update)
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+    config = plan_of(TINY).run_config(TINY, 0, tmp_path / "unused", None)
+    assert seconds_per_update(config) == 2.0
+    assert len(made) == runs.WARM_UP + runs.LONGEST_S / 2.0
+    assert list(tmp_path.iterdir()) == []
+    made.clear()
+    seconds_per_update({**config, "accum_steps": 2})
+    assert set(made) == {2}
+
+
+def test_inference_is_timed_in_turns_and_what_has_no_room_left_out():
+    turns = []
+
+    def clock(call, device, seconds):
+        (images,) = call.args
+        turns.append(call().shape[1])
+        if turns[-1] == 3:
+            raise torch.OutOfMemoryError
+        assert images.shape == (8, 3, 16, 16)
+        return ({2: [0.8, 0.2, 0.4], 4: [8.0]}[turns[-1]] * 7)[turns.count(turns[-1]) - 1], 1
+
+    models = {
+        label: {"model": "cvt_nano_32", "model_args": {"num_classes": classes, "depth": 1}}
+        for label, classes in (("a", 2), ("big", 3), ("b", 4))
+    }
+    asked = {"models": models, "image_size": 16, "batch_size": 8, "device": "cpu",
+             "precision": "float32"}  # fmt: skip
+    assert take_turns(asked, clock) == {"a": 20.0, "b": 1.0}
+    assert turns == [2, 3, 4] + [2, 4] * 6

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from cvt.bench.contest import contest
-from cvt.bench.contest.results import Outcome, Results, Standing
+from cvt.bench import contest
+from cvt.bench.contest import ContenderResult, ContestResults, RunResult
 
 
 @pytest.fixture
@@ -14,14 +14,14 @@ def trained(monkeypatch):
     def run_contest(contenders, config, *, progress=True):
         calls.append((contenders, config, progress))
         config.out.mkdir(parents=True, exist_ok=True)
-        return Results(
-            standings=tuple(
-                Standing(
+        return ContestResults(
+            contenders=tuple(
+                ContenderResult(
                     contender=contender,
                     num_params=1000,
                     macs=1000,
                     runs=tuple(
-                        Outcome(label=contender.label, seed=seed, top1=80.0 + number + 0.1 * seed)
+                        RunResult(label=contender.label, seed=seed, top1=80.0 + number + 0.1 * seed)
                         for seed in range(config.seeds)
                     ),
                 )

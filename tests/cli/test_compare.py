@@ -6,25 +6,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contests import WORK
+from cvt.bench.processes import Stopped
+
 QUICK = ("--image-size", "8", "--batch-size", "8", "--device", "cpu", "--num-workers", "0")
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Two classes of ten tiny pictures each, to learn from and to choose by."""
+def images(tmp_path):
+    """Two classes of ten tiny images each, to learn from and to choose by."""
     random = np.random.default_rng(0)
     for name, low in (("bright", 128), ("dark", 0)):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(10):
             pixels = random.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
-    return tmp_path / "pictures"
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    return tmp_path / "images"
 
 
-def test_the_whole_way(run, pictures, tmp_path):
+def test_the_whole_way(run, images, tmp_path):
     out = tmp_path / "out"
     name = "cvt_nano_32+depth=1"
-    arguments = ("compare", name, "--data", pictures, "--budget", "1epoch", "--seeds", "1", *QUICK,
+    arguments = ("compare", name, "--data", images, "--budget", "1epoch", "--seeds", "1", *QUICK,
                  "--out", out)  # fmt: skip
     code, text, err = run(*arguments)
     assert (code, err) == (0, "")
@@ -82,12 +85,10 @@ def test_mistakes(run, tmp_path, monkeypatch, arguments, words):
 
 
 def test_ctrl_c_says_how_to_go_on(run, tmp_path, monkeypatch):
-    from cvt.bench.processes import Stopped
-
     def stopped(task, plain, must_stop):
         raise Stopped
 
-    monkeypatch.setattr("cvt.bench.contest.contest.work", stopped)
+    monkeypatch.setattr(WORK, stopped)
     code, _, err = run("compare", "cvt_nano_32", "--data", "digits", "--budget", "1epoch",
                          "--out", tmp_path / "out")  # fmt: skip
     assert code == 130

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cvt
-from cvt.bench.tables import is_rounding
+from cvt.bench.paper.tables import is_rounding
 from cvt.parts.model import fixed_tables
 from cvt.systems.catalog import ROWS, SYSTEMS, make_network
 from cvt.systems.system import Facts

@@ -40,7 +40,7 @@ Grid = tuple[int, int]
 """Height and width, in pixels or tokens."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Axes:
     """A line of the paper's Table 1, in its words."""
 

@@ -1,18 +1,20 @@
-"""What a comparison came to: a row a run, and what several seeds of a contender say together."""
+"""What a comparison came to: a row a run, and what the seeds of a contender say together."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cvt.bench.contest.plan import ContestPlan
 from cvt.bench.names import Contender
-from cvt.bench.tables import Block
+from cvt.plain import to_plain
+from cvt.tables import Table
 from cvt.training.config import TrainConfig
 from cvt.training.screen import say_memory, say_value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RunResult:
     """One run; accuracies in percent, memory in MB of 2**20 bytes, time in seconds.
 
     Args:
@@ -20,12 +22,12 @@ class Outcome:
         top5: On the same split, where the data has one for the test and more than five classes.
         val_top1: On validation, of the epoch whose weights were kept.
         updates: Updates that the run was given.
-        images: Pictures that they saw.
+        images: That they saw.
         train_images_per_s: Median over its epochs.
         memory_mb: Its process's or GPU's peak.
         seconds: In updates, without validation.
         hardware: What it was trained on.
-        bad: Pictures that could not be read and were left out.
+        bad: Images that could not be read and were left out.
         error: What went wrong, if it failed.
     """
 
@@ -69,7 +71,7 @@ class Spread:
     max: float
 
     @classmethod
-    def of(cls, values: list[float]) -> "Spread | None":
+    def of(cls, values: Sequence[float]) -> "Spread | None":
         """Returns None where there are no values."""
         if not values:
             return None
@@ -81,9 +83,15 @@ class Spread:
             max=max(values),
         )
 
+    def __str__(self) -> str:
+        """`81.25 ± 0.31 (80.9 to 81.6)`; a single value stands by itself."""
+        if self.std is None:
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} ± {self.std:.2f} ({self.min:.2f} to {self.max:.2f})"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class ContenderResult:
     """A contender with all that was measured of it.
 
     Args:
@@ -96,7 +104,7 @@ class Standing:
     contender: Contender
     num_params: int
     macs: int
-    runs: tuple[Outcome, ...] = ()
+    runs: tuple[RunResult, ...] = ()
     inference_images_per_s: float | None = None
 
     @property
@@ -117,265 +125,284 @@ class Standing:
     @property
     def top1(self) -> Spread | None:
         """Over the seeds; None if no run was finished."""
-        return self.spread("top1")
+        return Spread.of(self._finished("top1"))
 
-    def spread(self, quantity: str) -> Spread | None:
-        """Returns what the finished runs say about a field of `Outcome`."""
-        found = [getattr(run, quantity) for run in self.runs if run.is_finished]
-        return Spread.of([value for value in found if value is not None])
+    @property
+    def top5(self) -> Spread | None:
+        """Over the seeds; None where it was not measured."""
+        return Spread.of(self._finished("top5"))
 
-    def median(self, quantity: str) -> float | None:
-        """Returns the median over the finished runs of a field of `Outcome`."""
+    @property
+    def train_images_per_s(self) -> float | None:
+        """Median over the seeds."""
+        return _median(self._finished("train_images_per_s"))
+
+    @property
+    def memory_mb(self) -> float | None:
+        """Median over the seeds."""
+        return _median(self._finished("memory_mb"))
+
+    def _finished(self, quantity: str) -> list[float]:
         found = [getattr(run, quantity) for run in self.runs if run.is_finished]
-        values = [value for value in found if value is not None]
-        return statistics.median(values) if values else None
+        return [value for value in found if value is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON; figures that do not exist are left out."""
-        top1, top5 = self.top1, self.spread("top5")
         plain = {
             "label": self.label,
             **self.contender.to_dict(),
             "num_params": self.num_params,
             "macs": self.macs,
-            "top1": asdict(top1) if top1 else None,
-            "top5": asdict(top5) if top5 else None,
-            "train_images_per_s": self.median("train_images_per_s"),
+            "top1": asdict(self.top1) if self.top1 else None,
+            "top5": asdict(self.top5) if self.top5 else None,
+            "train_images_per_s": self.train_images_per_s,
             "inference_images_per_s": self.inference_images_per_s,
-            "memory_mb": self.median("memory_mb"),
-            "runs": [_without_none(asdict(run)) for run in self.runs],
+            "memory_mb": self.memory_mb,
+            "runs": [to_plain(run, none=False) for run in self.runs],
         }
-        return _without_none(plain)
+        return {name: value for name, value in plain.items() if value is not None}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class ContestResults:
     """A whole comparison.
 
     Args:
-        standings: In the order in which the contenders were given.
-        facts: What the figures hold for: data, split, budget, seeds, image size, device, software.
+        contenders: In the order in which they were given.
+        facts: What the figures hold for: data, split, budget, seeds, image size, device.
         notes: Sentences that belong under the figures.
     """
 
-    standings: tuple[Standing, ...]
+    contenders: tuple[ContenderResult, ...]
     facts: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
-    def of(self, label: str) -> Standing:
-        """Returns the standing of the contender of this label."""
-        return next(each for each in self.standings if each.label == label)
+    def of(self, label: str) -> ContenderResult:
+        """Returns that of the contender of this label."""
+        return next(each for each in self.contenders if each.label == label)
 
     @property
     def has_failures(self) -> bool:
         """Whether a run failed."""
-        return any(each.errors for each in self.standings)
+        return any(each.errors for each in self.contenders)
+
+    @property
+    def ranked(self) -> list[ContenderResult]:
+        """The contenders by mean top-1, the highest first; those without a finished run last."""
+        return sorted(self.contenders, key=lambda each: -each.top1.mean if each.top1 else 1.0)
+
+    @property
+    def title(self) -> str:
+        """What the figures hold for, in a line."""
+        side = self.facts["image_size"]
+        return (
+            f"{self.facts['data']}, {self.facts['split']} split: {self.facts['budget']} each, "
+            f"{side}x{side} pixels"
+        )
+
+    @property
+    def table(self) -> Table:
+        """The best stand first."""
+        columns = dict(_COLUMNS)
+        if not any(each.top5 for each in self.contenders):
+            del columns["Top-5 %"]
+        return Table.of(self.ranked, columns, self.title, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {
             "facts": dict(self.facts),
             "notes": list(self.notes),
-            "contenders": [each.to_dict() for each in self.standings],
+            "contenders": [each.to_dict() for each in self.contenders],
         }
 
 
-def _without_none(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in plain.items() if value is not None}
+def _say_seeds(result: ContenderResult) -> str:
+    failed = f" ({len(result.errors)} failed)" if result.errors else ""
+    return f"{len(result.scores)}{failed}"
 
 
-# --- The sentences under a comparison's figures: what they mean, and what is missing.
+_COLUMNS: dict[str, str | Callable[[ContenderResult], object]] = {
+    "Model": "label",
+    "Top-1 %": "top1",
+    "Seeds": _say_seeds,
+    "Top-5 %": lambda each: each.top5 and f"{each.top5.mean:.2f}",
+    "Parameters": "num_params:,",
+    "MMACs": lambda each: f"{each.macs / 1e6:,.1f}",
+    "Train images/s": "train_images_per_s:,.0f",
+    "Inference images/s": "inference_images_per_s:,.0f",
+    "Memory": lambda each: None if each.memory_mb is None else say_memory(each.memory_mb),
+}
+
+
+# --- From runs to results.
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How quickly a contender learns, measured once, and how many updates a budget is at it."""
+
+    seconds_per_update: float
+    updates: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """Forward passes of all contenders with a finished run, which took turns.
+
+    Args:
+        labels: Whose.
+        hardware: Where.
+        images_per_s: By label; of those that had room.
+        error: Why there are none.
+    """
+
+    labels: list[str]
+    batch_size: int
+    hardware: str
+    images_per_s: dict[str, float] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is measured beside the runs."""
+
+    paces: dict[str, Pace] = field(default_factory=dict)
+    inference: Inference | None = None
+
+
+def sum_up(plan: ContestPlan, rows: Sequence[RunResult], measured: Measured) -> ContestResults:
+    """Puts together what was measured of each contender, and says what it means."""
+    found = {row.key: row for row in rows}
+    rates = measured.inference.images_per_s if measured.inference else None
+    contenders = tuple(
+        ContenderResult(
+            contender=each,
+            num_params=plan.counts[each.label].num_params,
+            macs=plan.counts[each.label].macs,
+            runs=tuple(
+                found[each.label, seed] for seed in range(plan.seeds) if (each.label, seed) in found
+            ),
+            inference_images_per_s=(rates or {}).get(each.label),
+        )
+        for each in plan.contenders
+    )
+    notes = notes_of(contenders, plan.facts, plan.config, measured)
+    return ContestResults(contenders=contenders, facts=plan.facts, notes=notes)
+
+
+# --- The sentences under the figures: what they mean, and what is missing.
 
 TOP5_NEEDS = 6
 
 
 def notes_of(
-    standings: Sequence[Standing],
+    contenders: Sequence[ContenderResult],
     facts: Mapping[str, Any],
-    recipe: TrainConfig,
-    measured: Mapping[str, Any],
+    config: TrainConfig,
+    measured: Measured,
 ) -> tuple[str, ...]:
     """Returns them in the order: accuracy, budget, sizes, speeds, memory, what is missing.
 
     Args:
-        facts: Those of `Results`.
-        recipe: What all runs were told, without gaps.
-        measured: Paces and inference times, as the results folder keeps them.
+        config: What all runs were told.
     """
-    notes = [
-        _accuracy(facts),
-        *_top5(facts),
-        *_budget(standings, recipe, measured),
+    side = facts["image_size"]
+    return (
+        *_accuracy(facts),
+        *_budget(contenders, config, measured),
         "Parameters include a classifier for the data's classes and what is never trained; MACs "
-        f"are those of one image of {facts['image_size']}x{facts['image_size']} pixels.",
-        *_speeds(standings, recipe, measured),
-        _memory(recipe),
-        *_not_alike(standings),
-        *_missing(standings),
-    ]
-    return tuple(notes)
+        f"are those of one image of {side}x{side} pixels.",
+        *_speeds(contenders, config, measured),
+        "Memory: the largest amount of the GPU's that a training run's tensors took."
+        if config.device.startswith("cuda")
+        else "Memory: the largest amount that a training run's process took, Python, torch and "
+        "the data included.",
+        *_exceptions(contenders),
+    )
 
 
-def _accuracy(facts: Mapping[str, Any]) -> str:
+def _accuracy(facts: Mapping[str, Any]) -> list[str]:
+    is_test = facts["split"] == "test"
     chosen = (
-        "on the test pictures, with the weights of the epoch that was best on validation"
-        if facts["split"] == "test"
-        else "on the validation pictures by which the best epoch was chosen, as there is no test "
+        "on the test images, with the weights of the epoch that was best on validation"
+        if is_test
+        else "on the validation images by which the best epoch was chosen, as there is no test "
         "split, so it flatters all of them a little"
     )
-    return (
+    notes = [
         f"Top-1 is measured {chosen}; mean and sample standard deviation over the seeds, in "
-        "brackets the smallest and the largest. A seed means the same order of the same pictures, "
+        "brackets the smallest and the largest. A seed means the same order of the same images, "
         "varied alike, for every model."
-    )
-
-
-def _top5(facts: Mapping[str, Any]) -> list[str]:
+    ]
     if facts["classes"] < TOP5_NEEDS:
-        return [
+        notes.append(
             f"Top-5 is left out: {facts['data']} has {facts['classes']} classes, and it takes "
             f"{TOP5_NEEDS} for top-5 to say anything."
-        ]
-    if facts["split"] != "test":
-        return ["Top-5 is left out: it is measured on a test split, and the data has none."]
-    return []
+        )
+    elif not is_test:
+        notes.append("Top-5 is left out: it is measured on a test split, and the data has none.")
+    return notes
 
 
 def _budget(
-    standings: Sequence[Standing], recipe: TrainConfig, measured: Mapping[str, Any]
+    contenders: Sequence[ContenderResult], config: TrainConfig, measured: Measured
 ) -> list[str]:
-    paces = measured.get("paces", {})
-    named = {each.label: paces[each.label]["updates"] for each in standings if each.label in paces}
-    optim = recipe.optim
-    words = (
-        f"All learn by the same recipe: {optim.opt}, learning rate "
-        f"{say_value(optim.lr)} at its peak, batches of {recipe.batch_size}."
+    recipe = (
+        f"All learn by the same recipe: {config.optim.opt}, learning rate "
+        f"{say_value(config.optim.lr)} at its peak, batches of {config.batch_size}"
     )
-    if not named:
-        updates = {run.updates for each in standings for run in each.runs if run.updates}
-        if len(updates) == 1:
-            words = f"{words[:-1]}, {updates.pop():,} updates."
-        return [words]
-    counts = ", ".join(f"{label} {updates:,}" for label, updates in named.items())
-    return [
-        words,
-        "The budget is time in updates, waiting for pictures included and validation not; updates "
-        f"follow from each model's pace, measured before: {counts}.",
-    ]
+    paces = [each.label for each in contenders if each.label in measured.paces]
+    if paces:
+        counts = ", ".join(f"{label} {measured.paces[label].updates:,}" for label in paces)
+        return [
+            f"{recipe}.",
+            "The budget is time in updates, waiting for images included and validation not; "
+            f"updates follow from each model's pace, measured before: {counts}.",
+        ]
+    updates = {run.updates for each in contenders for run in each.runs if run.updates}
+    return [f"{recipe}, {updates.pop():,} updates." if len(updates) == 1 else f"{recipe}."]
 
 
 def _speeds(
-    standings: Sequence[Standing], recipe: TrainConfig, measured: Mapping[str, Any]
+    contenders: Sequence[ContenderResult], config: TrainConfig, measured: Measured
 ) -> list[str]:
-    hardware = sorted({run.hardware for each in standings for run in each.runs if run.hardware})
+    hardware = sorted({run.hardware for each in contenders for run in each.runs if run.hardware})
     notes = [
-        f"Training images/s: median over epochs and seeds, loading included, {recipe.precision} "
+        f"Training images/s: median over epochs and seeds, loading included, {config.precision} "
         f"on {'; '.join(hardware)}."
     ]
     if len(hardware) > 1:
         notes.append("The runs were made on different hardware: speeds and memory do not compare.")
-    inference = measured.get("inference", {})
-    if inference.get("images_per_s"):
+    timed = measured.inference
+    if timed and timed.images_per_s:
         notes.append(
-            f"Inference images/s: forward passes of {inference['batch_size']} images in memory, "
-            f"eval mode, {recipe.precision} on {inference['hardware']}; the median of seven "
-            "rounds in which the models took turns."
+            f"Inference images/s: forward passes of {timed.batch_size} images in memory, eval "
+            f"mode, {config.precision} on {timed.hardware}; the median of seven rounds in which "
+            "the models took turns."
         )
-    elif inference.get("error"):
-        notes.append(f"Inference was not timed: {inference['error']}")
+    elif timed and timed.error:
+        notes.append(f"Inference was not timed: {timed.error}")
     return notes
 
 
-def _memory(recipe: TrainConfig) -> str:
-    if recipe.device.startswith("cuda"):
-        return "Memory: the largest amount of the GPU's that a training run's tensors took."
-    return (
-        "Memory: the largest amount that a training run's process took, Python, torch and the "
-        "data included."
-    )
-
-
-def _not_alike(standings: Sequence[Standing]) -> list[str]:
-    return [
+def _exceptions(contenders: Sequence[ContenderResult]) -> list[str]:
+    notes = [
         f"{each.label} does not follow the common recipe alone, but with "
         f"{say_value(each.contender.changes)}."
-        for each in standings
+        for each in contenders
         if each.contender.changes
     ]
-
-
-def _missing(standings: Sequence[Standing]) -> list[str]:
-    bad = [run for each in standings for run in each.runs if run.bad]
-    notes = []
+    bad = max((run.bad or 0 for each in contenders for run in each.runs), default=0)
     if bad:
-        most = max(run.bad or 0 for run in bad)
-        notes.append(f"Up to {most} images of a run could not be read and were skipped.")
-    for each in standings:
-        said: dict[str, list[int]] = {}
-        for seed, error in each.errors.items():
-            said.setdefault(error, []).append(seed)
-        notes += [
-            f"{each.label} failed with seed {', '.join(map(str, seeds))}: {error}"
-            for error, seeds in said.items()
-        ]
+        notes.append(f"Up to {bad} images of a run could not be read and were skipped.")
+    for each in contenders:
+        for error in dict.fromkeys(each.errors.values()):
+            seeds = ", ".join(str(seed) for seed, said in each.errors.items() if said == error)
+            notes.append(f"{each.label} failed with seed {seeds}: {error}")
     return notes
-
-
-# --- A comparison as a table, the best first.
-
-
-def results_block(results: Results) -> Block:
-    """Returns the table of the contenders; those without a finished run come last."""
-    has_top5 = any(each.spread("top5") for each in results.standings)
-    columns = ["Model", "Top-1 %", "Seeds", *["Top-5 %"] * has_top5, "Parameters", "MMACs",
-               "Train images/s", "Inference images/s", "Memory"]  # fmt: skip
-    return Block(
-        title=say_contest(results.facts),
-        columns=tuple(columns),
-        rows=tuple(_cells(each, has_top5) for each in ranked(results.standings)),
-        notes=results.notes,
-    )
-
-
-def say_contest(facts: Mapping[str, Any]) -> str:
-    """Returns what the figures of `Results` hold for, in a line."""
-    return (
-        f"{facts['data']}, {facts['split']} split: {facts['budget']} each, "
-        f"{facts['image_size']}x{facts['image_size']} pixels"
-    )
-
-
-def ranked(standings: Sequence[Standing]) -> list[Standing]:
-    """Returns them by mean top-1, the highest first."""
-    return sorted(standings, key=lambda each: -each.top1.mean if each.top1 else 1.0)
-
-
-def say_spread(spread: Spread | None) -> str:
-    """Returns `81.25 ± 0.31 (80.9 to 81.6)`; a single value stands by itself."""
-    if spread is None:
-        return "-"
-    if spread.std is None:
-        return f"{spread.mean:.2f}"
-    return f"{spread.mean:.2f} ± {spread.std:.2f} ({spread.min:.2f} to {spread.max:.2f})"
-
-
-def _cells(standing: Standing, has_top5: bool) -> tuple[str, ...]:
-    top1, top5 = standing.top1, standing.spread("top5")
-    failed = len(standing.errors)
-    seeds = str(top1.count if top1 else 0) + (f" ({failed} failed)" if failed else "")
-    memory = standing.median("memory_mb")
-    return (
-        standing.label,
-        say_spread(top1),
-        seeds,
-        *([f"{top5.mean:.2f}" if top5 else "-"] if has_top5 else []),
-        f"{standing.num_params:,}",
-        f"{standing.macs / 1e6:,.1f}",
-        _per_s(standing.median("train_images_per_s")),
-        _per_s(standing.inference_images_per_s),
-        "-" if memory is None else say_memory(memory),
-    )
-
-
-def _per_s(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"

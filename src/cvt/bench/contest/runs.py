@@ -1,156 +1,136 @@
-"""The runs of a comparison: what its folder keeps of them, and how one is made and shown."""
+"""A run of a comparison: made in a process of its own, watched, and read when it has ended."""
 
-import shutil
-from collections.abc import Mapping
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from cvt.bench.contest.recipe import seconds_per_update
-from cvt.bench.contest.results import Outcome
-from cvt.bench.folder import Contents, ResultsFolder
-from cvt.bench.names import Contender
+from cvt.bench.contest.results import RunResult
+from cvt.data import Batch
 from cvt.errors import UserError
-from cvt.files import atomic_write
-from cvt.plain import json_text, read_json_file
-from cvt.runtime import Interrupted
+from cvt.runtime import ALONE, Interrupted
 from cvt.training.defaults import said
-from cvt.training.loop import train
-from cvt.training.run_folder import CONFIG_FILE, read_metrics
+from cvt.training.loop import make_update, train
+from cvt.training.network import set_train_mode
+from cvt.training.report import read_result
+from cvt.training.run_folder import CONFIG_FILE, is_held, read_metrics
 from cvt.training.screen import say_memory, say_time
+from cvt.training.setup import Run, prepare
 
-CONTEST_FILE = "contest.yaml"
-RESULTS_FILE = "results.csv"
-MEASURED_FILE = "measured.json"
-TABLE_FILE = "table.md"
-PLOT_FILE = "accuracy.png"
-RUNS_FOLDER = "runs"
+# --- Tasks for processes of their own.
 
-# Tasks for processes of their own.
-TRAIN, PACE = (f"{__name__}:{name}" for name in ("train_run", "measure_pace"))
+TRAIN, PACE = f"{__name__}:train_run", f"{__name__}:seconds_per_update"
 
 
-def train_run(plain: Mapping[str, Any]) -> None:
+def train_run(asked: Mapping[str, Any]) -> None:
     """Trains, or goes on with a run that was begun; the run's folder says the rest."""
-    run = Path(plain["out"])
-    told: dict[str, Any] = dict(plain)
-    if (run / CONFIG_FILE).exists():
-        told = {name: plain.get(name) for name in ("device", "num_workers", "data_dir")}
-        told["resume"] = run
+    told: dict[str, Any] = dict(asked)
+    if (Path(asked["out"]) / CONFIG_FILE).exists():
+        told = {name: asked.get(name) for name in ("device", "num_workers", "data_dir")}
+        told["resume"] = asked["out"]
     try:
         train(**told, progress=False)
     except Interrupted:
         raise KeyboardInterrupt from None
 
 
-def measure_pace(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns how long an update takes."""
-    return {"seconds_per_update": seconds_per_update(said(plain, "the config"))}
+# How long an update takes is measured on a throw-away model, before a budget's clock starts.
+WARM_UP = 5
+UPDATES = 40
+LONGEST_S = 20.0
+FEWEST = 3
 
 
-def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Says the first thing in which a contest is another one; more contenders or seeds are not."""
-    contenders, seeds = stored.get("contenders"), stored.get("seeds", 0)
-    if not isinstance(contenders, dict) or not isinstance(seeds, int):
-        raise ValueError
-    for label, contender in contenders.items():
-        if label not in now["contenders"]:
-            return f"{label} takes part there, and is not named now"
-        if contender != now["contenders"][label]:
-            return f"{label} is {contender} there, and {now['contenders'][label]} now"
-    if seeds > now["seeds"]:
-        return f"it has {seeds} seeds, and now there are {now['seeds']}"
-    for group in ("budget", "recipe", "data", "software"):
-        theirs, ours = (_flat(group, each.get(group)) for each in (stored, now))
-        for name in {**theirs, **ours}:
-            if theirs.get(name) != ours.get(name):
-                return f"{name} is {theirs.get(name)} there, and {ours.get(name)} now"
-    return ""
+def seconds_per_update(asked: Mapping[str, Any]) -> float:
+    """Makes updates as a run that is told this would, waiting for images included, and times them.
 
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    """Names nested values as messages call them: `optim.lr`, `training data`."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    found: dict[str, Any] = {}
-    for key, each in value.items():
-        if isinstance(each, Mapping):
-            found |= {f"{key}.{inner}": item for inner, item in each.items()}
-        else:
-            found[f"{key} data" if name == "data" else key] = each
-    return found
-
-
-COMPARISON = Contents(
-    name="comparison",
-    plan_file=CONTEST_FILE,
-    table_file=RESULTS_FILE,
-    row=Outcome,
-    rows="a comparison's runs",
-    mend="remove it to have it made anew from the run folders",
-    difference=_difference,
-)
-
-
-class Ledger:
-    """What a comparison has measured.
-
-    Args:
-        folder: The results folder.
+    The mean over up to 40 updates or 20 seconds, after five that are not counted.
     """
-
-    def __init__(self, folder: ResultsFolder[Outcome]) -> None:
-        self.folder = folder
-        self.measured: dict[str, Any] = _read_measured(folder.path / MEASURED_FILE)
-        self.outcomes = {each.key: each for each in folder.rows}
-
-    def run_folder(self, contender: Contender, seed: int) -> Path:
-        """Where a run lies while it is needed."""
-        return self.folder.path / RUNS_FOLDER / f"{contender.folder}-seed{seed}"
-
-    def add(self, outcome: Outcome) -> None:
-        """Writes a run's figures down, in place of any that it had."""
-        self.outcomes[outcome.key] = outcome
-
-    def note(self, name: str, value: Any) -> None:
-        """Keeps something that was measured beside the runs."""
-        self.measured[name] = value
-        with atomic_write(self.folder.path / MEASURED_FILE, "w") as file:
-            file.write(json_text(self.measured, indent=2) + "\n")
-
-    def remove_run(self, run: Path) -> None:
-        """Deletes a run whose figures are written down, as far as that is allowed."""
-        shutil.rmtree(run, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
+        told = {**said(asked, "the config"), "out": str(Path(folder) / "run")}
+        run = prepare(told, ALONE)
+        set_train_mode(run.network.model, run.config.freeze)
+        batches = _endless(run)
+        for chunks in islice(batches, WARM_UP):
+            make_update(run, chunks)
+        since, made = time.monotonic(), 0
+        while made < UPDATES and (made < FEWEST or time.monotonic() - since < LONGEST_S):
+            make_update(run, next(batches))
+            made += 1
+        return (time.monotonic() - since) / made
 
 
-def _read_measured(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    measured = read_json_file(path)
-    if not isinstance(measured, dict):
-        raise UserError(f"{path} is not what was measured; remove it to have it measured again.")
-    return measured
+def _endless(run: Run) -> Iterator[list[Batch]]:
+    """Goes through epoch after epoch, in batches of as many chunks as the config says."""
+    for epoch in count():
+        run.progress.epoch = epoch
+        batches = iter(run.train_loader())
+        while chunks := list(islice(batches, run.config.accum_steps)):
+            yield chunks
 
 
-def say_progress(words: str, run: Path) -> str:
+# --- On this side: waiting for a run, watching it, reading it.
+
+_LOOK_EVERY_S = 0.2
+_LONGEST_WAIT_S = 60.0
+
+
+def wait_until_free(run: Path, must_stop: Callable[[], bool]) -> None:
+    """Waits, a minute at most, for a process that was left alone and is about to end itself."""
+    until = time.monotonic() + _LONGEST_WAIT_S
+    while is_held(run) and not must_stop() and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY_S)
+
+
+def say_progress(run: Path) -> str:
     """Returns how far a run has come, by its metrics."""
     try:
         history = read_metrics(run)
     except UserError:  # half written by a process that was killed
-        return words
-    if not history:
-        return words
-    return f"{words}: {len(history)} epochs, val top-1 {history[-1].val_top1:.2f} %"
+        return ""
+    return f": {len(history)} epochs, val top-1 {history[-1].val_top1:.2f} %" if history else ""
 
 
-def say_outcome(outcome: Outcome, split: str) -> str:
+def read_run(
+    run: Path, *, label: str, seed: int, updates: int, batch_size: int, hardware: str
+) -> RunResult:
+    """Reads a finished run.
+
+    Args:
+        updates: That the run was given.
+        batch_size: Images of each.
+    """
+    result, history = read_result(run), read_metrics(run)
+    if result is None or not history:
+        raise UserError(f"The run {run} is not finished; remove it to have it made again.")
+    return RunResult(
+        label=label,
+        seed=seed,
+        top1=result.best_top1 if result.test_top1 is None else result.test_top1,
+        top5=result.test_top5,
+        val_top1=result.best_top1,
+        updates=updates,
+        images=updates * batch_size,
+        train_images_per_s=statistics.median(row.images_per_s for row in history),
+        memory_mb=max(row.memory_mb for row in history),
+        seconds=sum(row.seconds for row in history),
+        hardware=hardware,
+        bad=len(result.bad),
+    )
+
+
+def say_result(result: RunResult, split: str) -> str:
     """Returns what a run that has ended came to."""
-    if outcome.top1 is None:
-        return f"failed: {outcome.error}"
-    figures = [f"{split} top-1 {outcome.top1:.2f} %"]
-    if outcome.train_images_per_s is not None:
-        figures.append(f"{outcome.train_images_per_s:,.0f} images/s")
-    if outcome.memory_mb is not None:
-        figures.append(say_memory(outcome.memory_mb))
-    if outcome.seconds is not None:
-        figures.append(f"{say_time(outcome.seconds)} of updates")
+    if result.top1 is None:
+        return f"failed: {result.error}"
+    figures = [f"{split} top-1 {result.top1:.2f} %"]
+    if result.train_images_per_s is not None:
+        figures.append(f"{result.train_images_per_s:,.0f} images/s")
+    if result.memory_mb is not None:
+        figures.append(say_memory(result.memory_mb))
+    if result.seconds is not None:
+        figures.append(f"{say_time(result.seconds)} of updates")
     return ", ".join(figures)

@@ -57,6 +57,13 @@ def test_every_contender_has_a_name_and_a_folder_of_its_own():
         check_labels([Contender(label="a/b", model="a"), Contender(label="a:b", model="a")])
 
 
+def test_a_network_has_one_label():
+    found = Contender.of("cvt_13", {"projection": ["conv", "conv", "linear"], "kv_stride": 1})
+    assert found.label == "cvt_13+kv_stride=1,projection=[conv,conv,linear]"
+    assert found == read_contender(found.label)
+    assert Contender.of("cvt_13", {}).label == "cvt_13"
+
+
 def test_a_folder_is_one_folder():
     assert Contender(label="../etc/ x", model="a").folder == ".._etc_x"
     assert read_contender("cvt_13+kv_stride=1").folder == "cvt_13+kv_stride=1"
