@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvt.bench.names import Contender
-from cvt.bench.paper.tables import TABLE_5, TABLE_5_DEIT, TABLE_6, TABLE_7, TABLE_8, Published
+from cvt.bench.paper.tables import TABLE_5, TABLE_5_DEIT, TABLE_6, TABLE_7, TABLE_8, PaperLine
 from cvt.errors import UserError
 from cvt.parts.spec import BackboneSpec
 
@@ -25,7 +25,7 @@ class Variant:
     words: str
     contender: Contender
     spec: BackboneSpec
-    published: Published | None
+    published: PaperLine | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Base:
         """Returns a field for every stage: the values given for some, and the base's own."""
         return [values.get(i, getattr(stage, name)) for i, stage in enumerate(self.spec.stages)]
 
-    def variant(self, words: str, changes: Mapping[str, Any], line: Published | None) -> Variant:
+    def variant(self, words: str, changes: Mapping[str, Any], line: PaperLine | None) -> Variant:
         """Returns the base with further changes, the same contender for the same network.
 
         A column that is alike in all stages is written as one value, and what changes nothing is

@@ -10,7 +10,7 @@ from typing import Any
 from cvt import tables as markdown
 from cvt.bench.contest.results import ContenderResult, ContestResults
 from cvt.bench.paper.ablation import Ablation, Variant
-from cvt.bench.paper.tables import PAPER, Published, say_gmacs
+from cvt.bench.paper.tables import PAPER, PaperLine, say_gmacs
 from cvt.figures import drawing, if_possible, words
 from cvt.files import atomic_write
 from cvt.tables import Table, write_csv
@@ -128,10 +128,10 @@ class VariantResult:
         return self.variant.published.top1 if self.variant.published else None
 
     @property
-    def counts(self) -> Published:
+    def counts(self) -> PaperLine:
         """The paper's parameters and GMACs, where they hold for this base."""
         line = self.variant.published if self.ablation.is_papers_own else None
-        return line or Published()
+        return line or PaperLine()
 
     @property
     def published_difference(self) -> float | None:

@@ -16,7 +16,7 @@ from cvt.bench.paper.tables import (
     TABLE_2,
     TABLE_2_GRIDS,
     TABLE_3,
-    Published,
+    PaperLine,
     is_rounding,
     say_gmacs,
 )
@@ -69,7 +69,7 @@ def table_2() -> tuple[list[Table], list[Plain]]:
     return [table for table, _ in made], [plain for _, plain in made]
 
 
-def _network(name: str, line: Published) -> tuple[Table, Plain]:
+def _network(name: str, line: PaperLine) -> tuple[Table, Plain]:
     spec, counted = ROWS[name].staged, describe(name, line.size)
     assert spec is not None
     rows = [
@@ -147,7 +147,7 @@ def table_3() -> tuple[list[Table], list[Plain]]:
     return [Table.of(plain, columns, "Table 3: ImageNet", tuple(dict.fromkeys(notes)))], plain
 
 
-def _line(group: str, line: Published) -> Plain:
+def _line(group: str, line: PaperLine) -> Plain:
     plain = {"group": group, **asdict(line)}
     if line.row is None:
         return {**plain, "apart": []}
@@ -193,7 +193,7 @@ def sheet(names: Sequence[str]) -> tuple[list[Table], list[Plain]]:
             sources.setdefault(row["source"], []).append(row["model"])
     notes = [
         "What papers call FLOPs are multiply-accumulates (MACs); ours are torch's count.",
-        *(f"Published figures of {', '.join(of)}: {source}" for source, of in sources.items()),
+        *(f"PaperLine figures of {', '.join(of)}: {source}" for source, of in sources.items()),
         *(note for row in plain for note in _reasons(row)),
     ]
     columns: dict[str, str | Callable[[Plain], object]] = {
@@ -203,9 +203,9 @@ def sheet(names: Sequence[str]) -> tuple[list[Table], list[Plain]]:
         "Parameters": "num_params:,",
         "Frozen": lambda row: f"{row['num_frozen']:,}" if row["num_frozen"] else None,
         "GMACs": lambda row: say_gmacs(row["macs"]),
-        "Published M": "published_params",
-        "Published GFLOPs": "published_gmacs",
-        "Published top-1 %": "top1",
+        "PaperLine M": "published_params",
+        "PaperLine GFLOPs": "published_gmacs",
+        "PaperLine top-1 %": "top1",
     }
     return [Table.of(plain, columns, "Counts and published figures", tuple(notes))], plain
 
