@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 from cyclopts import Parameter
 
@@ -10,9 +10,6 @@ from cvt.cli.flags import Json
 from cvt.cli.output import print_json, print_table, say, say_lines
 from cvt.errors import UserError
 from cvt.files import expanded
-
-if TYPE_CHECKING:
-    from cvt.bench.speed import BenchConfig
 
 _T = TypeVar("_T")
 _Form = Annotated[
@@ -76,14 +73,15 @@ def bench(
     table.csv, table.md and speed.png into --out; the same command goes on with it. What cannot be
     measured says so in its row, and the exit code is 1.
     """
-    from cvt.bench.speed import BenchConfig
+    from cvt.bench.speed import BenchConfig, notes_of, run_bench
+    from cvt.bench.speed.bench import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE
 
     config = BenchConfig(
         models=names,
-        forms=_words("form", form),
-        dtypes=_words("dtype", dtype),
-        tasks=_words("task", task),
-        devices=_words("device", device),
+        forms=_list("form", form, str),
+        dtypes=_list("dtype", dtype, str),
+        tasks=_list("task", task, str),
+        devices=_list("device", device, str),
         threads=None if threads is None else _list("threads", threads, int),
         image_sizes=_list("image-size", image_size, int),
         batch_sizes=_list("batch-size", batch_size, int),
@@ -94,31 +92,20 @@ def bench(
         retry=retry,
         out=None if out is None else expanded(out),
     )
-    return _run(config, json)
-
-
-def _run(config: "BenchConfig", json: bool) -> int:
-    from cvt.bench.speed import notes_of, run_bench
-    from cvt.bench.speed.bench import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE
-
     results = run_bench(config, progress=not json)
     if json:
-        print_json(results.to_dict())
-        return int(results.has_failures)
-    for table in results.tables:
+        print_json(results)
+    else:
+        for table in results.tables:
+            say()
+            print_table(table)
         say()
-        print_table(table)
-    say()
-    for note in notes_of(results):
-        say_lines(note)
-    files = ", ".join((MEASURED_FILE, CSV_FILE, TABLE_FILE, PLOT_FILE))
-    say()
-    say(f"Written to {config.folder}: {files}")
+        for note in notes_of(results):
+            say_lines(note)
+        files = ", ".join((MEASURED_FILE, CSV_FILE, TABLE_FILE, PLOT_FILE))
+        say()
+        say(f"Written to {config.folder}: {files}")
     return int(results.has_failures)
-
-
-def _words(flag: str, text: str) -> tuple[str, ...]:
-    return _list(flag, text, str)
 
 
 def _list(flag: str, text: str, read: Callable[[str], _T]) -> tuple[_T, ...]:

@@ -1,21 +1,12 @@
 """`cvt eval CHECKPOINT DATA` and `cvt probe CHECKPOINT DATA`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from cvt.cli.flags import (
-    BatchSize,
-    Checkpoint,
-    DataDir,
-    Device,
-    Download,
-    Json,
-    NumWorkers,
-    Precision,
-)
+from cvt.cli.flags import Checkpoint, DataFlags, Json, MeasureFlags
 from cvt.cli.output import image_bar, print_json, print_skipped, print_table, say, warn
 from cvt.errors import UserError
 from cvt.files import expanded, new_files
@@ -46,8 +37,7 @@ def evaluate(
             "split, what the run held out of its own data, and all of any other."
         ),
     ] = None,
-    data_dir: DataDir = None,
-    download: Download = False,
+    where: Annotated[DataFlags, Parameter(name="*")] = DataFlags(),  # noqa: B008 - frozen
     out: Annotated[
         Path | None,
         Parameter(
@@ -61,10 +51,7 @@ def evaluate(
     reliability: Annotated[
         Path | None, Parameter(help="File for the reliability diagram, replaced if it is there.")
     ] = None,
-    batch_size: BatchSize = 64,
-    num_workers: NumWorkers = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    how: Annotated[MeasureFlags, Parameter(name="*")] = MeasureFlags(),  # noqa: B008 - frozen
     json: Json = False,
 ) -> int:
     """Measure a checkpoint on labelled images.
@@ -76,31 +63,29 @@ def evaluate(
     from cvt.evaluation import evaluate as run
     from cvt.runtime import join_world
 
-    with join_world(device) as world, image_bar(world.is_main) as bar:
+    with join_world(how.device) as world, image_bar(world.is_main) as bar:
         result = run(
             checkpoint,
             data,
             benchmark=benchmark,
             split=split,
-            data_dir=data_dir,
-            download=download,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            device=device,
-            precision=precision,
+            **vars(where),
+            **vars(how),
             on_start=bar.start,
             on_batch=bar.advance,
         )
     if not world.is_main:
         return 0
-    plots = Plots(result, checkpoint, out, {"confusion": confusion, "reliability": reliability})
-    return report(result, benchmark, plots, json)
+    named = {"confusion": confusion, "reliability": reliability}
+    named = {name: path for name, path in named.items() if hasattr(result, f"save_{name}")}
+    return _report(result, benchmark, named, _folders(checkpoint, out, named), json)
 
 
-def report(
+def _report(
     result: "Evaluation | RealScore | CorruptionScores",
     benchmark: str | None,
-    plots: "Plots",
+    named: Mapping[str, Path | None],
+    folders: Sequence[Path],
     json: bool,
 ) -> int:
     """Prints a result and draws it; returns the exit code.
@@ -111,17 +96,22 @@ def report(
     from cvt.evaluation import BENCHMARKS
 
     whole = BENCHMARKS[benchmark] if benchmark else None
+    drawn: dict[str, Path] = {}
     if json:
         try:
-            plots.draw()
+            problems = _draw(result, named, folders, drawn)
         finally:
             about = {"benchmark": benchmark, "num_expected": whole.num_images} if whole else {}
-            print_json({**about, **result.to_dict(), **plots.plain()})
+            plots = {f"{name}_picture": str(path) for name, path in drawn.items()}
+            print_json({**about, **result.to_dict(), **plots})
     else:
         kinds: dict[str | None, Any] = {None: _print_classes, "real": _print_real, "c": _print_c}
         kinds.get(benchmark, _print_sums)(result)
-        plots.draw()
-        plots.say_places()
+        problems = _draw(result, named, folders, drawn)
+        for name, path in drawn.items():
+            say(f"{_TITLES[name]}: {path}")
+        if named and not (drawn or problems):
+            say("No plots: name a folder for them with --out.")
         for note in getattr(result, "notes", ()):
             warn(note)
         print_skipped(result.bad, result.num_images)
@@ -129,9 +119,9 @@ def report(
         if whole and found != whole.num_images:
             told = f"{found:,} of {whole.num_images:,} images"
             warn(f"this is not all of {whole.title}: {told}.")
-    for sentence in plots.problems:
+    for sentence in problems:
         warn(sentence)
-    return 1 if result.bad or plots.problems else 0
+    return 1 if result.bad or problems else 0
 
 
 def _print_classes(result: "Evaluation") -> None:
@@ -194,85 +184,64 @@ def _print_c(result: "CorruptionScores") -> None:
 _TITLES = {"confusion": "Confusion matrix", "reliability": "Reliability diagram"}
 
 
-class Plots:
-    """The plots of a result, the files they went to, and a sentence for each that there is not.
+def _folders(checkpoint: str, out: Path | None, named: Mapping[str, Path | None]) -> list[Path]:
+    """Where to try: the folder that was asked for, or beside the checkpoint, then here."""
+    if out is not None:
+        return [expanded(out)]
+    for given in named.values():
+        if given is not None:
+            return [given.parent]
+    path = Path(checkpoint)
+    if not path.exists():  # the demo, published weights, a hub id
+        return []
+    return [path if path.is_dir() else path.parent, Path()]
+
+
+def _draw(
+    result: Any,
+    named: Mapping[str, Path | None],
+    folders: Sequence[Path],
+    drawn: dict[str, Path],
+) -> list[str]:
+    """Draws a result's plots, each whatever becomes of the others; says which there are not.
 
     Args:
-        checkpoint: What was measured; plots lie beside it, if it has a place of its own.
-        out: A folder to take instead.
-        named: A file to write, or replace, instead of one with a name that is free.
+        named: A file to write, or replace, for each plot; None: one with a name that is free.
+        folders: Where such a file may lie; the first that can be written is taken.
+        drawn: Gets the files.
     """
-
-    def __init__(
-        self, result: Any, checkpoint: str, out: Path | None, named: Mapping[str, Path | None]
-    ) -> None:
-        self._result, self._checkpoint, self._out = result, checkpoint, out
-        self._named = {
-            name: path for name, path in named.items() if hasattr(result, f"save_{name}")
-        }
-        self.files: dict[str, Path] = {}
-        self.problems: list[str] = []
-
-    def draw(self) -> None:
-        """Draws what the result has to show, each plot whatever becomes of the others."""
-        free = self._free_files([name for name, path in self._named.items() if path is None])
-        try:
-            for name, path in self._named.items():
-                path = free.get(name) if path is None else expanded(path)
-                if path is not None:
-                    self._draw(name, path)
-        finally:
-            for name, path in free.items():
-                if name not in self.files:
-                    path.unlink(missing_ok=True)
-
-    def plain(self) -> dict[str, str]:
-        """Returns the files for JSON."""
-        return {f"{name}_picture": str(path) for name, path in self.files.items()}
-
-    def say_places(self) -> None:
-        """Says where the plots are, or how to have them."""
-        for name, path in self.files.items():
-            say(f"{_TITLES[name]}: {path}")
-        if self._named and not (self.files or self.problems):
-            say("No plots: name a folder for them with --out.")
-
-    def _draw(self, name: str, path: Path) -> None:
-        try:
-            getattr(self._result, f"save_{name}")(path)
-        except Exception as error:  # whatever a drawing library says, the figures are right
-            reason = str(error) if isinstance(error, UserError) else f"cannot draw: {error}"
-            self.problems.append(f"There is no plot of the {_TITLES[name].lower()}: {reason}")
-        else:
-            self.files[name] = path
-
-    def _folders(self) -> list[Path]:
-        """Where to try: the folder that was asked for, or beside the checkpoint, then here."""
-        if self._out is not None:
-            return [expanded(self._out)]
-        for given in self._named.values():
-            if given is not None:
-                return [given.parent]
-        path = Path(self._checkpoint)
-        if not path.exists():  # the demo, published weights, a hub id
-            return []
-        return [path if path.is_dir() else path.parent, Path()]
-
-    def _free_files(self, names: list[str]) -> dict[str, Path]:
-        """Takes names that no file has, in the first folder that can be written."""
-        reasons = []
-        for folder in self._folders() if names else []:
-            try:
-                files = new_files(folder, *(f"{name}.png" for name in names))
-            except UserError as error:
-                reasons.append(str(error))
+    free, problems = _free_files([name for name, path in named.items() if path is None], folders)
+    try:
+        for name, path in named.items():
+            file = free.get(name) if path is None else expanded(path)
+            if file is None:
                 continue
-            if reasons:
-                warn(f"{reasons[0]} The plots are in the working folder instead.")
-            return dict(zip(names, files, strict=True))
+            try:
+                getattr(result, f"save_{name}")(file)
+            except Exception as error:  # whatever a drawing library says, the figures are right
+                reason = str(error) if isinstance(error, UserError) else f"cannot draw: {error}"
+                problems.append(f"There is no plot of the {_TITLES[name].lower()}: {reason}")
+            else:
+                drawn[name] = file
+    finally:
+        for name in free.keys() - drawn.keys():
+            free[name].unlink(missing_ok=True)
+    return problems
+
+
+def _free_files(names: list[str], folders: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Takes names that no file has, and says why there are none."""
+    reasons = []
+    for folder in folders if names else ():
+        try:
+            files = new_files(folder, *(f"{name}.png" for name in names))
+        except UserError as error:
+            reasons.append(str(error))
+            continue
         if reasons:
-            self.problems.append(f"There are no plots: {reasons[0]} Name a folder with --out.")
-        return {}
+            warn(f"{reasons[0]} The plots are in the working folder instead.")
+        return dict(zip(names, files, strict=True)), []
+    return {}, [f"There are no plots: {each} Name a folder with --out." for each in reasons[:1]]
 
 
 # --- `cvt probe CHECKPOINT DATA`.
@@ -287,12 +256,8 @@ def probe(
         Literal["knn", "linear", "both"], Parameter(help="Which classifier on the features.")
     ] = "both",
     k: Annotated[int, Parameter(name=["-k", "--k"], help="Neighbours that vote.")] = 20,
-    data_dir: DataDir = None,
-    download: Download = False,
-    batch_size: BatchSize = 64,
-    num_workers: NumWorkers = 0,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    where: Annotated[DataFlags, Parameter(name="*")] = DataFlags(),  # noqa: B008 - frozen
+    how: Annotated[MeasureFlags, Parameter(name="*")] = MeasureFlags(),  # noqa: B008 - frozen
     json: Json = False,
 ) -> int:
     """Measure a checkpoint's frozen features: k-NN and linear.
@@ -303,18 +268,14 @@ def probe(
     from cvt.evaluation import probe as run
     from cvt.runtime import join_world
 
-    with join_world(device) as world, image_bar(world.is_main) as bar:
+    with join_world(how.device) as world, image_bar(world.is_main) as bar:
         result = run(
             checkpoint,
             data,
             method=method,
             k=k,
-            data_dir=data_dir,
-            download=download,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            device=device,
-            precision=precision,
+            **vars(where),
+            **vars(how),
             on_stage=bar.stage,
             on_start=bar.start,
             on_batch=bar.advance,
@@ -325,17 +286,21 @@ def probe(
         print_json(result)
     else:
         _print_probe(result)
-    return 1 if result.bad else 0
+    return int(bool(result.bad))
 
 
 def _print_probe(result: "Probe") -> None:
+    def setting(score: "ProbeScore") -> str:
+        words = ", ".join(f"{name} {value:g}" for name, value in score.setting.items())
+        return f"{words}, chosen on val" if score.method == "linear" else words
+
     columns = {
         "Method": lambda score: {"knn": "k-NN", "linear": "linear"}[score.method],
         "Split": "split",
         "Images": "num_images",
         "Top-1 %": "top1:.2f",
         "Top-5 %": "top5:.2f",
-        "Setting": _setting,
+        "Setting": setting,
     }
     print_table(Table.of(result.scores, columns))
     say()
@@ -348,8 +313,3 @@ def _print_probe(result: "Probe") -> None:
         warn(note)
     measured = {score.split: score.num_images for score in result.scores}
     print_skipped(result.bad, result.num_train + sum(measured.values()))
-
-
-def _setting(score: "ProbeScore") -> str:
-    words = ", ".join(f"{name} {value:g}" for name, value in score.setting.items())
-    return f"{words}, chosen on val" if score.method == "linear" else words

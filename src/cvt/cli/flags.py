@@ -1,5 +1,6 @@
 """Flags that several verbs share, and what is said of those that no verb has."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter, UnknownOptionError
@@ -23,15 +24,29 @@ Device = Annotated[
 Precision = Annotated[
     str, Parameter(help="float32, bf16 or fp16; auto is bf16 on GPUs that compute in it.")
 ]
-DataDir = Annotated[str | None, Parameter(help="Where torch/ and hfds/ data lie.")]
-Download = Annotated[
-    bool,
-    Parameter(
-        negative="", show_default=False, help="Fetch a torch/ data set that is not there yet."
-    ),
-]
-BatchSize = Annotated[int, Parameter(help="Images per forward pass, in each process.")]
-NumWorkers = Annotated[int, Parameter(help="Processes that prepare images; 0: none.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlags:
+    """Where the data lies."""
+
+    data_dir: Annotated[str | None, Parameter(help="Where torch/ and hfds/ data lie.")] = None
+    download: Annotated[
+        bool,
+        Parameter(
+            negative="", show_default=False, help="Fetch a torch/ data set that is not there yet."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureFlags:
+    """How images go through a model that is measured."""
+
+    batch_size: Annotated[int, Parameter(help="Images per forward pass, in each process.")] = 64
+    num_workers: Annotated[int, Parameter(help="Processes that prepare images; 0: none.")] = 0
+    device: Device = "auto"
+    precision: Precision = "auto"
 
 
 # --- Flags that there are not.

@@ -1,8 +1,7 @@
 """`cvt runs [FOLDER]`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -33,31 +32,23 @@ def runs(
     from cvt.training.runs import read_runs
 
     found, bad = read_runs(folder)
-    if json:
-        for run in found:
+    by_data: dict[str, list[StoredRun]] = {}
+    for run in found:
+        by_data.setdefault(str(run.config["data"]), []).append(run)
+        if json:
             print_json(run.to_dict())
-    else:
-        _print(found)
-    drawn = plot is None or not found or _drawn(found, plot.expanduser(), json)
+    if not json:
+        _print(by_data)
+    drawn = plot is None or not found or _drawn(by_data, plot.expanduser(), json)
     print_skipped(bad, len(found), "runs")
     return 1 if bad or not drawn else 0
 
 
-def _print(found: "list[StoredRun]") -> None:
+def _print(by_data: "dict[str, list[StoredRun]]") -> None:
     """Prints the runs on each data set by themselves, as only those can be compared."""
-    for number, (data, runs) in enumerate(_by_data(found).items()):
-        if number:
-            say()
-        say(data)
-        say()
-        print_table(Table.of(runs, _columns()))
-        _print_differences(runs)
-
-
-def _columns() -> "dict[str, str | Callable[[StoredRun], object]]":
     from cvt.training.screen import say_count, say_time
 
-    return {
+    columns = {
         "Run": "name",
         "Model": lambda run: run.config["model"],
         "Parameters": lambda run: run.num_params and say_count(run.num_params),
@@ -68,6 +59,13 @@ def _columns() -> "dict[str, str | Callable[[StoredRun], object]]":
         "Time": lambda run: say_time(run.seconds),
         "State": "state",
     }
+    for number, (data, runs) in enumerate(by_data.items()):
+        if number:
+            say()
+        say(data)
+        say()
+        print_table(Table.of(runs, columns))
+        _print_differences(runs)
 
 
 def _print_differences(runs: "list[StoredRun]") -> None:
@@ -78,26 +76,24 @@ def _print_differences(runs: "list[StoredRun]") -> None:
     differing = differences(runs)
     if not differing:
         return
-    cells = {name: [_said(value, say_value) for value in differing[name]] for name in differing}
-    names = [run.name for run in runs]
+    lines = [("Differs in", *(run.name for run in runs))]
+    for name, values in differing.items():
+        lines.append((name, *("-" if each is None else say_value(each) for each in values)))
+    columns, *rows = lines if len(differing) > len(runs) else zip(*lines, strict=True)
     say()
-    if len(cells) > len(runs):
-        rows = tuple((name, *cells[name]) for name in cells)
-        print_table(Table(columns=("Differs in", *names), rows=rows))
-    else:
-        columns = list(zip(*cells.values(), strict=True))
-        rows = tuple((name, *column) for name, column in zip(names, columns, strict=True))
-        print_table(Table(columns=("Differs in", *cells), rows=rows))
+    print_table(Table(columns=columns, rows=tuple(rows)))
 
 
-def _said(value: Any, say_value: Any) -> str:
-    return "-" if value is None else say_value(value)
+def _drawn(by_data: "dict[str, list[StoredRun]]", path: Path, json: bool) -> bool:
+    """Draws the validation curves; the runs are listed whatever becomes of their plot."""
+    from cvt.training.report import save_comparison
 
-
-def _drawn(found: "list[StoredRun]", path: Path, json: bool) -> bool:
-    """Draws the runs, which are listed whatever becomes of their plot."""
+    panels = {
+        data: [(run.name, list(run.history)) for run in runs if run.history]
+        for data, runs in by_data.items()
+    }
     try:
-        _plot(found, path)
+        save_comparison(path, {data: curves for data, curves in panels.items() if curves})
     except UserError as error:
         warn(f"There is no plot of the runs: {error}")
         return False
@@ -105,20 +101,3 @@ def _drawn(found: "list[StoredRun]", path: Path, json: bool) -> bool:
         say()
         say(f"Validation curves: {path}")
     return True
-
-
-def _plot(found: "list[StoredRun]", path: Path) -> None:
-    from cvt.training.report import save_comparison
-
-    panels = {
-        data: [(run.name, list(run.history)) for run in runs if run.history]
-        for data, runs in _by_data(found).items()
-    }
-    save_comparison(path, {data: curves for data, curves in panels.items() if curves})
-
-
-def _by_data(found: "list[StoredRun]") -> "dict[str, list[StoredRun]]":
-    groups: dict[str, list[StoredRun]] = {}
-    for run in found:
-        groups.setdefault(str(run.config["data"]), []).append(run)
-    return groups

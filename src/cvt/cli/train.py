@@ -172,47 +172,30 @@ def train(
     Keeps its weights, metrics and curves in a run folder. What is not said follows from the data
     and the device. --compile=false, and its like, takes back what a recipe says.
     """
-    said = flags.layer()
-    try:
-        asked = _asked(recipe, said if data is None else {**said, "data": data})
-        if print_config:
-            _print(asked)
-            return 0
-    except UserError as error:
-        error.is_told_elsewhere = not _is_main()
-        raise
-    return _run(asked, json)
-
-
-def _asked(recipes: tuple[str, ...], flags: dict[str, Any]) -> dict[str, Any]:
     from cvt.training.defaults import read_layers, said
 
-    return read_layers(recipes, said(flags, "the flags"))
+    is_main = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    layer = flags.layer() if data is None else {**flags.layer(), "data": data}
+    try:
+        asked = read_layers(recipe, said(layer, "the flags"))
+        if print_config:
+            from cvt.training.setup import preview
 
-
-def _print(asked: dict[str, Any]) -> None:
-    from cvt.training.setup import preview
-
-    text = preview(asked)
-    if _is_main():
-        print(text, end="")
-
-
-def _run(asked: dict[str, Any], json: bool) -> int:
+            config = preview(asked)
+            print(config if is_main else "", end="")
+            return 0
+    except UserError as error:
+        error.is_told_elsewhere = not is_main
+        raise
     from cvt.runtime import Interrupted
     from cvt.training.loop import train as run
 
     try:
         result = run(**asked, progress=not json)
     except Interrupted as stopped:
-        if _is_main():
+        if is_main:
             print(f"cvt: {stopped}", file=sys.stderr)
         return 130
-    if json and _is_main():
+    if json and is_main:
         print_json(result.to_dict())
     return 1 if result.bad else 0
-
-
-def _is_main() -> bool:
-    """Whether this is the one that speaks of the processes that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
