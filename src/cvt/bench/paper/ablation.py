@@ -19,13 +19,13 @@ class Variant:
 
     Args:
         words: What the first column says.
-        published: The paper's line for it, on the paper's own base; None where it has none.
+        published: The paper's line for it, on the paper's own base; empty where it has none.
     """
 
     words: str
     contender: Contender
     spec: BackboneSpec
-    published: PaperLine | None
+    published: PaperLine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Base:
         contender = Contender.of(self.contender.model, args)
         spec = contender.spec.staged
         assert spec is not None
-        return Variant(words=words, contender=contender, spec=spec, published=line)
+        return Variant(words=words, contender=contender, spec=spec, published=line or PaperLine())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,21 +125,20 @@ class VariantResult:
     @property
     def published_top1(self) -> float | None:
         """In the paper, on its own base."""
-        return self.variant.published.top1 if self.variant.published else None
+        return self.variant.published.top1
 
     @property
     def counts(self) -> PaperLine:
         """The paper's parameters and GMACs, where they hold for this base."""
-        line = self.variant.published if self.ablation.is_papers_own else None
-        return line or PaperLine()
+        return self.variant.published if self.ablation.is_papers_own else PaperLine()
 
     @property
     def published_difference(self) -> float | None:
         """The paper's top-1 minus that of its reference, in percentage points."""
-        line, reference = self.variant.published, self.ablation.reference.published
-        if self.is_reference or line is None or reference is None:
+        ours, reference = self.published_top1, self.ablation.reference.published.top1
+        if self.is_reference or ours is None or reference is None:
             return None
-        return round((line.top1 or 0.0) - (reference.top1 or 0.0), 6)
+        return round(ours - reference, 6)
 
     @property
     def signs(self) -> str | None:
@@ -201,39 +200,33 @@ class AblationResult:
 
 def count(ablation: Ablation) -> AblationResult:
     """Counts an ablation's variants at the base's image size; nothing is trained."""
-    found = []
-    for variant in ablation.variants:
-        counted = describe(variant.contender.model, spec=variant.spec)
-        found.append(
-            VariantResult(
-                ablation=ablation,
-                variant=variant,
-                num_params=counted.num_params,
-                macs=counted.macs,
-            )
+    counted = [describe(each.contender.model, spec=each.spec) for each in ablation.variants]
+    found = [
+        VariantResult(
+            ablation=ablation, variant=variant, num_params=each.num_params, macs=each.macs
         )
+        for variant, each in zip(ablation.variants, counted, strict=True)
+    ]
     return AblationResult(ablation=ablation, variants=tuple(found))
 
 
 def judge(ablation: Ablation, results: ContestResults) -> AblationResult:
     """Puts what was trained beside the paper: differences to the reference, paired over seeds."""
+    trained = [results.of(variant.contender.label) for variant in ablation.variants]
     reference = results.of(ablation.reference.contender.label)
-    found = []
-    for variant in ablation.variants:
-        trained = results.of(variant.contender.label)
-        difference = None
-        if variant is not ablation.reference:
-            difference = paired_difference(trained.scores, reference.scores)
-        found.append(
-            VariantResult(
-                ablation=ablation,
-                variant=variant,
-                num_params=trained.num_params,
-                macs=trained.macs,
-                trained=trained,
-                difference=difference,
-            )
+    found = [
+        VariantResult(
+            ablation=ablation,
+            variant=variant,
+            num_params=each.num_params,
+            macs=each.macs,
+            trained=each,
+            difference=None
+            if each is reference
+            else paired_difference(each.scores, reference.scores),
         )
+        for variant, each in zip(ablation.variants, trained, strict=True)
+    ]
     return AblationResult(ablation=ablation, variants=tuple(found))
 
 
