@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from cvt.errors import UserError, shown
 from cvt.files import atomic_write, read_small
@@ -154,7 +153,7 @@ def read_csv(path: Path, kind: Callable[..., Row], what: str, remedy: str) -> li
     """
     if not path.exists():
         return []
-    hints = {name: _kinds(hint) for name, hint in get_type_hints(kind).items()}
+    kinds = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
     content = read_small(path, MOST_TEXT)
     assert is_dataclass(kind)
     needed = [each.name for each in fields(kind) if each.default is each.default_factory]
@@ -165,7 +164,7 @@ def read_csv(path: Path, kind: Callable[..., Row], what: str, remedy: str) -> li
         return [
             from_plain(
                 kind,
-                {name: _value(line[name], hints[name]) for name in hints if name in line},
+                {name: _value(line[name], kinds[name]) for name in kinds if name in line},
                 f"line {number}",
             )
             for number, line in enumerate(lines, 2)
@@ -173,15 +172,6 @@ def read_csv(path: Path, kind: Callable[..., Row], what: str, remedy: str) -> li
     except (ValueError, TypeError, OverflowError, csv.Error) as error:
         why = str(error).rstrip(".")
         raise UserError(f"{path} is not {what} ({why}); {remedy}.") from None
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The plain types that a field may have."""
-    if get_origin(hint) is Annotated:
-        return _kinds(get_args(hint)[0])
-    if get_origin(hint) in (Union, UnionType):
-        return tuple(kind for each in get_args(hint) for kind in _kinds(each))
-    return (hint,)
 
 
 def _value(text: str | None, kinds: tuple[Any, ...]) -> Any:

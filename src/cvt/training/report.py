@@ -121,35 +121,35 @@ _NAMED_UP_TO = 10
 
 def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
     """Draws three panels into a PNG. The epoch whose weights were kept is marked in two of them."""
-    epochs = [row.epoch for row in history]
-    style: dict[str, Any] = {
-        "marker": "." if len(history) < _MARKED_UP_TO else "",
-        "linewidth": 1.6,
-    }
+    best = best_epoch(history)
+
+    def plot(axes: Any, name: str, color: str) -> None:
+        epochs, values = zip(*((row.epoch, getattr(row, name)) for row in history), strict=True)
+        axes.plot(epochs, values, color=color, linewidth=1.6, marker=_marker(history))
+
     with drawing(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
-        _draw_run(figure, history, epochs, style)
+        losses, accuracy, rate = figure.subplots(1, 3)
+        plot(losses, "train_loss", _TRAINING)
+        plot(losses, "val_loss", _VALIDATION)
+        losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=5)
+        losses.legend(["training", "validation", "best epoch"], frameon=False)
+        losses.set_title("Loss (nats)")
+        plot(accuracy, "val_top1", _VALIDATION)
+        label = f"best: {best.val_top1:.2f} in epoch {best.epoch}"
+        accuracy.plot(best.epoch, best.val_top1, "o", color=_BEST, markersize=5, label=label)
+        accuracy.legend(frameon=False, loc="lower right")
+        accuracy.set_title("Validation top-1 (%)")
+        plot(rate, "lr", _RATE)
+        rate.set_title("Learning rate at the epoch's end")
+        rate.set_ylim(bottom=0)
+        rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        for axes in (losses, accuracy, rate):
+            _tidy(axes)
         figure.suptitle(words(title, 120), fontsize=11)
 
 
-def _draw_run(figure: Any, history: list[EpochRow], epochs: list[int], style: Any) -> None:
-    losses, accuracy, rate = figure.subplots(1, 3)
-    best = best_epoch(history)
-    losses.plot(epochs, [row.train_loss for row in history], color=_TRAINING, **style)
-    losses.plot(epochs, [row.val_loss for row in history], color=_VALIDATION, **style)
-    losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=5)
-    losses.legend(["training", "validation", "best epoch"], frameon=False)
-    losses.set_title("Loss (nats)")
-    accuracy.plot(epochs, [row.val_top1 for row in history], color=_VALIDATION, **style)
-    label = f"best: {best.val_top1:.2f} in epoch {best.epoch}"
-    accuracy.plot(best.epoch, best.val_top1, "o", color=_BEST, markersize=5, label=label)
-    accuracy.legend(frameon=False, loc="lower right")
-    accuracy.set_title("Validation top-1 (%)")
-    rate.plot(epochs, [row.lr for row in history], color=_RATE, **style)
-    rate.set_title("Learning rate at the epoch's end")
-    rate.set_ylim(bottom=0)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    for axes in (losses, accuracy, rate):
-        _tidy(axes)
+def _marker(history: Sequence[EpochRow]) -> str:
+    return "." if len(history) < _MARKED_UP_TO else ""
 
 
 def save_comparison(
@@ -178,7 +178,7 @@ def _draw_panel(axes: Any, data: str, runs: Sequence[tuple[str, Sequence[EpochRo
             [row.val_top1 for row in history],
             color=f"C{number}" if named else _REST,
             linewidth=1.6 if named else 0.8,
-            marker="." if len(history) < _MARKED_UP_TO else "",
+            marker=_marker(history),
             label=f"{best.val_top1:.2f}  {_short(name)}" if named else None,
         )
     handles, labels = axes.get_legend_handles_labels()

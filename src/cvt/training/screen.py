@@ -6,7 +6,6 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.cells import cell_len
@@ -46,7 +45,9 @@ class Screen:
             disable=not (shown and self.console.is_terminal),
         )
         self.task = self.bar.add_task("starting", total=total, completed=done, figures="")
-        self._pace = _Pace(total - done)
+        self._to_do = total - done
+        self._done = 0
+        self._since = 0.0
         self._num_workers = 0
         self._has_accelerator = False
         self._has_advised = False
@@ -56,12 +57,7 @@ class Screen:
         self.bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
     def say(self, text: str) -> None:
@@ -104,8 +100,10 @@ class Screen:
             data_wait: Share of its time without a batch to work on, 0 to 1; said if it is much.
             memory_mb: Most memory in use so far; 0 is not said.
         """
-        self._pace.count()
-        figures = [f"{self._pace.left()} left", f"loss {loss:.3f}", f"{images_per_s:,.0f} images/s"]
+        self._done += 1
+        if self._done == 1:  # not timed: caches, compilers and loaders are still getting ready
+            self._since = time.monotonic()
+        figures = [f"{self._time_left()} left", f"loss {loss:.3f}", f"{images_per_s:,.0f} images/s"]
         figures += [f"waits for data {data_wait:.0%}"] if self._is_much(data_wait) else []
         figures += [f"lr {lr:.1e}"]
         figures += [say_memory(memory_mb)] if memory_mb else []
@@ -137,34 +135,26 @@ class Screen:
         self.say(_fitting(figures, room).rstrip())
         if self._is_much(row.data_wait) and not self._has_advised:
             self._has_advised = True
-            self.say(_advice(row.data_wait, self._num_workers, os.cpu_count() or 1))
+            workers, cores = self._num_workers, os.cpu_count() or 1
+            advice = (
+                f"more workers may help (--num-workers, now {workers} on {cores} cores)."
+                if workers < cores
+                else f"{workers} workers keep all {cores} cores busy, so only smaller files or "
+                "lighter augmentation help."
+            )
+            waited = f"{row.data_wait:.0%} of the training time went by waiting for images"
+            self.say(f"{waited}: {advice}")
+
+    def _time_left(self) -> str:
+        """By the session's own pace, validation and writing included."""
+        if self._done < 2:
+            return "-"
+        seconds = (time.monotonic() - self._since) / (self._done - 1)
+        return say_time(seconds * (self._to_do - self._done))
 
     def _is_much(self, data_wait: float) -> bool:
         """Whether preparing images holds up the network; on a CPU both need the same cores."""
         return self._has_accelerator and data_wait > _MUCH_WAITING
-
-
-class _Pace:
-    """Time that is left, from the session's own pace, validation and writing included.
-
-    The first update is left out: caches, compilers and loaders are still getting ready.
-    """
-
-    def __init__(self, updates: int) -> None:
-        self.updates = updates
-        self.done = 0
-        self.since = 0.0
-
-    def count(self) -> None:
-        self.done += 1
-        if self.done == 1:
-            self.since = time.monotonic()
-
-    def left(self) -> str:
-        if self.done < 2:
-            return "-"
-        seconds = (time.monotonic() - self.since) / (self.done - 1)
-        return say_time(seconds * (self.updates - self.done))
 
 
 def _fitting(figures: list[str], room: int) -> str:
@@ -175,18 +165,6 @@ def _fitting(figures: list[str], room: int) -> str:
             break
         text += f"  {figure}"
     return text
-
-
-def _advice(data_wait: float, num_workers: int, num_cores: int) -> str:
-    said = f"{data_wait:.0%} of the training time went by waiting for images: "
-    if num_workers < num_cores:
-        return said + (
-            f"more workers may help (--num-workers, now {num_workers} on {num_cores} cores)."
-        )
-    return said + (
-        f"{num_workers} workers keep all {num_cores} cores busy, so only smaller files or "
-        "lighter augmentation help."
-    )
 
 
 # --- Lines that fit a terminal.
@@ -231,36 +209,20 @@ _GROUPS = {
     "teacher": ("teacher", "teacher_args"),
     "length": ("epochs", "updates", "batch_size", "accum_steps", "image_size", "seed"),
     "machine": (
-        "device",
-        "precision",
-        "parallel",
-        "num_workers",
-        "compile",
-        "grad_checkpointing",
-        "channels_last",
-        "sync_bn",
-        "deterministic",
+        "device", "precision", "parallel", "num_workers", "compile", "grad_checkpointing",
+        "channels_last", "sync_bn", "deterministic",
     ),
     "keeping": ("out", "checkpoint_minutes", "keep_checkpoints"),
-}
+}  # fmt: skip
 # These say how a run was called, not what it does.
 _CALL = ("resume", "force", "download")
 _OFF = ("none", "off", "", {})
-# A zero switches these off; of the others it is a value like any other.
-_OFF_AT_ZERO = (
-    "drop_path_rate",
-    "ema_decay",
-    "clip_grad",
-    "weight_decay",
-    "warmup_epochs",
-    "hflip",
-    "color_jitter",
-    "re_prob",
-    "mixup",
-    "cutmix",
-    "smoothing",
-)
-_OFF_AT_ONE = ("layer_decay", "repeats", "accum_steps")
+# The number that switches a field off; for all others zero is a value like any other.
+_OFF_AT = {
+    "drop_path_rate": 0, "ema_decay": 0, "clip_grad": 0, "weight_decay": 0, "warmup_epochs": 0,
+    "hflip": 0, "color_jitter": 0, "re_prob": 0, "mixup": 0, "cutmix": 0, "smoothing": 0,
+    "layer_decay": 1, "repeats": 1, "accum_steps": 1,
+}  # fmt: skip
 
 
 def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -286,10 +248,14 @@ def config_lines(config: TrainConfig, processes: int = 1) -> dict[str, str]:
         del nested["distill"]
     grouped = {group: {name: plain.pop(name) for name in _GROUPS[group]} for group in _GROUPS}
     rest = {name: value for name, value in plain.items() if name not in _CALL}
+    unread = _unread(config, processes)
     lines = {}
     for group, values in ({"data": rest} | grouped | nested).items():
-        used = {name: value for name, value in values.items() if not _is_off(name, value)}
-        _leave_out_unread(used, config, processes)
+        used = {
+            name: value
+            for name, value in values.items()
+            if name not in unread and not _is_off(name, value)
+        }
         said = ", ".join(
             _said(name, value, config, processes).removeprefix(f"{group} ")
             for name, value in used.items()
@@ -303,19 +269,15 @@ def config_lines(config: TrainConfig, processes: int = 1) -> dict[str, str]:
 
 
 def _is_off(name: str, value: Any) -> bool:
-    if name in _OFF_AT_ZERO and value == 0:
-        return True
-    if name in _OFF_AT_ONE and value == 1:
-        return True
-    return value is None or value is False or value in _OFF
+    return value is None or value is False or value in _OFF or value == _OFF_AT.get(name)
 
 
-def _leave_out_unread(used: dict[str, Any], config: TrainConfig, processes: int) -> None:
-    """Drops fields that nothing reads because of what another field says."""
-    optim, augment = config.optim, config.augment
+def _unread(config: TrainConfig, processes: int) -> set[str]:
+    """The fields that nothing reads because of what another field says."""
+    augment = config.augment
     unread = {
         "base_lr": True,  # said with lr
-        "momentum": optim.opt != "sgd",
+        "momentum": config.optim.opt != "sgd",
         "scale": augment.crop != "random_resized",
         "ratio": augment.crop != "random_resized",
         "color_jitter": augment.auto_augment != "off",
@@ -327,9 +289,7 @@ def _leave_out_unread(used: dict[str, Any], config: TrainConfig, processes: int)
         "teacher_args": not config.is_taught,
         "tau": config.distill is None or config.distill.kind != "soft",
     }
-    for name, drop in unread.items():
-        if drop:
-            used.pop(name, None)
+    return {name for name, is_unread in unread.items() if is_unread}
 
 
 def _said(name: str, value: Any, config: TrainConfig, processes: int) -> str:
