@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,15 +21,6 @@ if TYPE_CHECKING:
 
 # --- What both are told alike: one recipe, budget and folder for all.
 
-Budget = Annotated[
-    str | None,
-    Parameter(help="Training that each one gets: 30epochs, 500000images, 20minutes."),
-]
-Seeds = Annotated[int, Parameter(help="Runs of each one, with seeds from 0 on.")]
-KeepRuns = Annotated[
-    bool, Parameter(help="Keep the run folders, with their weights, in the results folder.")
-]
-
 if TYPE_CHECKING:
     Flags = TrainFlags
 else:  # for what a comparison does not set itself
@@ -37,32 +29,49 @@ else:  # for what a comparison does not set itself
     )
 
 
-def _config(
-    words: Sequence[str],
-    recipe: Sequence[str],
-    asked: dict[str, Any],
-    budget: str | None,
-    seeds: int,
-    keep_runs: bool,
-) -> "ContestConfig":
-    """Returns what the flags say.
+@dataclass(frozen=True, kw_only=True)
+class ContestFlags:
+    """How much training each one gets, and by which recipe."""
 
-    Args:
-        words: What the usual results folder is named after besides data and budget.
-    """
-    from cvt.bench.contest import ContestConfig, read_budget
-    from cvt.training.defaults import read_layers, said
+    budget: Annotated[
+        str | None,
+        Parameter(help="Training that each one gets: 30epochs, 500000images, 20minutes."),
+    ] = None
+    seeds: Annotated[int, Parameter(help="Runs of each one, with seeds from 0 on.")] = 3
+    keep_runs: Annotated[
+        bool, Parameter(help="Keep the run folders, with their weights, in the results folder.")
+    ] = True
+    recipe: Recipe = ()
 
-    if budget is None:
-        raise UserError(
-            "Got --data without --budget; give the training that each one gets, as in 30epochs."
+    def config(self, asked: dict[str, Any], *words: str) -> "ContestConfig":
+        """Returns what all flags say.
+
+        Args:
+            asked: Those of training.
+            words: What the usual results folder is named after besides data and budget.
+        """
+        from cvt.bench.contest import ContestConfig, read_budget
+        from cvt.training.defaults import read_layers, said
+
+        if self.budget is None:
+            raise UserError(
+                "Got --data without --budget; give the training that each one gets, as in 30epochs."
+            )
+        if self.seeds < 1:
+            raise UserError(f"Got --seeds {self.seeds}, expected 1 or more; 3 show the spread.")
+        budget, recipe = (
+            read_budget(self.budget),
+            read_layers(self.recipe, said(asked, "the flags")),
         )
-    if seeds < 1:
-        raise UserError(f"Got --seeds {seeds}, expected 1 or more; 3 show the spread.")
-    amount, layers = read_budget(budget), read_layers(recipe, said(asked, "the flags"))
-    usual = "-".join((words[0], Path(layers["data"]).name, *words[1:], amount.short))
-    out = expanded(layers.get("out") or Path("runs") / re.sub(r"[^\w.+=-]+", "_", usual))
-    return ContestConfig(recipe=layers, budget=amount, seeds=seeds, out=out, keep_runs=keep_runs)
+        usual = "-".join((words[0], Path(recipe["data"]).name, *words[1:], budget.short))
+        out = recipe.get("out") or Path("runs") / re.sub(r"[^\w.+=-]+", "_", usual)
+        return ContestConfig(
+            recipe=recipe,
+            budget=budget,
+            seeds=self.seeds,
+            out=expanded(out),
+            keep_runs=self.keep_runs,
+        )
 
 
 def _print(tables: Sequence[Table], plain: Sequence[Any], json: bool) -> None:
@@ -86,10 +95,7 @@ def compare(
             "pos_embed=table (in brackets one value a stage)."
         ),
     ],
-    budget: Budget = None,
-    seeds: Seeds = 3,
-    keep_runs: KeepRuns = True,
-    recipe: Recipe = (),
+    alike: Annotated[ContestFlags, Parameter(name="*")] = ContestFlags(),
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: JsonLines = False,
 ) -> int:
@@ -106,14 +112,14 @@ def compare(
     if not names:
         raise UserError("Got no model to compare; name some, `cvt models` lists them all.")
     if "data" not in asked:
-        if budget is not None or recipe or asked:
+        if alike.budget is not None or alike.recipe or asked:
             raise UserError(
                 "Got what training needs, but no --data; name a data set to train the models on, "
                 "or leave the other flags out to print their facts."
             )
         _print(*sheet(names), json)
         return 0
-    config = _config(["compare"], recipe, asked, budget, seeds, keep_runs)
+    config = alike.config(asked, "compare")
     results = run_contest([read_contender(name) for name in names], config, progress=not json)
     if not json:
         say()
@@ -145,10 +151,7 @@ def ablate(
             "By default cvt_13, or cvt_nano_32 to be trained.",
         ),
     ] = (),
-    budget: Budget = None,
-    seeds: Seeds = 3,
-    keep_runs: KeepRuns = True,
-    recipe: Recipe = (),
+    alike: Annotated[ContestFlags, Parameter(name="*")] = ContestFlags(),
     flags: Annotated[Flags, Parameter(name="*")] = Flags(),  # noqa: B008 - frozen
     json: JsonLines = False,
 ) -> int:
@@ -164,10 +167,10 @@ def ablate(
                 f"Got table {min(numbers)} with --data, and there is nothing to train in it; take "
                 "tables of 5 to 8, or leave --data out."
             )
-        config = _config(["ablate", *bases], recipe, asked, budget, seeds, keep_runs)
-        return _train(numbers, bases, config, json)
-    if budget is not None or recipe or asked:
-        given = "budget" if budget is not None else "recipe" if recipe else next(iter(asked))
+        return _train(numbers, bases, alike.config(asked, "ablate", *bases), json)
+    if alike.budget is not None or alike.recipe or asked:
+        given = "recipe" if alike.recipe else next(iter(asked), "")
+        given = given if alike.budget is None else "budget"
         raise UserError(
             f"Got --{given.replace('_', '-')} without --data, so that nothing is trained; name a "
             "data set to train the variants on."
