@@ -1,7 +1,8 @@
 """`cvt export MODEL PATH`."""
 
 import warnings
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -14,39 +15,45 @@ if TYPE_CHECKING:
     from cvt.inference.export import Exported
 
 
-FormatFlag = Annotated[
-    Literal["program", "onnx", "openvino", "aot"] | None,
-    Parameter(help="By default what PATH's name says."),
-]
-ImageSize = Annotated[
-    str | None, Parameter(help="A side, or HxW as in 224x160; by default the model's own.")
-]
-CallSize = Annotated[
-    int | None, Parameter(help="How many images each call takes; any number if left out.")
-]
-Dynamic = Annotated[
-    str | None,
-    Parameter(help="Sizes that are free: batch, or batch,height,width; none: not one."),
-]
-Dtype = Annotated[
-    str,
-    Parameter(
-        help="float32 or fp16; for torch's formats also float64 and bf16, for OpenVINO int8."
-    ),
-]
-Calibration = Annotated[
-    str | None,
-    Parameter(help="For int8: a folder or parquet file of images like those it will see; 300 do."),
-]
-Where = Annotated[str, Parameter(help="Where a file of torch's two formats will run.")]
-Images = Annotated[
-    str | None,
-    Parameter(help="Folder of images to check with; by default scans of digits, enlarged."),
-]
-Untrained = Annotated[
-    bool,
-    Parameter(negative="", help="MODEL is one of `cvt models`, with fresh weights, for speed."),
-]
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags:
+    """What is exported, and for where."""
+
+    format: Annotated[
+        Literal["program", "onnx", "openvino", "aot"] | None,
+        Parameter(help="By default what PATH's name says."),
+    ] = None
+    image_size: Annotated[
+        str | None, Parameter(help="A side, or HxW as in 224x160; by default the model's own.")
+    ] = None
+    batch_size: Annotated[
+        int | None, Parameter(help="How many images each call takes; any number if left out.")
+    ] = None
+    dynamic: Annotated[
+        str | None,
+        Parameter(help="Sizes that are free: batch, or batch,height,width; none: not one."),
+    ] = None
+    dtype: Annotated[
+        str,
+        Parameter(
+            help="float32 or fp16; for torch's formats also float64 and bf16, for OpenVINO int8."
+        ),
+    ] = "float32"
+    device: Annotated[str, Parameter(help="Where a file of torch's two formats will run.")] = "cpu"
+    images: Annotated[
+        str | None,
+        Parameter(help="Folder of images to check with; by default scans of digits, enlarged."),
+    ] = None
+    calibration: Annotated[
+        str | None,
+        Parameter(
+            help="For int8: a folder or parquet file of images like those it will see; 300 do."
+        ),
+    ] = None
+    untrained: Annotated[
+        bool,
+        Parameter(negative="", help="MODEL is one of `cvt models`, with fresh weights, for speed."),
+    ] = False
 
 
 def export(
@@ -54,15 +61,7 @@ def export(
     path: Annotated[str, Parameter(help="File to write.")],
     /,
     *,
-    format: FormatFlag = None,
-    image_size: ImageSize = None,
-    batch_size: CallSize = None,
-    dynamic: Dynamic = None,
-    dtype: Dtype = "float32",
-    device: Where = "cpu",
-    images: Images = None,
-    calibration: Calibration = None,
-    untrained: Untrained = False,
+    flags: Annotated[ExportFlags, Parameter(name="*")] = ExportFlags(),
     json: Json = False,
 ) -> int:
     """Write a network for ONNX, OpenVINO and other runtimes.
@@ -74,21 +73,12 @@ def export(
     import cvt
     from cvt.cli.show import parse_size
 
+    said: dict[str, Any] = {**vars(flags)}
+    said["image_size"] = parse_size(flags.image_size) if flags.image_size else None
+    said["dynamic"] = None if flags.dynamic is None else _axes(flags.dynamic)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "In int8 the network")  # said below
-        result = cvt.export(
-            model,
-            path,
-            format=format,
-            image_size=parse_size(image_size) if image_size else None,
-            batch_size=batch_size,
-            dynamic=None if dynamic is None else _axes(dynamic),
-            dtype=dtype,
-            device=device,
-            images=images,
-            calibration=calibration,
-            untrained=untrained,
-        )
+        result = cvt.export(model, path, **said)
     print_skipped(result.bad_images, sum(each.count for each in result.checks[-1:]))
     if json:
         print_json(result)

@@ -1,16 +1,15 @@
 """`cvt train [DATA]`, and the flags of a training run, which other verbs have too."""
 
-import ast
 import inspect
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
 from cyclopts import Group, Parameter
+from docstring_parser import parse_from_object
 
 from cvt.cli.flags import Json
 from cvt.cli.output import print_json
@@ -77,14 +76,14 @@ def train_flags(*without: str) -> type[TrainFlags]:
 
 def _flags_of(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The fields of a config by their paths, `optim.lr`, as annotations of flags."""
-    docs = _docs_of(config)
+    docs = {each.arg_name: each.description or "" for each in parse_from_object(config).params}
     for name, hint in get_type_hints(config).items():
         path = f"{prefix}{name}"
         if name in GROUPS:
             group = next(each for each in (hint, *get_args(hint)) if inspect.isclass(each))
             yield from _flags_of(group, f"{name}.")
         else:
-            yield path, _flag(path, hint, docs[name])
+            yield path, _flag(path, hint, " ".join(docs[name].split()))
 
 
 def _flag(path: str, hint: Any, doc: str) -> Any:
@@ -101,21 +100,6 @@ def _flag(path: str, hint: Any, doc: str) -> Any:
     if path == "precision":  # has longer names too
         hint = str
     return Annotated[hint | None, parameter]
-
-
-def _docs_of(config: type) -> dict[str, str]:
-    """The sentences below the fields of a class, by their names."""
-    body = ast.parse(inspect.getsource(config)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    return {
-        node.target.id: " ".join(after.value.value.split())
-        for node, after in pairwise(body.body)
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-        and isinstance(after.value.value, str)
-    }
 
 
 def _typed(value: Any) -> Any:
