@@ -7,8 +7,6 @@ from cyclopts import Parameter
 from cvt.cli.flags import Checkpoint
 from cvt.cli.output import say
 
-Layout = Literal["cvt", "microsoft", "hugging_face", "timm"]
-
 
 def convert(
     source: Checkpoint,
@@ -16,7 +14,8 @@ def convert(
     /,
     *,
     to: Annotated[
-        Layout | None, Parameter(help="Layout; by default what TARGET's name says.")
+        Literal["cvt", "microsoft", "hugging_face", "timm"] | None,
+        Parameter(help="Layout; by default what TARGET's name says."),
     ] = None,
 ) -> None:
     """Write a checkpoint in another library's layout.

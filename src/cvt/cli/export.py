@@ -19,41 +19,24 @@ if TYPE_CHECKING:
 class ExportFlags:
     """What is exported, and for where."""
 
-    format: Annotated[
-        Literal["program", "onnx", "openvino", "aot"] | None,
-        Parameter(help="By default what PATH's name says."),
-    ] = None
-    image_size: Annotated[
-        str | None, Parameter(help="A side, or HxW as in 224x160; by default the model's own.")
-    ] = None
-    batch_size: Annotated[
-        int | None, Parameter(help="How many images each call takes; any number if left out.")
-    ] = None
-    dynamic: Annotated[
-        str | None,
-        Parameter(help="Sizes that are free: batch, or batch,height,width; none: not one."),
-    ] = None
-    dtype: Annotated[
-        str,
-        Parameter(
-            help="float32 or fp16; for torch's formats also float64 and bf16, for OpenVINO int8."
-        ),
-    ] = "float32"
-    device: Annotated[str, Parameter(help="Where a file of torch's two formats will run.")] = "cpu"
-    images: Annotated[
-        str | None,
-        Parameter(help="Folder of images to check with; by default scans of digits, enlarged."),
-    ] = None
-    calibration: Annotated[
-        str | None,
-        Parameter(
-            help="For int8: a folder or parquet file of images like those it will see; 300 do."
-        ),
-    ] = None
-    untrained: Annotated[
-        bool,
-        Parameter(negative="", help="MODEL is one of `cvt models`, with fresh weights, for speed."),
-    ] = False
+    format: Literal["program", "onnx", "openvino", "aot"] | None = None
+    """By default what PATH's name says."""
+    image_size: str | None = None
+    """A side, or HxW as in 224x160; by default the model's own."""
+    batch_size: int | None = None
+    """How many images each call takes; any number if left out."""
+    dynamic: str | None = None
+    """Sizes that are free: batch, or batch,height,width; none: not one."""
+    dtype: str = "float32"
+    """float32 or fp16; for torch's formats also float64 and bf16, for OpenVINO int8."""
+    device: str = "cpu"
+    """Where a file of torch's two formats will run."""
+    images: str | None = None
+    """Folder of images to check with; by default scans of digits, enlarged."""
+    calibration: str | None = None
+    """For int8: a folder or parquet file of images like those it will see; 300 do."""
+    untrained: Annotated[bool, Parameter(negative="")] = False
+    """MODEL is one of `cvt models`, with fresh weights, for speed."""
 
 
 def export(

@@ -13,7 +13,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from cyclopts import App, CycloptsError, UnknownOptionError
@@ -65,18 +65,11 @@ def make_app(called: str | None = None, verbs: Mapping[str, Verb] = VERBS) -> Ap
     )
     for name, (where, line) in verbs.items():
         if name == called:
-            function = _function(where)
+            function = resolve_name(f"cvt.cli.{where}") if isinstance(where, str) else where
             app.command(function, name=name, help=_docstring(function))
         else:
             app.command(f"cvt.cli.{where}", name=name, help=line)
     return app
-
-
-def _function(where: str | Callable[..., int | None]) -> Callable[..., int | None]:
-    if not isinstance(where, str):
-        return where
-    module, _, name = where.partition(":")
-    return getattr(import_module(f"cvt.cli.{module}"), name)
 
 
 def _docstring(function: Callable[..., int | None]) -> str:

@@ -78,36 +78,31 @@ class _Row:
 
 def _row(name: str, is_counted: bool) -> _Row:
     """Counts a model, or looks up what is on record of it."""
-    from cvt.systems.catalog import ROWS, system_of
+    from cvt.systems.catalog import ROWS, make_network, system_of
 
-    system, size = system_of(name), ROWS[name].img_size
+    system, spec = system_of(name), ROWS[name]
     if is_counted:
         from cvt.zoo.describe import describe
 
         sheet = describe(name)
         params, macs = sheet.num_params, sheet.macs
+    elif facts := system.facts.get(name):
+        params, macs = facts.num_params, facts.gmacs and facts.gmacs * 1e9
     else:
-        facts = system.facts.get(name)
-        params = facts.num_params if facts else _count_params(name)
-        macs = facts.gmacs * 1e9 if facts and facts.gmacs else None
+        import torch
+
+        from cvt.parts.model import num_params
+
+        with torch.device("meta"):
+            params, macs = num_params(make_network(spec)), None
     return _Row(
         model=name,
         system=system.name,
         params=params,
         macs=macs,
-        size=size,
+        size=spec.img_size,
         from_paper=not name.endswith("_32"),
     )
-
-
-def _count_params(name: str) -> int:
-    import torch
-
-    from cvt.parts.model import num_params
-    from cvt.systems.catalog import ROWS, make_network
-
-    with torch.device("meta"):
-        return num_params(make_network(ROWS[name]))
 
 
 def _top1(row: _Row) -> str | None:

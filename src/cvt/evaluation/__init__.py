@@ -5,7 +5,6 @@ from cvt.evaluation.answers import (
     Logits,
     ModelUnderTest,
     class_names_of,
-    opened_model,
     preprocessing_of,
     validate,
 )
@@ -35,7 +34,6 @@ from cvt.evaluation.probe import (
     probe,
 )
 from cvt.evaluation.scores import (
-    ClassScore,
     Evaluation,
     Reliability,
     reliability,
@@ -49,7 +47,6 @@ __all__ = [
     "BENCHMARKS",
     "STRENGTHS",
     "Batching",
-    "ClassScore",
     "CorruptionScores",
     "Evaluation",
     "Features",
@@ -69,7 +66,6 @@ __all__ = [
     "knn_votes",
     "linear_shares",
     "matched_labels",
-    "opened_model",
     "preprocessing_of",
     "probe",
     "read_classes",

@@ -121,11 +121,8 @@ def validate(
     """Runs a model in eval mode over a split; its modules' modes are put back afterwards.
 
     Several processes bring a loader of their share each (`cvt.data.make_eval_loader`) and all get
-    the answers to the whole split, each image once and in the split's order.
-
-    Args:
-        precision: `float32`, `bf16` or `fp16`; the logits are float32 in any case.
-        on_batch: Called after each batch with its number of images.
+    the answers to the whole split, each image once and in the split's order. The logits are float32
+    whatever the precision.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -175,15 +172,7 @@ def _own_share(
 
 @dataclass(frozen=True)
 class Batching:
-    """How images go through a model; none of it changes what comes out, but for rounding.
-
-    Args:
-        batch_size: Images per forward pass, in each process.
-        num_workers: Processes that prepare images, beside each measuring one; 0: none.
-        precision: `float32`, `bf16`, `fp16`, or `auto`: bf16 on GPUs that compute in it.
-        on_start: Called with the number of images that this process is about to go through.
-        on_batch: Called after each batch with its number of images.
-    """
+    """How images go through a model, told at `cvt.evaluate`; results change by rounding alone."""
 
     batch_size: int = 64
     num_workers: int = 0

@@ -11,18 +11,17 @@ from torch import Tensor
 from cvt.data import ImageSet, Selection, select
 from cvt.data.labels import class_positions
 from cvt.data.sets import check_labels
-from cvt.errors import UserError
+from cvt.errors import UserError, did_you_mean
 from cvt.evaluation.answers import (
     Batching,
-    ModelUnderTest,
     class_names_of,
     opened_model,
     run_data,
 )
 from cvt.evaluation.imagenet import (
+    BENCHMARKS,
     CorruptionScores,
     RealScore,
-    check_benchmark,
     imagenet_outputs,
     imagenet_synsets,
     measure_benchmark,
@@ -76,7 +75,11 @@ def evaluate(
     """
     batching = Batching(batch_size, num_workers, device, precision, on_start, on_batch)
     if benchmark is not None:
-        check_benchmark(benchmark)
+        if benchmark not in BENCHMARKS:
+            raise UserError(
+                f"Unknown benchmark {benchmark!r}, expected one of {', '.join(BENCHMARKS)}."
+                f"{did_you_mean(benchmark, BENCHMARKS)}"
+            )
         if split or data_dir or download or not isinstance(data, str | Path):
             raise UserError(
                 "Got a benchmark with split, data_dir or download, which it does not read; name "
@@ -93,13 +96,9 @@ def evaluate(
             )
         else:
             chosen = Selection(images=data, split="all", num_found=len(data), notes=data.notes)
-        return _measured(tested, chosen)
-
-
-def _measured(tested: ModelUnderTest, chosen: Selection) -> Evaluation:
-    names = class_names_of(tested.network)
-    labels_of, told = matched_labels(chosen.images, names, tested.network.num_classes)
-    said = tested.answers(chosen.images)
+        names = class_names_of(network)
+        labels_of, told = matched_labels(chosen.images, names, network.num_classes)
+        said = tested.answers(chosen.images)
     result = summarise(replace(said, labels=labels_of[said.labels]), names or chosen.images.classes)
     return replace(
         result,
@@ -126,18 +125,13 @@ def matched_labels(
     data has no image, and classes of the model that are not in the data, do no harm; one that the
     model does not have is an error.
     """
-    occurring = _occurring(data)
+    check_labels(data)
     found, told = _positions(data.classes, model, num_outputs)
+    occurring = (int(label) for label in np.unique(data.labels) if label >= 0)
     missing = [each for each in occurring if found[each] is None]
     if missing:
         raise _unknown(data, missing, model, num_outputs)
     return torch.tensor([-1 if each is None else each for each in found]), told
-
-
-def _occurring(data: ImageSet) -> list[int]:
-    """Returns the classes that the data has images of."""
-    check_labels(data)
-    return [int(label) for label in np.unique(data.labels) if label >= 0]
 
 
 def _positions(

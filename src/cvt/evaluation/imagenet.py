@@ -28,7 +28,7 @@ from cvt.data import ImageSet
 from cvt.data.sets import FileSet
 from cvt.data.sources import folder_splits
 from cvt.data.walk import LeftOut, images_below
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError
 from cvt.evaluation.answers import Logits, ModelUnderTest, class_names_of, preprocessing_of
 from cvt.evaluation.scores import (
     Evaluation,
@@ -129,9 +129,6 @@ def read_classes(
     """Returns the images of a folder that holds one folder for each of the given classes.
 
     Folders are called by WordNet number or, with `numbered`, also by position in ImageNet.
-
-    Args:
-        title: What messages call such a folder.
     """
     expected = f"expected {title}: a folder for each of its {len(synsets):,} classes, called "
     expected += f"0 to {len(synsets) - 1} or as in {synsets[0]}" if numbered else f"as {synsets[0]}"
@@ -154,11 +151,7 @@ def read_classes(
 
 
 def class_folders(folder: Path, expected: str) -> list[str]:
-    """Returns the names of the folders in a folder, sorted as text; hidden ones do not count.
-
-    Args:
-        expected: The half of the message that says what should have been there.
-    """
+    """Returns the names of the folders in a folder, sorted as text; hidden ones do not count."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -251,9 +244,10 @@ def find_corruptions(root: Path) -> dict[str, Path]:
     names = class_folders(root, expected)
     places = [root, *(root / name for name in names if name not in ALEXNET_ERRORS)]
     found = {
-        corruption: next(place / corruption for place in places if (place / corruption).is_dir())
+        corruption: place / corruption
         for corruption in ALEXNET_ERRORS
-        if any((place / corruption).is_dir() for place in places)
+        for place in reversed(places)  # the first that has it stays
+        if (place / corruption).is_dir()
     }
     if not found:
         raise UserError(f"{root} holds the folder {names[0]}, {expected}.")
@@ -301,16 +295,13 @@ _VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})(?:\D.*)?")
 
 @dataclass(frozen=True, kw_only=True)
 class RealScore:
-    """What a model is worth by the ReaL labels. Images that fit no class are left out.
+    """What a model is worth by the ReaL labels, told as by `Evaluation`.
 
     Args:
         top1: Percentage of images whose most likely class is among their labels.
         top5: Percentage of which one of the five most likely is.
-        ece: Expected calibration error over 15 bins, 0 to 1.
-        reliability: Those bins.
         num_images: Images that were measured: 46,837 in the whole set.
-        num_excluded: Images in the folder that have no label: 3,163 in the whole set.
-        bad: One sentence for each image that could not be read and was left out.
+        num_excluded: Images in the folder that fit no class: 3,163 in the whole set.
     """
 
     top1: float
@@ -405,23 +396,10 @@ BENCHMARKS = {
 }
 
 
-def check_benchmark(name: str) -> None:
-    """Refuses a name that is none of `BENCHMARKS`."""
-    if name not in BENCHMARKS:
-        raise UserError(
-            f"Unknown benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}."
-            f"{did_you_mean(name, BENCHMARKS)}"
-        )
-
-
 def measure_benchmark(
     tested: ModelUnderTest, folder: str | Path, benchmark: str
 ) -> Evaluation | RealScore | CorruptionScores:
-    """Measures a model with ImageNet's 1000 classes by one benchmark's own protocol.
-
-    Args:
-        folder: What the head of this file says of the benchmark.
-    """
+    """Measures a model with ImageNet's 1000 classes by one benchmark's own protocol."""
     folder, names = expanded(folder), class_names_of(tested.network)
     outputs = imagenet_outputs(names, tested.network.num_classes)
     preprocessing = preprocessing_of(tested.network)

@@ -218,15 +218,11 @@ def save_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
             axes.set_xticks(range(count), short, rotation=90 if is_long else 0)
             axes.set_yticks(range(count), short)
         if count <= _NUMBERED_UP_TO:
-            _write_shares(axes, shares)
-
-
-def _write_shares(axes: Any, shares: np.ndarray) -> None:
-    """Numbers the cells that hold something, white on dark ones."""
-    for row, column in zip(*np.nonzero(shares), strict=True):
-        share = shares[row, column]
-        colour = "white" if share > 30 else "black"
-        axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
+            style = {"ha": "center", "va": "center", "fontsize": 8}
+            for row, column in zip(*np.nonzero(shares), strict=True):
+                share = shares[row, column]
+                colour = "white" if share > 30 else "black"
+                axes.text(column, row, f"{share:.0f}", color=colour, **style)
 
 
 # --- The reliability diagram: how often a model is right, by how sure it is.
