@@ -1,6 +1,7 @@
 """`cvt bench NAMES...`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,35 +13,49 @@ from cvt.errors import UserError
 from cvt.files import expanded
 
 _T = TypeVar("_T")
-_Form = Annotated[
-    str,
-    Parameter(
-        help="eager, autocast, compile, deploy, deploy-compile, openvino, or several; "
-        "deploy-without-PASS-PASS leaves passes of cvt.deploy out, deploy-without-all every one, "
-        "deploy-upto-PASS those behind one; -graphs behind compile adds CUDA graphs."
-    ),
-]
-_Dtype = Annotated[str, Parameter(help="float32, bf16, fp16, int8 (of deployed forms) or several.")]
-_Task = Annotated[str, Parameter(help="inference, training, or both.")]
-_Devices = Annotated[
-    str, Parameter(help="cpu, cuda, ..., or several; auto takes an accelerator if there is one.")
-]
-_Threads = Annotated[
-    str | None, Parameter(help="Threads of a process, or several numbers; torch's own choice.")
-]
-_Base = Annotated[
-    str | None,
-    Parameter(help="What ratios are to, named as NAMES are; the first entry if left out."),
-]
-_Calibration = Annotated[
-    str | None,
-    Parameter(
-        help="A folder or parquet file of images: int8 is calibrated on some, and other dtypes "
-        "are compared with float32 on others."
-    ),
-]
-_Retry = Annotated[bool, Parameter(negative="", help="Measure again where something has failed.")]
-_Out = Annotated[Path | None, Parameter(help="The results folder; one under runs/ if left out.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchFlags:
+    """What is measured, and how long; several values have commas between them."""
+
+    form: Annotated[
+        str,
+        Parameter(
+            help="eager, autocast, compile, deploy, deploy-compile, openvino, or several; "
+            "deploy-without-PASS-PASS leaves passes of cvt.deploy out, deploy-without-all every "
+            "one, deploy-upto-PASS those behind one; -graphs behind compile adds CUDA graphs."
+        ),
+    ] = "eager"
+    dtype: str = "float32"
+    """float32, bf16, fp16, int8 (of deployed forms) or several."""
+    task: str = "inference"
+    """inference, training, or both."""
+    device: str = "auto"
+    """cpu, cuda, ..., or several; auto takes an accelerator if there is one."""
+    threads: str | None = None
+    """Threads of a process, or several numbers; torch's own choice."""
+    image_size: str = "224"
+    """Side in pixels, or several."""
+    batch_size: str = "16"
+    """Images of a call or a step, or several."""
+    base: str | None = None
+    """What ratios are to, named as NAMES are; the first entry if left out."""
+    repeats: int = 5
+    """Rounds; each measures everything once."""
+    seconds: float = 2.0
+    """How long a measurement times calls."""
+    calibration: Annotated[
+        str | None,
+        Parameter(
+            help="A folder or parquet file of images: int8 is calibrated on some, and other dtypes "
+            "are compared with float32 on others."
+        ),
+    ] = None
+    retry: Annotated[bool, Parameter(negative="")] = False
+    """Measure again where something has failed."""
+    out: Path | None = None
+    """The results folder; one under runs/ if left out."""
 
 
 def bench(
@@ -52,19 +67,7 @@ def bench(
             "folder; pinned by NAME:FORM, NAME:DTYPE or NAME:FORM:DTYPE."
         ),
     ],
-    form: _Form = "eager",
-    dtype: _Dtype = "float32",
-    task: _Task = "inference",
-    device: _Devices = "auto",
-    threads: _Threads = None,
-    image_size: Annotated[str, Parameter(help="Side in pixels, or several.")] = "224",
-    batch_size: Annotated[str, Parameter(help="Images of a call or a step, or several.")] = "16",
-    base: _Base = None,
-    repeats: Annotated[int, Parameter(help="Rounds; each measures everything once.")] = 5,
-    seconds: Annotated[float, Parameter(help="How long a measurement times calls.")] = 2.0,
-    calibration: _Calibration = None,
-    retry: _Retry = False,
-    out: _Out = None,
+    flags: Annotated[BenchFlags, Parameter(name="*")] = BenchFlags(),
     json: Json = False,
 ) -> int:
     """Measure speed and memory of models side by side.
@@ -78,19 +81,19 @@ def bench(
 
     config = BenchConfig(
         models=names,
-        forms=_list("form", form, str),
-        dtypes=_list("dtype", dtype, str),
-        tasks=_list("task", task, str),
-        devices=_list("device", device, str),
-        threads=None if threads is None else _list("threads", threads, int),
-        image_sizes=_list("image-size", image_size, int),
-        batch_sizes=_list("batch-size", batch_size, int),
-        base=base,
-        repeats=repeats,
-        seconds=seconds,
-        calibration=calibration,
-        retry=retry,
-        out=None if out is None else expanded(out),
+        forms=_list("form", flags.form, str),
+        dtypes=_list("dtype", flags.dtype, str),
+        tasks=_list("task", flags.task, str),
+        devices=_list("device", flags.device, str),
+        threads=None if flags.threads is None else _list("threads", flags.threads, int),
+        image_sizes=_list("image-size", flags.image_size, int),
+        batch_sizes=_list("batch-size", flags.batch_size, int),
+        base=flags.base,
+        repeats=flags.repeats,
+        seconds=flags.seconds,
+        calibration=flags.calibration,
+        retry=flags.retry,
+        out=None if flags.out is None else expanded(flags.out),
     )
     results = run_bench(config, progress=not json)
     if json:

@@ -30,21 +30,20 @@ Precision = Annotated[
 class DataFlags:
     """Where the data lies."""
 
-    data_dir: Annotated[str | None, Parameter(help="Where torch/ and hfds/ data lie.")] = None
-    download: Annotated[
-        bool,
-        Parameter(
-            negative="", show_default=False, help="Fetch a torch/ data set that is not there yet."
-        ),
-    ] = False
+    data_dir: str | None = None
+    """Where torch/ and hfds/ data lie."""
+    download: Annotated[bool, Parameter(negative="", show_default=False)] = False
+    """Fetch a torch/ data set that is not there yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureFlags:
     """How images go through a model that is measured."""
 
-    batch_size: Annotated[int, Parameter(help="Images per forward pass, in each process.")] = 64
-    num_workers: Annotated[int, Parameter(help="Processes that prepare images; 0: none.")] = 0
+    batch_size: int = 64
+    """Images per forward pass, in each process."""
+    num_workers: int = 0
+    """Processes that prepare images; 0: none."""
     device: Device = "auto"
     precision: Precision = "auto"
 

@@ -121,30 +121,26 @@ class _Column:
         self.least = max(map(cell_len, words), default=0)
 
 
-def _side_by_side(columns: Sequence[_Column], width: int, gap: int) -> list[list[_Column]]:
-    """Puts columns into as few tables as are needed, each with the first column in front."""
-    first, *others = columns
-    groups = [[first]]
-    for column in others:
-        taken = sum(each.least + gap for each in groups[-1])
-        if len(groups[-1]) > 1 and taken + column.least > width:
-            groups.append([first])
-        groups[-1].append(column)
-    return groups
-
-
 def _fitted(columns: Sequence[_Column], width: int) -> tuple[list[list[_Column]], int]:
-    """Returns tables, and the gap between their columns: a narrow one if that makes them one."""
+    """Puts columns into as few tables as are needed, each with the first column in front.
+
+    Returns them with the gap between their columns: a narrow one if that makes them one.
+    """
     first, *others = columns
     widest = max((column.least for column in others), default=0)
     first.least = min(first.least, max(width // 2, width - _GAP - widest))
     for column in others:
         column.least = min(column.least, width - first.least - _GAP)
     together = sum(column.least for column in columns)
-    gap = _GAP if together + _GAP * len(others) <= width else _GAP // 2
-    if together + gap * len(others) > width:
-        gap = _GAP
-    return _side_by_side(columns, width, gap), gap
+    fitting = (gap for gap in (_GAP, _GAP // 2) if together + gap * len(others) <= width)
+    gap = next(fitting, _GAP)
+    groups = [[first]]
+    for column in others:
+        taken = sum(each.least + gap for each in groups[-1])
+        if len(groups[-1]) > 1 and taken + column.least > width:
+            groups.append([first])
+        groups[-1].append(column)
+    return groups, gap
 
 
 def _print_columns(

@@ -52,11 +52,7 @@ def predict(
     if not images:
         raise UserError("Got no image; name files, folders or patterns, or - for stdin.")
     stdin = getattr(sys.stdin, "buffer", None)  # none at all if it was closed
-    found = find_images(
-        [_STDIN.get(each, each) for each in images],
-        stdin,
-        on_note=warn,
-    )
+    found = find_images([_STDIN.get(each, each) for each in images], stdin, on_note=warn)
     if checkpoint == DEMO:
         found = _checked(found, images[0])
     predictor = Predictor(checkpoint, device=device, precision=precision, batch_size=batch_size)
