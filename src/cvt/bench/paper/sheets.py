@@ -193,7 +193,7 @@ def sheet(names: Sequence[str]) -> tuple[list[Table], list[Plain]]:
             sources.setdefault(row["source"], []).append(row["model"])
     notes = [
         "What papers call FLOPs are multiply-accumulates (MACs); ours are torch's count.",
-        *(f"PaperLine figures of {', '.join(of)}: {source}" for source, of in sources.items()),
+        *(f"Published figures of {', '.join(of)}: {source}" for source, of in sources.items()),
         *(note for row in plain for note in _reasons(row)),
     ]
     columns: dict[str, str | Callable[[Plain], object]] = {
@@ -203,9 +203,9 @@ def sheet(names: Sequence[str]) -> tuple[list[Table], list[Plain]]:
         "Parameters": "num_params:,",
         "Frozen": lambda row: f"{row['num_frozen']:,}" if row["num_frozen"] else None,
         "GMACs": lambda row: say_gmacs(row["macs"]),
-        "PaperLine M": "published_params",
-        "PaperLine GFLOPs": "published_gmacs",
-        "PaperLine top-1 %": "top1",
+        "Published M": "published_params",
+        "Published GFLOPs": "published_gmacs",
+        "Published top-1 %": "top1",
     }
     return [Table.of(plain, columns, "Counts and published figures", tuple(notes))], plain
 
