@@ -98,6 +98,13 @@ def did_you_mean(got: str, options: Iterable[str], cutoff: float = 0.5) -> str:
     return f" Did you mean {nearest!r}?"
 
 
+def unknown(what: str, got: object, options: Iterable[str]) -> UserError:
+    """Returns what to say to a name that is none of some: which ones there are, and the nearest."""
+    known = list(options)
+    nearest = did_you_mean(str(got), known)
+    return UserError(f"Got {what} {got!r}, expected one of {', '.join(known)}.{nearest}")
+
+
 def _shared_start(one: str, other: str) -> int:
     """How many letters two words have in common before they part."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)

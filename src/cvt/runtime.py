@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 import cvt
-from cvt.errors import UserError, did_you_mean, first_line
+from cvt.errors import UserError, first_line, unknown
 
 # --- Number formats, by one name each wherever one is asked for.
 
@@ -62,8 +62,7 @@ def number_format(
     short = _OTHER_NAMES.get(given, given)
     if short in among:
         return short
-    hint = did_you_mean(given, among)
-    raise UserError(f"Got {what} {given!r}, expected one of {', '.join(among)}.{hint}")
+    raise unknown(what, given, among)
 
 
 # --- Where a model runs, and in which arithmetic.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cvt.data import DataSplits, ImageSet, load_data
 from cvt.data.sets import SPLITS
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, unknown
 from cvt.evaluation.answers import Batching, ModelUnderTest, opened_model, run_data
 from cvt.parts.model import VisionModel
 from cvt.plain import to_plain
@@ -101,8 +101,7 @@ def probe(
         on_stage: Called with a few words about each thing that takes long.
     """
     if method not in METHODS:
-        hint = did_you_mean(method, METHODS)
-        raise UserError(f"Got method {method!r}, expected one of {', '.join(METHODS)}.{hint}")
+        raise unknown("method", method, METHODS)
     if k < 1:
         raise UserError(f"Got k {k}, expected 1 or more.")
     say = on_stage or (lambda words: None)

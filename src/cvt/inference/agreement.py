@@ -26,9 +26,7 @@ class Agreement:
     """How far two networks agree on the same images.
 
     Args:
-        num_images: How many images that were.
-        top1: For how many of them both name the same class first, in percent; logits with NaN
-            among them name none.
+        top1: For how many both name the same class first, in percent; logits with NaN name none.
         max_error: The largest difference of two logits; NaN if one of them is.
         mean_error: The mean of all absolute differences; NaN if a logit is.
         spread: The logits' own standard deviation about the mean of each image's, in the
@@ -78,10 +76,9 @@ def agreement(
         images: Real ones, prepared for the model: (N, C, H, W), or batches of any sizes.
     """
     batches = images.split(_BATCH) if isinstance(images, Tensor) else images
-    count = same = 0
-    largest = torch.zeros((), dtype=torch.float64)
+    count = same = numbers = 0
     total = squares = 0.0
-    numbers = 0
+    largest = torch.zeros((), dtype=torch.float64)
     with torch.no_grad():
         for batch in batches:
             expected = _answer(reference, batch)
@@ -95,7 +92,9 @@ def agreement(
                 continue
             error = (got - expected).abs()
             count += len(batch)
-            same += int(_same_class(got, expected).sum())
+            # With NaN among its logits an image has no class.
+            has_nan = got.isnan().any(1) | expected.isnan().any(1)
+            same += int(((got.argmax(1) == expected.argmax(1)) & ~has_nan).sum())
             # Of tensors, since Python's max passes over what is no number.
             largest = torch.maximum(largest, error.max())
             total += error.sum().item()
@@ -124,12 +123,6 @@ def checked_agreement(
     if found.top1 < ENOUGH:
         warnings.warn(LOW.format(found), stacklevel=2)
     return found
-
-
-def _same_class(got: Tensor, expected: Tensor) -> Tensor:
-    """For which images both name one class; with NaN among its logits one names none."""
-    has_nan = got.isnan().any(1) | expected.isnan().any(1)
-    return (got.argmax(1) == expected.argmax(1)) & ~has_nan
 
 
 def _answer(network: nn.Module | Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:

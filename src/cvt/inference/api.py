@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, unknown
 from cvt.inference.int8 import Calibrating, check_calibration, on_int8
 from cvt.inference.passes import chosen_passes
 from cvt.inference.rewrite import choose_target, rewrite
@@ -49,10 +49,7 @@ def deploy(
     """
     names = chosen_passes(without)
     if engine not in ENGINES:
-        raise UserError(
-            f"Got engine {engine!r}, expected one of {', '.join(ENGINES)}."
-            f"{did_you_mean(str(engine), ENGINES)}"
-        )
+        raise unknown("engine", engine, ENGINES)
     if not any(isinstance(module, _REWRITTEN) for module in model.modules()):
         raise UserError(
             f"Got a {type(model).__name__} with nothing in it to rewrite, expected a cvt model, "

@@ -17,10 +17,10 @@ from cvt.inference import onednn
 from cvt.inference.kernels.norm_projections import norm_projections, stack_taps
 from cvt.parts.attention import Attention, split_heads
 from cvt.parts.backbone import Backbone
-from cvt.parts.block import Block, PooledSkip
+from cvt.parts.block import Block
 from cvt.parts.embed import TokensToToken
 from cvt.parts.model import check_image
-from cvt.parts.position import PositionTable, resize_table
+from cvt.parts.position import resize_table
 from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection
 from cvt.parts.stage import Stage
 from cvt.parts.tnt import TNT
@@ -34,10 +34,6 @@ class PackedLinear(nn.Module):
 
     torch's compiler takes no packed weight that it has not packed itself, so it leaves these calls
     alone; deploy without `pack` what is to be compiled.
-
-    Args:
-        linear: The linear map, on the CPU.
-        activation: What is behind it; None: nothing.
     """
 
     def __init__(self, linear: nn.Linear, activation: nn.Module | None = None) -> None:
@@ -85,11 +81,8 @@ def add_linear(linear: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
     return linear(x).add_(residual)
 
 
-# --- MLP: no dropout, and the residual is handed in.
-
-
 class MlpForm(nn.Module):
-    """Tokens (..., C) to fc2(act(fc1(tokens))), onto the residual if one is given."""
+    """Tokens (..., C) to fc2(act(fc1(tokens))), without dropout, onto a residual if it is given."""
 
     def __init__(self, mlp: Mlp) -> None:
         super().__init__()
@@ -119,11 +112,6 @@ def prefix_and_grid(parts: Parts, num_prefix: int) -> tuple[Tensor | None, Tenso
         return parts[0], parts[1]
     (tokens,) = parts
     return (tokens[:, :num_prefix], tokens[:, num_prefix:]) if num_prefix else (None, tokens)
-
-
-def behind(prefix: Tensor | None, tokens: Tensor) -> Tensor:
-    """Returns the tokens with their prefix in front, if there is one."""
-    return tokens if prefix is None else torch.cat((prefix, tokens), dim=1)
 
 
 # --- Attention: always the fused kernel, tokens in one or two parts.
@@ -163,15 +151,15 @@ class AttentionForm(nn.Module):
         Args:
             parts: The normalised tokens, all of which are keys and values.
             residual: What it is added to: the prefix alone if `only_prefix`.
-            grid: The (H, W) of the tokens.
-            num_prefix: How many of them lead the grid.
             only_prefix: Compute the prefix tokens' queries alone.
         """
-        queries, k, v = self.project(parts, grid, num_prefix, only_prefix=only_prefix)
-        return tuple(
-            add_linear(self.proj, self._mix(q, k, v), onto)
-            for q, onto in zip(queries, residual, strict=True)
-        )
+        queries, *rest = self.project(parts, grid, num_prefix, only_prefix=only_prefix)
+        outputs = []
+        for query, onto in zip(queries, residual, strict=True):
+            q, k, v = (split_heads(each, self.num_heads) for each in (query, *rest))
+            mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+            outputs.append(add_linear(self.proj, mixed.transpose(1, 2).flatten(2), onto))
+        return tuple(outputs)
 
     def project(
         self, parts: Parts, grid: tuple[int, int], num_prefix: int, *, only_prefix: bool
@@ -184,8 +172,10 @@ class AttentionForm(nn.Module):
             """What its linear map gets, in the parts that came in."""
             if fmap is None or isinstance(projection, LinearProjection):
                 return parts
-            on_grid = map_to_tokens(projection.read(fmap))
-            return (parts[0], on_grid) if len(parts) == 2 else (behind(prefix, on_grid),)
+            read = projection.read(fmap)
+            if len(parts) == 2:
+                return parts[0], map_to_tokens(read)
+            return (map_to_tokens(read, prefix),)
 
         reads = (prefix,) if only_prefix else read(self.q)
         queries = tuple(self.q.linear(part) for part in reads)
@@ -195,11 +185,6 @@ class AttentionForm(nn.Module):
             return queries, self.k.linear(reduced), self.v.linear(reduced)
         k, v = (each.linear(joined(read(each))) for each in (self.k, self.v))
         return queries, k, v
-
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (split_heads(each, self.num_heads) for each in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return mixed.transpose(1, 2).flatten(2)
 
 
 # --- Attention on a GPU: one kernel for the norm and the convolutions before it.
@@ -211,13 +196,9 @@ class AttentionForm(nn.Module):
 class KernelAttentionForm(AttentionForm):
     """Takes the place of a block's first norm and of its attention: tokens come as they are.
 
-    With `only_prefix` the queries on the grid are read and dropped. The kernel holds what they are
-    made of in any case; they cost 1 of the 2.5 units of traffic, in one block of the network.
-
-    Args:
-        norm: The first norm, with weight and bias.
-        attention: Of three convolutions that `norm_projections` computes, which leave their
-            projections.
+    The three convolutions leave the projections of the attention that is given. With `only_prefix`
+    the queries on the grid are read and dropped. The kernel holds what they are made of in any
+    case; they cost 1 of the 2.5 units of traffic, in one block of the network.
     """
 
     taps: Tensor
@@ -227,14 +208,12 @@ class KernelAttentionForm(AttentionForm):
         super().__init__(attention)
         self.norm = norm
         reads = [cast("ConvProjection", each) for each in (self.q, self.k, self.v)]
-        q, k, v = (each.conv for each in reads)
-        assert q.bias is not None
-        assert k.bias is not None
-        assert v.bias is not None
-        taps, taps_bias = stack_taps((q.weight, k.weight, v.weight), (q.bias, k.bias, v.bias))
+        convs = [each.conv for each in reads]
+        biases = [each.bias for each in convs if each.bias is not None]
+        taps, taps_bias = stack_taps([each.weight for each in convs], biases)
         self.register_buffer("taps", taps)
         self.register_buffer("taps_bias", taps_bias)
-        self.strides = (q.stride[0], k.stride[0], v.stride[0])
+        self.strides = cast("tuple[int, int, int]", tuple(each.stride[0] for each in convs))
         for each in reads:
             del each.conv
 
@@ -259,10 +238,8 @@ class KernelAttentionForm(AttentionForm):
             strides=self.strides,
         )
         queries: Parts = (read,)
-        if only_prefix:
-            queries = (read[:, :num_prefix],)
-        elif len(parts) == 2:
-            queries = (read[:, :num_prefix], read[:, num_prefix:])
+        if only_prefix or len(parts) == 2:
+            queries = (read[:, :num_prefix], read[:, num_prefix:])[: 1 if only_prefix else 2]
         q = tuple(self.q.linear(each) for each in queries)
         return q, self.k.linear(keys), self.v.linear(values)
 
@@ -309,42 +286,27 @@ class BlockForm(nn.Module):
             prefix, _ = prefix_and_grid(parts, num_prefix)
             assert prefix is not None
             parts = (prefix,)
-        elif self.skip is not None:
-            parts, grid = _skipped(self.skip, parts, grid, num_prefix)
+        elif self.skip is not None:  # the residual on the smaller grid of strided queries
+            *prefixes, last = parts
+            last, grid = self.skip(last, grid, 0 if prefixes else num_prefix)
+            parts = (*prefixes, last)
         parts = self.attn(normed, parts, incoming, num_prefix, only_prefix=self.only_prefix)
         return tuple(self._feed_forward(part) for part in parts), grid
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
         """The second half; the tokens are attention's, and may be overwritten."""
-        count = self._num_slices(tokens)
+        count = 0
+        # An exported graph has no slices, as it holds for all sizes.
+        if self.slice_bytes and not torch.compiler.is_compiling():
+            num_tokens = tokens.numel() // tokens.shape[-1]
+            hidden = num_tokens * self.mlp.fc1.out_features * tokens.element_size()
+            count = hidden // self.slice_bytes
         if count < _FEWEST_SLICES:
             return self.mlp(self.norm2(tokens), tokens)
         rows = tokens.reshape(-1, tokens.shape[-1])
         for piece in rows.chunk(count):
             piece.add_(self.mlp(self.norm2(piece)))
         return rows.view(tokens.shape)
-
-    def _num_slices(self, tokens: Tensor) -> int:
-        """How many slices pay; an exported graph has none, as it holds for all sizes."""
-        if not self.slice_bytes or torch.compiler.is_compiling():
-            return 0
-        num_tokens = tokens.numel() // tokens.shape[-1]
-        hidden = num_tokens * self.mlp.fc1.out_features * tokens.element_size()
-        return hidden // self.slice_bytes
-
-
-def _skipped(
-    skip: PooledSkip, parts: Parts, grid: tuple[int, int], num_prefix: int
-) -> tuple[Parts, tuple[int, int]]:
-    """The residual on the smaller grid of strided queries."""
-    if len(parts) == 1:
-        tokens, grid = skip(parts[0], grid, num_prefix)
-        return (tokens,), grid
-    on_grid, grid = skip(parts[1], grid, 0)
-    return (parts[0], on_grid), grid
-
-
-# --- Stage.
 
 
 class StageForm(nn.Module):
@@ -355,12 +317,9 @@ class StageForm(nn.Module):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
-        self.num_prefix = stage.num_prefix
-        self.embed = stage.embed
+        self.num_prefix, self.embed = stage.num_prefix, stage.embed
         self.cls_token, self.dist_token = stage.cls_token, stage.dist_token
-        self.pos_embed = stage.pos_embed
-        self.blocks = stage.blocks
-        self.pegs = stage.pegs
+        self.pos_embed, self.blocks, self.pegs = stage.pos_embed, stage.blocks, stage.pegs
         self.splits = False
 
     @property
@@ -370,46 +329,31 @@ class StageForm(nn.Module):
         return bool(self.num_prefix) and any(block.attn.reads_grid for block in blocks)
 
     def forward(self, fmap: Tensor) -> tuple[Parts, tuple[int, int]]:
-        parts, grid = self._start(fmap)
+        parts, grid = self._embedded(fmap)
         for index, block in enumerate(self.blocks):
             assert isinstance(block, BlockForm)
             parts, grid = block.run(parts, grid, self.num_prefix)
             if index < len(self.pegs) and not block.only_prefix:
-                *prefix, last = parts
-                num_prefix = 0 if prefix else self.num_prefix
-                parts = (*prefix, self.pegs[index](last, grid, num_prefix))
+                *prefixes, last = parts
+                num_prefix = 0 if prefixes else self.num_prefix
+                parts = (*prefixes, self.pegs[index](last, grid, num_prefix))
         return parts, grid
 
-    def _start(self, fmap: Tensor) -> tuple[Parts, tuple[int, int]]:
+    def _embedded(self, fmap: Tensor) -> tuple[Parts, tuple[int, int]]:
         tokens, grid = self.embed(fmap)
-        given: list[Tensor] = [
-            each for each in (self.cls_token, self.dist_token) if each is not None
-        ]
+        given = [each for each in (self.cls_token, self.dist_token) if each is not None]
         parts: Parts = (tokens,)
         if given:
-            prefix = torch.cat(given, dim=1).expand(tokens.shape[0], -1, -1)
-            parts = (prefix, tokens) if self._pays(tokens) else (behind(prefix, tokens),)
-        if self.pos_embed is not None:
-            parts = _placed(self.pos_embed, parts, grid, self.num_prefix)
-        return parts, grid
-
-    def _pays(self, tokens: Tensor) -> bool:
-        """Whether to let the prefix travel by itself: never in a graph, which has one form.
-
-        In a batch of one the grid's tokens lie without gaps behind the prefix.
-        """
-        return self.splits and not torch.compiler.is_compiling() and tokens.shape[0] > 1
-
-
-def _placed(position: PositionTable, parts: Parts, grid: tuple[int, int], num_prefix: int) -> Parts:
-    """Adds the table, interpolated to the grid."""
-    table = resize_table(position.table, position.grid, grid, num_prefix, position.mode)
-    if len(parts) == 1:
-        return (parts[0] + table,)
-    return parts[0] + table[:, :num_prefix], parts[1] + table[:, num_prefix:]
-
-
-# --- A network of stages.
+            parts = (torch.cat(tuple(given), dim=1).expand(tokens.shape[0], -1, -1), tokens)
+            # A graph has one form, and in a batch of one no gap is behind the prefix.
+            if not self.splits or torch.compiler.is_compiling() or tokens.shape[0] == 1:
+                parts = (joined(parts),)
+        if self.pos_embed is None:
+            return parts, grid
+        at, p = self.pos_embed, self.num_prefix
+        table = resize_table(at.table, at.grid, grid, p, at.mode)
+        places = (table,) if len(parts) == 1 else (table[:, :p], table[:, p:])
+        return tuple(part + place for part, place in zip(parts, places, strict=True)), grid
 
 
 class StagedForm(nn.Module):
@@ -454,7 +398,11 @@ def inference_copy(model: nn.Module) -> nn.Module:
     Blocks stand in it as `BlockForm`s, which compute the same; a `Backbone` is a `StagedForm`. A
     copy of a model in half precision is in float32, so that the passes round once.
     """
-    network = copy.deepcopy(model, _no_hooks(model)).eval().requires_grad_(False)
+    # Empty tables in the place of hooks, which deepcopy takes for copied already.
+    names = ("_forward_hooks", "_forward_pre_hooks")
+    hooks = [getattr(module, name) for module in model.modules() for name in names]
+    memo: dict[int, object] = {id(table): OrderedDict() for table in hooks if table}
+    network = copy.deepcopy(model, memo).eval().requires_grad_(False)
     first = next(network.parameters(), None)
     if first is not None and first.dtype in (torch.bfloat16, torch.float16):
         network.float()
@@ -469,23 +417,13 @@ def inference_copy(model: nn.Module) -> nn.Module:
     return StagedForm(network) if isinstance(network, Backbone) else network
 
 
-def _no_hooks(model: nn.Module) -> dict[int, object]:
-    """What `deepcopy` takes for already copied: empty tables in the place of hooks."""
-    return {
-        id(table): OrderedDict()
-        for module in model.modules()
-        for name, table in vars(module).items()
-        if name in ("_forward_hooks", "_forward_pre_hooks") and table
-    }
-
-
 def _block_form(block: Block) -> nn.Module:
     """A block with another mixer or MLP than those of `cvt.parts` runs as it is."""
     attn, mlp = block.attn, block.mlp
     if not isinstance(attn, Attention) or not isinstance(mlp, Mlp):
         return block
-    if not all(isinstance(each, Projection) for each in (attn.q, attn.k, attn.v)):
+    projections = (attn.q, attn.k, attn.v)
+    if not all(isinstance(each, Projection) for each in projections):
         return block
-    if not isinstance(mlp.norm, nn.Identity):
-        return block
-    return BlockForm(block, AttentionForm(attn), MlpForm(mlp))
+    has_norm = not isinstance(mlp.norm, nn.Identity)
+    return block if has_norm else BlockForm(block, AttentionForm(attn), MlpForm(mlp))

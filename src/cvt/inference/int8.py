@@ -1,6 +1,6 @@
 """Int8: real images to find its ranges with and to judge it on, and PyTorch's own."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -77,18 +77,28 @@ def calibration_images(
     if not isinstance(calibration, Calibration):
         calibration = Calibration(cast("Images", calibration))
     source, count = calibration.images, calibration.num_images
-    if isinstance(source, str | Path):
-        prepare = preprocessing or preprocessing_of(cast("VisionModel", model))
-        return _prepared(prepare, str(source), count)
-    return _first(source, count)
+    if not isinstance(source, str | Path):
+        return _first(source, count)
+    preprocessing = preprocessing or preprocessing_of(cast("VisionModel", model))
+    images, _ = prepared(some_images(str(source), count), preprocessing, str(source))
+    return torch.stack(images)
 
 
-def _prepared(preprocessing: Preprocessing, name: str, count: int) -> Tensor:
-    transform = eval_transform(preprocessing)
-    images = [each for each in some_images(name, count) if not isinstance(each, BadImage)]
+def prepared(
+    found: Iterable[Image.Image | BadImage], preprocessing: Preprocessing, name: str
+) -> tuple[list[Tensor], list[str]]:
+    """Returns images (C, H, W) as a model gets them, and one sentence for each that is bad."""
+    prepare = eval_transform(preprocessing)
+    images: list[Tensor] = []
+    bad: list[str] = []
+    for each in found:
+        if isinstance(each, BadImage):
+            bad.append(str(each))
+        else:
+            images.append(prepare(each))
     if not images:
         raise UserError(f"Got no image in {name!r} that can be read, expected one at least.")
-    return torch.stack([transform(image) for image in images])
+    return images, bad
 
 
 def some_images(name: str, count: int) -> Iterator[Image.Image | BadImage]:
@@ -166,12 +176,6 @@ def on_int8(
     memory: with AVX2 alone, torch's int8 product took twenty times as long as that in float32
     (CvT-13's first linear map of the MLP, Zen 3, torch 2.15, torchao 0.18). For speed on a CPU
     take `engine="openvino"`.
-
-    Args:
-        model: The training form.
-        names: The passes to apply.
-        device: Where it will run; None: where the model is.
-        calibration: Images to compare with float32 on.
     """
     try:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
@@ -185,19 +189,16 @@ def on_int8(
     kept = [name for name in names if name != "pack"]
     deployed = rewrite(model, kept, torch.float32, where)
     reference = None if images is None else rewrite(model, kept, torch.float32, where)
-    quantize_(deployed, Int8DynamicActivationInt8WeightConfig(), _wanted(deployed.network))
-    deployed.kind = "int8"
-    if images is not None and reference is not None:
-        deployed.agreement = checked_agreement(reference, deployed, images.to(where))
-    return deployed
-
-
-def _wanted(network: nn.Module) -> Callable[[nn.Module, str], bool]:
-    heads = {id(getattr(network, name, None)) for name in ("head", "head_dist", "fc", "classifier")}
+    names_of_heads = ("head", "head_dist", "fc", "classifier")
+    heads = {id(getattr(deployed.network, name, None)) for name in names_of_heads}
 
     def is_wanted(module: nn.Module, name: str) -> bool:
         if type(module) is not nn.Linear or id(module) in heads:
             return False
         return min(module.in_features, module.out_features) >= _NARROWEST
 
-    return is_wanted
+    quantize_(deployed, Int8DynamicActivationInt8WeightConfig(), is_wanted)
+    deployed.kind = "int8"
+    if images is not None and reference is not None:
+        deployed.agreement = checked_agreement(reference, deployed, images.to(where))
+    return deployed

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from cvt.runtime import cpu_capabilities, cpu_computes
 
+_OPERATORS: Any = torch.ops.mkldnn
 _NAMES = ("_reorder_linear_weight", "_linear_pointwise")
 
 
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this machine has packed linear maps in a data type."""
-    if not torch.backends.mkldnn.is_available() or not all(_has(name) for name in _NAMES):
+    has_all = all(hasattr(_OPERATORS, name) for name in _NAMES)
+    if not torch.backends.mkldnn.is_available() or not has_all:
         return False
     return dtype == torch.float32 or (dtype != torch.float64 and cpu_computes(dtype))
 
@@ -37,19 +39,19 @@ def packing_pays(dtype: torch.dtype) -> bool:
 
 def pack(weight: Tensor) -> Tensor:
     """Returns a weight (out, in) in the layout that oneDNN's product wants: opaque to torch."""
-    return _op("_reorder_linear_weight")(weight)
+    return _OPERATORS._reorder_linear_weight(weight)
 
 
 def linear(
     x: Tensor, packed: Tensor, bias: Tensor | None, activation: str, algorithm: str
 ) -> Tensor:
     """Returns activation(x @ weight.T + bias) for x (..., in)."""
-    return _op("_linear_pointwise")(x, packed, bias, activation, [], algorithm)
+    return _OPERATORS._linear_pointwise(x, packed, bias, activation, [], algorithm)
 
 
 def linear_add(x: Tensor, packed: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
     """Returns x @ weight.T + bias + residual."""
-    return _op("_linear_pointwise").binary(x, residual, packed, bias, "add")
+    return _OPERATORS._linear_pointwise.binary(x, residual, packed, bias, "add")
 
 
 def activation_of(module: nn.Module) -> tuple[str, str] | None:
@@ -58,11 +60,3 @@ def activation_of(module: nn.Module) -> tuple[str, str] | None:
         return "gelu", "none" if module.approximate == "none" else "tanh"
     names: dict[type[nn.Module], str] = {nn.Identity: "none", nn.SiLU: "swish", nn.ReLU: "relu"}
     return (names[type(module)], "") if type(module) in names else None
-
-
-def _has(name: str) -> bool:
-    return hasattr(torch.ops.mkldnn, name)
-
-
-def _op(name: str) -> Any:
-    return getattr(torch.ops.mkldnn, name)

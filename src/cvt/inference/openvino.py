@@ -114,12 +114,6 @@ class Graph:
             for (low, high), (other_low, other_high) in zip(self.bounds, other.bounds, strict=True)
         )
 
-    def of_shape(self, shape: tuple[int, ...]) -> Any:
-        """Returns an `openvino.Model` for images of this shape alone; the weights are shared."""
-        model = self.model.clone()
-        model.reshape(list(shape))
-        return model
-
     def __deepcopy__(self, memo: dict[int, Any]) -> "Graph":
         return self
 
@@ -143,28 +137,23 @@ def to_graph(network: nn.Module, images: Tensor, *, any_size: bool) -> Graph:
     like tie it to the size of the images, and then so is the graph.
 
     Args:
-        network: The rewritten network, in float32 on the CPU.
-        images: An example (B, C, H, W), two of them at least: one is traced as a constant.
+        network: Rewritten, in float32 on the CPU.
+        images: An example (B, C, H, W) of two or more.
         any_size: Whether height and width are to be free as well as the batch, which takes twice
             as long (CvT-13, one Zen 3 core: 20 s and not 11).
     """
     free = (0, 2, 3) if any_size else (0,)
     program = traced(network, images, {axis: torch.export.Dim.AUTO for axis in free})
-    return Graph(converted(program), _bounds(program))
-
-
-def _bounds(program: torch.export.ExportedProgram) -> tuple[SizeRange, ...]:
-    """What the tracing found out about the images' sizes; a batch may always be of one."""
-    batch, *others = (_axis(program, size) for size in image_shape(program))
-    return (batch if batch[0] == batch[1] else (1, batch[1])), *others
-
-
-def _axis(program: torch.export.ExportedProgram, size: int | torch.SymInt) -> SizeRange:
-    if isinstance(size, int):
-        return size, size
-    limits = program.range_constraints[size.node.expr]
-    largest = limits.upper
-    return int(limits.lower), int(largest) if largest.is_Integer else None
+    bounds: list[SizeRange] = []
+    for size in image_shape(program):
+        if isinstance(size, int):
+            bounds.append((size, size))
+        else:
+            found = program.range_constraints[size.node.expr]
+            largest = int(found.upper) if found.upper.is_Integer else None
+            # Tracing says 2 of a batch that may be 1.
+            bounds.append((int(found.lower) if bounds else 1, largest))
+    return Graph(converted(program), tuple(bounds))
 
 
 # --- In int8: ranges are found on real images, by NNCF.
@@ -185,10 +174,6 @@ def quantized(model: Any, images: Tensor) -> Any:
     The seven bits are for CPUs without instructions for int8 dot products (VNNI), where sums of
     two products overflow 16 bits; all get them, so that all give the same answers. The
     convolutions, embeddings and depthwise ones, are 6 % of CvT-13's arithmetic.
-
-    Args:
-        model: In float32; it is left as it is.
-        images: (N, C, H, W), of which each goes through the graph.
     """
     import nncf
     from nncf.quantization.advanced_parameters import (
@@ -236,7 +221,6 @@ class OnOpenVINO(Deployed):
 
     Args:
         rewritten: The same in PyTorch, in float32 on the CPU.
-        model: The one it comes from.
         precision: What OpenVINO computes in where the graph says nothing: `f32` or `bf16`.
         image_size: The (H, W) to trace first.
         calibration: Images (N, C, H, W) to find the ranges of int8 on; sizes that the graph does
@@ -258,7 +242,9 @@ class OnOpenVINO(Deployed):
         kind = f"int8 and {precision}" if self.is_int8 else precision
         self.kind = f"OpenVINO's {kind}, {self.threads} threads"
         self.checks = isinstance(model, VisionModel)
-        example = torch.zeros(2, _channels(model), *image_size)
+        first = next((each for each in model.modules() if isinstance(each, nn.Conv2d)), None)
+        channels = getattr(model, "in_chans", 3 if first is None else first.in_channels)
+        example = torch.zeros(2, channels, *image_size)
         outputs = rewritten(example)
         self.outputs = None if isinstance(outputs, Tensor) else type(outputs)
         # What is calibrated is so for all sizes at once.
@@ -310,7 +296,17 @@ class OnOpenVINO(Deployed):
         if shape not in self._programs:
             if len(self._programs) >= _KEPT_PROGRAMS:
                 self._programs.popitem(last=False)
-            self._programs[shape] = self._compile(self._graph(shape).of_shape(shape))
+            model = self._graph(shape).model.clone()  # which shares the weights
+            model.reshape(list(shape))
+            options = {
+                "INFERENCE_PRECISION_HINT": self.precision,
+                "INFERENCE_NUM_THREADS": self.threads,
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+                # Pinned, two processes of one thread each share the first core.
+                "ENABLE_CPU_PINNING": False,
+            }
+            self._programs[shape] = core().compile_model(model, "CPU", options)
         self._programs.move_to_end(shape)
         return self._programs[shape]
 
@@ -329,20 +325,6 @@ class OnOpenVINO(Deployed):
         self.graphs = [*(each for each in self.graphs if not made.covers(each)), made]
         return made
 
-    def _compile(self, model: Any) -> Any:
-        return core().compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": self.precision,
-                "INFERENCE_NUM_THREADS": self.threads,
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-                # Pinned, two processes of one thread each share the first core.
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
-
 
 def on_openvino(
     model: nn.Module,
@@ -351,22 +333,20 @@ def on_openvino(
     device: torch.device | str | None,
     calibration: Calibrating | None,
 ) -> OnOpenVINO:
-    """Returns the model in OpenVINO.
+    """Returns the model in OpenVINO, by the named passes; kernels and packing are torch's alone.
 
-    Args:
-        model: The training form.
-        names: The passes to apply; kernels and packing are torch's alone, and are left out.
-        dtype: float32, bf16 or int8 (which computes in bf16 what it does not in int8, where the
-            CPU has the instructions); None: bf16 for a model in it, else float32.
-        device: The CPU, or None.
-        calibration: Images to find the ranges of int8 with; the result then has their `agreement`.
+    What int8 leaves over is computed in bf16 where the CPU has the instructions, else in float32.
+    Without a dtype a model in bf16 stays in it, and others are in float32.
     """
     _require("openvino", "openvino")
     precision = _precision(model, dtype, device)
     kept = [name for name in names if name not in ("kernels", "pack")]
     rewritten = rewrite(model, kept, torch.float32, torch.device("cpu"))
     if dtype != "int8":
-        return OnOpenVINO(rewritten, model, precision, _image_size(model))
+        cfg = getattr(model, "pretrained_cfg", None) or {}
+        own = getattr(getattr(model, "spec", None), "img_size", None)
+        height, width = own or tuple(cfg.get("input_size", (3, 224, 224)))[1:]
+        return OnOpenVINO(rewritten, model, precision, (height, width))
     _require("nncf", "int8,openvino")
     images = calibration_images(model, calibration)
     made = OnOpenVINO(rewritten, model, precision, (images.shape[2], images.shape[3]), images)
@@ -390,18 +370,6 @@ def _precision(model: nn.Module, dtype: str | None, device: torch.device | str |
             f"Got dtype {dtype} with engine 'openvino', expected float32, bf16 or int8."
         )
     return names[chosen]
-
-
-def _image_size(model: nn.Module) -> tuple[int, int]:
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    own = getattr(getattr(model, "spec", None), "img_size", None)
-    height, width = own or tuple(cfg.get("input_size", (3, 224, 224)))[1:]
-    return height, width
-
-
-def _channels(model: nn.Module) -> int:
-    first = next((each for each in model.modules() if isinstance(each, nn.Conv2d)), None)
-    return getattr(model, "in_chans", 3 if first is None else first.in_channels)
 
 
 def _require(package: str, extras: str) -> None:

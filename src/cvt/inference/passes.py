@@ -5,6 +5,7 @@ places it did; its algebra stands above it. The tables at the end name them, as 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from typing import cast
 
 import torch
@@ -28,6 +29,19 @@ from cvt.parts.embed import AttentionTokens, TokensToToken
 from cvt.parts.mlp import QuickGELU
 from cvt.parts.projection import ConvProjection, LinearProjection
 from cvt.parts.tnt import TNT, TNTBlock, WordsToPatches
+
+Pass = Callable[[nn.Module], int]
+
+
+def everywhere(rewrite: Pass) -> Pass:
+    """Makes what rewrites one module, and counts where, a pass over all modules of a network."""
+
+    @wraps(rewrite)
+    def apply(network: nn.Module) -> int:
+        return sum(rewrite(module) for module in list(network.modules()))
+
+    return apply
+
 
 # --- What the algebra does to linear maps: they take over a factor or an affine map, in float64.
 
@@ -144,25 +158,17 @@ class _Tracer(fx.Tracer):
 
 def fold_norm_affine(network: nn.Module) -> int:
     """Folds every such norm and leaves one without weight and bias; returns how many."""
-    places = list(_last_norm(network))
-    places += [place for module in network.modules() for place in _norms_within(module)]
+    places = [place for module in network.modules() for place in _norms_within(module)]
+    # The last norm is read by the network's own call alone; a network inside another may be asked
+    # for more.
+    if isinstance(network, StagedForm | TNT):
+        heads = (network.head, getattr(network, "head_dist", None))
+        places.append((network, "norm", tuple(each for each in heads if each is not None)))
     return sum(_fold_norm(*place) for place in places)
 
 
-_NormPlace = tuple[nn.Module, str, tuple[nn.Module, ...]]
-"""A module, the name of a norm in it, and all that reads this norm."""
-
-
-def _last_norm(network: nn.Module) -> Iterator[_NormPlace]:
-    """Its only reader is the network's own call; a network inside another may be asked more."""
-    if isinstance(network, StagedForm):
-        heads = (network.head,) if network.head_dist is None else (network.head, network.head_dist)
-        yield network, "norm", heads
-    elif isinstance(network, TNT):
-        yield network, "norm", (network.head,)
-
-
-def _norms_within(module: nn.Module) -> Iterator[_NormPlace]:
+def _norms_within(module: nn.Module) -> Iterator[tuple[nn.Module, str, tuple[nn.Module, ...]]]:
+    """A module, the name of a norm in it, and all that reads this norm."""
     if isinstance(module, BlockForm):
         yield module, "norm2", (module.mlp.fc1,)
         attn = module.attn
@@ -196,16 +202,14 @@ def _fold_norm(module: nn.Module, name: str, readers: tuple[nn.Module, ...]) -> 
 # the kernel is called with the factor 1.
 
 
-def fold_attention_scale(network: nn.Module) -> int:
-    """Folds the scale of every softmax attention; returns how many."""
-    count = 0
-    for module in network.modules():
-        if isinstance(module, AttentionForm | AttentionTokens) and module.scale != 1.0:
-            q = module.q if isinstance(module, AttentionTokens) else module.q.linear
-            scale_output(q, module.scale)
-            module.scale = 1.0
-            count += 1
-    return count
+@everywhere
+def fold_attention_scale(module: nn.Module) -> int:
+    """Folds the scale of a softmax attention."""
+    if not isinstance(module, AttentionForm | AttentionTokens) or module.scale == 1.0:
+        return 0
+    scale_output(module.q if isinstance(module, AttentionTokens) else module.q.linear, module.scale)
+    module.scale = 1.0
+    return 1
 
 
 # --- attention_biases: k's bias is dropped, v's goes into the output projection's.
@@ -216,19 +220,18 @@ def fold_attention_scale(network: nn.Module) -> int:
 # heads' shares of d are d again, so that the output projection's bias becomes b + W d.
 
 
-def fold_attention_biases(network: nn.Module) -> int:
-    """Removes the biases of k and v of every attention; returns how many."""
-    count = 0
-    for module in network.modules():
-        if not isinstance(module, AttentionForm):
-            continue
-        k, v, proj = module.k.linear, module.v.linear, module.proj
-        if v.bias is not None:
-            add_to_bias(proj, proj.weight.double() @ v.bias.double())
-        count += k.bias is not None or v.bias is not None
-        for linear in (k, v):
-            linear.register_parameter("bias", None)
-    return count
+@everywhere
+def fold_attention_biases(module: nn.Module) -> int:
+    """Removes the biases of k and v of an attention."""
+    if not isinstance(module, AttentionForm):
+        return 0
+    k, v, proj = module.k.linear, module.v.linear, module.proj
+    if v.bias is not None:
+        add_to_bias(proj, proj.weight.double() @ v.bias.double())
+    had_some = k.bias is not None or v.bias is not None
+    for linear in (k, v):
+        linear.register_parameter("bias", None)
+    return int(had_some)
 
 
 # --- quick_gelu: QuickGELU becomes a SiLU, and activations work in place.
@@ -239,21 +242,20 @@ def fold_attention_biases(network: nn.Module) -> int:
 _FACTOR = 1.702
 
 
-def fold_quick_gelu(network: nn.Module) -> int:
-    """Rewrites the activation of every MLP that has one to rewrite; returns how many."""
-    count = 0
-    for module in network.modules():
-        if not isinstance(module, MlpForm):
-            continue
-        if isinstance(module.act, QuickGELU):
-            scale_output(module.fc1, _FACTOR)
-            scale_input(module.fc2, 1 / _FACTOR)
-            module.act = nn.SiLU(inplace=True)
-            count += 1
-        elif isinstance(module.act, nn.SiLU | nn.ReLU) and not module.act.inplace:
-            module.act = type(module.act)(inplace=True)
-            count += 1
-    return count
+@everywhere
+def fold_quick_gelu(module: nn.Module) -> int:
+    """Rewrites the activation of an MLP that has one to rewrite."""
+    if not isinstance(module, MlpForm):
+        return 0
+    if isinstance(module.act, QuickGELU):
+        scale_output(module.fc1, _FACTOR)
+        scale_input(module.fc2, 1 / _FACTOR)
+        module.act = nn.SiLU(inplace=True)
+        return 1
+    if isinstance(module.act, nn.SiLU | nn.ReLU) and not module.act.inplace:
+        module.act = type(module.act)(inplace=True)
+        return 1
+    return 0
 
 
 # --- class_token: the last block computes the class token alone.
@@ -267,18 +269,15 @@ def fold_quick_gelu(network: nn.Module) -> int:
 
 def compute_class_token_only(network: nn.Module) -> int:
     """Rewrites the last block where the class token alone is pooled; returns 1 there, else 0."""
-    last = None
-    if isinstance(network, StagedForm) and network.global_pool == "token":
-        stage = network.stages[-1]
-        assert isinstance(stage, StageForm)
-        last = stage.blocks[-1] if len(stage.blocks) else None
-    elif isinstance(network, TNT) and network.global_pool == "token":
-        block = network.blocks[-1]
-        assert isinstance(block, TNTBlock)
-        last = block.outer
-    if not isinstance(last, BlockForm):
+    if not isinstance(network, StagedForm | TNT) or network.global_pool != "token":
         return 0
-    last.only_prefix = True
+    if isinstance(network, TNT):
+        blocks = [cast("TNTBlock", each).outer for each in network.blocks]
+    else:
+        blocks = list(cast("StageForm", network.stages[-1]).blocks)
+    if not blocks or not isinstance(blocks[-1], BlockForm):
+        return 0
+    blocks[-1].only_prefix = True
     return 1
 
 
@@ -295,17 +294,16 @@ def compute_class_token_only(network: nn.Module) -> int:
 # are few at stride 2, are put together for attention.
 
 
-def keep_channels_last(network: nn.Module) -> int:
-    """Lays out kernels and lets stages split; returns how many convolutions and stages it met."""
-    count = 0
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-            count += 1
-        elif isinstance(module, StageForm):
-            module.splits = module.gains_from_splitting
-            count += module.splits
-    return count
+@everywhere
+def keep_channels_last(module: nn.Module) -> int:
+    """Lays out the kernel of a convolution; lets a stage that gains from it split."""
+    if isinstance(module, nn.Conv2d):
+        module.to(memory_format=torch.channels_last)
+        return 1
+    if isinstance(module, StageForm):
+        module.splits = module.gains_from_splitting
+        return int(module.splits)
+    return 0
 
 
 # --- kernels: on GPUs one kernel computes the first norm and the three convolutions behind it.
@@ -340,13 +338,10 @@ def use_norm_kernels(network: nn.Module) -> int:
 def _serves(block: BlockForm) -> bool:
     attn, norm = block.attn, block.norm1
     # Where the kernel already is, its attention has the norm.
-    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine:
+    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine or attn.reduce is not None:
         return False
-    if attn.reduce is not None or not all(
-        _is_for_kernel(each) for each in (attn.q, attn.k, attn.v)
-    ):
-        return False
-    return compiles_kernels(norm.weight.dtype, norm.weight.device)
+    is_served = all(_is_for_kernel(each) for each in (attn.q, attn.k, attn.v))
+    return is_served and compiles_kernels(norm.weight.dtype, norm.weight.device)
 
 
 def _is_for_kernel(projection: nn.Module) -> bool:
@@ -369,23 +364,16 @@ def _is_for_kernel(projection: nn.Module) -> bool:
 # MLP and residual, whole and in slices of 8 MB: 45 and 67 in stage 1, 100 and 106 in stage 2; in
 # stage 3, whose 19 MB fit, 131 and 129.
 
-_SLICE = 8 * 2**20
+_SLICE = 8 * 2**20  # bytes of hidden activations
 
 
-def slice_mlps(network: nn.Module, num_bytes: int = _SLICE) -> int:
-    """Lets the blocks of a network on a CPU slice their MLPs; returns how many there are.
-
-    Args:
-        num_bytes: Of hidden activations, a slice; fewer than three slices stay whole.
-    """
-    count = 0
-    for block in network.modules():
-        if isinstance(block, BlockForm):
-            weight = block.mlp.fc1.weight
-            if weight.device.type == "cpu":
-                block.slice_bytes = num_bytes
-                count += 1
-    return count
+@everywhere
+def slice_mlps(block: nn.Module) -> int:
+    """Lets a block on a CPU slice its MLP; what makes fewer than three slices stays whole."""
+    if not isinstance(block, BlockForm) or block.mlp.fc1.weight.device.type != "cpu":
+        return 0
+    block.slice_bytes = _SLICE
+    return 1
 
 
 # --- pack: on CPUs weights are packed for the matrix product, which also does what follows it.
@@ -405,14 +393,11 @@ _LINEARS: dict[type[nn.Module], tuple[str, ...]] = {
 }
 
 
-def pack_linears(network: nn.Module) -> int:
-    """Packs the linear maps whose modules are ours, on a CPU that can; returns how many."""
-    count = 0
-    for module in list(network.modules()):
-        for kind, names in _LINEARS.items():
-            if isinstance(module, kind):
-                count += sum(_pack(module, name) for name in names)
-    return count
+@everywhere
+def pack_linears(module: nn.Module) -> int:
+    """Packs the linear maps of a module of ours, on a CPU that can."""
+    ours = (names for kind, names in _LINEARS.items() if isinstance(module, kind))
+    return sum(_pack(module, name) for names in ours for name in names)
 
 
 def _pack(module: nn.Module, name: str) -> bool:
@@ -421,8 +406,7 @@ def _pack(module: nn.Module, name: str) -> bool:
     linear = getattr(parent, own)
     if type(linear) is not nn.Linear or linear.weight.device.type != "cpu":
         return False
-    dtype = linear.weight.dtype
-    if not onednn.can_pack(dtype) or not onednn.packing_pays(dtype):
+    if not onednn.can_pack(linear.weight.dtype) or not onednn.packing_pays(linear.weight.dtype):
         return False
     activation = None
     if isinstance(parent, MlpForm) and own == "fc1" and onednn.activation_of(parent.act):
@@ -434,7 +418,7 @@ def _pack(module: nn.Module, name: str) -> bool:
 # --- Their order, and the names that `without` takes.
 
 # Algebra on the weights, in the model's own precision.
-ALGEBRA: dict[str, Callable[[nn.Module], int]] = {
+ALGEBRA: dict[str, Pass] = {
     "batchnorm": fold_batchnorm,
     "norm_affine": fold_norm_affine,
     "attention_scale": fold_attention_scale,
@@ -444,7 +428,7 @@ ALGEBRA: dict[str, Callable[[nn.Module], int]] = {
 }
 
 # What depends on the device and the data type, in which the network already is.
-LAYOUT: dict[str, Callable[[nn.Module], int]] = {
+LAYOUT: dict[str, Pass] = {
     "channels_last": keep_channels_last,
     "kernels": use_norm_kernels,
     "slices": slice_mlps,

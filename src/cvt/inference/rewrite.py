@@ -84,12 +84,7 @@ class Deployed(nn.Module):
     Images may be of another floating type than the network's; the answer comes in theirs. It is
     always in eval mode, and records no gradient: under `no_grad`, not `inference_mode`, since a
     tensor of the latter could not be used in training later, as frozen features are, and cannot
-    be traced into an exported graph.
-
-    Args:
-        network: The rewritten network.
-        model: The one it comes from.
-        rewritten: How many places each pass has rewritten.
+    be traced into an exported graph. `rewritten` says in how many places each pass changed it.
     """
 
     is_deployed = True
@@ -155,11 +150,9 @@ SizeRange = tuple[int, int | None]
 
 
 def traced(network: nn.Module, images: Tensor, free: dict[int, Any]) -> ExportedProgram:
-    """Traces a network by `torch.export`.
+    """Traces a network by `torch.export`; the axes that stay free come with their `Dim`.
 
-    Args:
-        images: An example (B, C, H, W). A size of 1 is traced as a constant.
-        free: The axes whose size stays free, each with its `torch.export.Dim`.
+    A size of 1 in the example of images (B, C, H, W) is traced as a constant.
     """
     with torch.no_grad():
         return torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal, get_args
 
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, unknown
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.hugging_face import check_expressible, write_hugging_face
 from cvt.weights.layouts import StateDict, to_microsoft
@@ -55,9 +55,7 @@ def _target(path: Path, to: str | None) -> str:
     """Decides on the layout, and checks that the name goes with it."""
     options = get_args(Target)
     if to is not None and to not in options:
-        raise UserError(
-            f"Got layout {to!r}, expected one of {', '.join(options)}.{did_you_mean(to, options)}"
-        )
+        raise unknown("layout", to, options)
     kind = _kind(path, to)
     target = to or ("hugging_face" if kind == "folder" else kind)
     if target is None or kind != ("folder" if target in _FOLDERS else target):

@@ -98,11 +98,7 @@ def _published_name(name: str) -> str:
 def build_trained(
     name: str, build: Callable[..., nn.Module], changes: Mapping[str, Any]
 ) -> nn.Module:
-    """Calls `build(pretrained=True, **changes)` for a network whose weights timm downloads.
-
-    Args:
-        name: timm's.
-    """
+    """Calls `build(pretrained=True, **changes)` for a network whose weights timm downloads."""
     import timm
     from huggingface_hub.errors import HTTPError
 

@@ -129,22 +129,21 @@ def _describe_stages(
     rows, incoming = [], size
     for index, row in enumerate(spec.stages):
         inner, prefix = row.grid_after_embed(incoming), spec.num_prefix[index]
-        grid = row.grid_after(incoming)
+        grid, stage = row.grid_after(incoming), f"stages.{index}"
         # The keys of the first block are read from the grid before its queries shrink it.
         kv_grid = row.kv_grid(inner if row.depth == 1 else grid)
-        rows.append(
-            StageDescription(
-                grid=grid,
-                num_tokens=prefix + grid[0] * grid[1],
-                kv_grid=kv_grid,
-                num_kv_tokens=prefix + kv_grid[0] * kv_grid[1],
-                embed_dim=row.embed_dim,
-                num_heads=row.num_heads,
-                depth=row.depth,
-                num_params=num_params(model.get_submodule(f"stages.{index}")),
-                macs=sum(n for (owner, _), n in macs.items() if owner == f"stages.{index}"),
-            )
+        described = StageDescription(
+            grid=grid,
+            num_tokens=prefix + grid[0] * grid[1],
+            kv_grid=kv_grid,
+            num_kv_tokens=prefix + kv_grid[0] * kv_grid[1],
+            embed_dim=row.embed_dim,
+            num_heads=row.num_heads,
+            depth=row.depth,
+            num_params=num_params(model.get_submodule(stage)),
+            macs=sum(n for (owner, _), n in macs.items() if owner == stage),
         )
+        rows.append(described)
         incoming = grid
     return rows
 
@@ -158,26 +157,25 @@ def count_macs(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
     with counter, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model(images)
-    flops = {
-        name.partition(".")[2]: sum(each.values())
-        for name, each in counter.get_flop_counts().items()
-    }
+    counts = counter.get_flop_counts()
+    flops = {name.partition(".")[2]: sum(each.values()) for name, each in counts.items()}
     return {path: each // 2 for path, each in {**flops, "": counter.get_total_flops()}.items()}
 
 
 def _by_part(macs: dict[str, int], spec: Spec) -> Counter[tuple[str, str]]:
     """MACs by (owner, part), each operation counted for the innermost module around it."""
-    own = dict(macs)
-    for path, count in macs.items():
-        outer = path
-        while outer and (outer == path or outer not in macs):  # a ModuleList is never called
-            outer = outer.rpartition(".")[0]
-        if path:
-            own[outer] -= count
     found: Counter[tuple[str, str]] = Counter()
-    for path, count in own.items():
+
+    def add(path: str, count: int) -> None:
         if path:
             found[".".join(path.split(".")[:2]), _part(path, spec)] += count
+
+    for path, count in macs.items():
+        add(path, count)
+        outer = path.rpartition(".")[0]
+        while outer and outer not in macs:  # a ModuleList is never called
+            outer = outer.rpartition(".")[0]
+        add(outer, -count)
     return found
 
 

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,6 +19,7 @@ from timm.models import (
     model_entrypoint,
     register_model,
 )
+from torch import Tensor, nn
 
 from cvt.errors import UserError
 from cvt.parts.spec import Spec
@@ -28,8 +28,6 @@ from cvt.weights.published import PUBLISHED
 from cvt.weights.record import Preprocessing, preprocessing_of_row
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from cvt.parts.model import VisionModel
 
 # What may stand beside the fields: timm's builder takes these.
@@ -45,12 +43,9 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
 
     Args:
         name: The name in the registry, which selects timm's `pretrained_cfg`.
-        row: The spec that `kwargs` may change.
-        pretrained: Let timm download and load the weights of the configuration.
-        kwargs: timm's builder arguments (`features_only`, `out_indices`, `pretrained_cfg`,
-            `device`, `dtype`, ...); everything else changes a field of the row. The level after
-            the last one in `out_indices` brings `extra_level=True` by itself. An `output_stride`
-            is taken where the levels are no coarser than that.
+        kwargs: timm's builder arguments; everything else changes a field of the row. The level
+            after the last one in `out_indices` brings `extra_level=True` by itself. An
+            `output_stride` is taken where the levels are no coarser than that.
     """
     options = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
     changes = {key: value for key, value in kwargs.items() if key not in _OF_BUILDER}
@@ -58,15 +53,22 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
     if row.made_by_timm:  # whose weights and features are timm's business
         return make_network(spec, pretrained=pretrained, **options)
     options["pretrained_cfg"] = _own_cfg(name, options.get("pretrained_cfg"))
-    place = {key: options.pop(key, None) for key in ("device", "dtype")}
+    device, dtype = options.pop("device", None), options.pop("dtype", None)
     output_stride = options.pop("output_stride", None)
     wanted = options.get("out_indices") if options.get("features_only") else None
-    if "extra_level" not in changes and _last(wanted) == spec.extra_level_index:
+    last = wanted - 1 if isinstance(wanted, int) else max(wanted or (), default=-1)
+    if "extra_level" not in changes and last == spec.extra_level_index:
         changes["extra_level"] = True
         spec = spec.change(extra_level=True)
     _check_levels(timm_name(name), spec, wanted, output_stride)
+
+    def network(**changes: Any) -> "VisionModel":
+        with torch.device(device) if device is not None else nullcontext():
+            made = make_network(row.change(**changes))
+        return made if dtype is None else made.to(dtype=dtype)
+
     return build_model_with_cfg(
-        partial(_network, row, **place),
+        network,
         timm_name(name),
         pretrained,
         pretrained_filter_fn=filter_state_dict,
@@ -76,21 +78,14 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
     )
 
 
-def _last(wanted: int | Sequence[int] | None) -> int:
-    """The highest of `out_indices`, which may also be the number of levels; -1 without any."""
-    if isinstance(wanted, int):
-        return wanted - 1
-    return max(wanted, default=-1) if wanted is not None else -1
-
-
 def _check_levels(
     name: str, spec: Spec, wanted: int | Sequence[int] | None, output_stride: int | None
 ) -> None:
     """Refuses levels that there are not, and strides that only dilated convolutions have."""
     strides = spec.level_strides
     count = len(strides)
-    chosen = range(-wanted, 0) if isinstance(wanted, int) else range(count)
-    chosen = list(chosen if wanted is None or isinstance(wanted, int) else wanted)
+    asked_for = range(-wanted, 0) if isinstance(wanted, int) else wanted
+    chosen = list(range(count) if asked_for is None else asked_for)
     levels = f"{name} has levels 0 to {count - 1}, at strides {', '.join(map(str, strides))}"
     if not chosen or not all(-count <= each < count for each in chosen):
         deepest = strides[-1] * (1 if spec.extra_level_index is None else 2)
@@ -100,10 +95,10 @@ def _check_levels(
             f"Got out_indices={wanted!r}, but {levels}; choose among these (of "
             f"segmentation_models_pytorch: encoder_depth={deepest.bit_length() - 1} or less)."
         )
-    if output_stride is None or output_stride >= max(strides[each] for each in chosen):
+    natural = max(strides[each] for each in chosen)
+    if output_stride is None or output_stride >= natural:
         return
     fine = [each for each in range(count) if strides[each] <= output_stride]
-    natural = max(strides[each] for each in chosen)
     advice = (
         f"ask for output_stride={natural} (of segmentation_models_pytorch: encoder_output_stride)"
     )
@@ -118,7 +113,7 @@ def _check_levels(
     )
 
 
-def filter_state_dict(state_dict: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:
+def filter_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Brings a downloaded checkpoint, in any known layout, to our names and the model's size."""
     from cvt.weights.fit import adapt_tables, spec_of_tensors
     from cvt.weights.layouts import to_ours
@@ -140,16 +135,8 @@ def _own_cfg(name: str, cfg: Any) -> Any:
     return replace(own.cfgs[tag], architecture=name, tag=tag)
 
 
-def _network(
-    row: Spec, *, device: Any = None, dtype: torch.dtype | None = None, **changes: Any
-) -> "VisionModel":
-    with torch.device(device) if device is not None else nullcontext():
-        network = make_network(row.change(**changes))
-    return network if dtype is None else network.to(dtype=dtype)
-
-
-def _entrypoint(name: str, row: Spec) -> Callable[..., "nn.Module"]:
-    def entrypoint(pretrained: bool = False, **kwargs: Any) -> "nn.Module":
+def _entrypoint(name: str, row: Spec) -> Callable[..., nn.Module]:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return build(name, row, pretrained=pretrained, **kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = timm_name(name)
@@ -179,9 +166,9 @@ def _default_cfgs() -> dict[str, Any]:
             "license": published.licence,
             "paper_ids": "arXiv:2103.15808",
         }
+    with_weights = {published.model for published in PUBLISHED.values()}
     for name, row in ROWS.items():
-        has_weights = any(published.model == name for published in PUBLISHED.values())
-        if not has_weights and not row.made_by_timm:
+        if name not in with_weights and not row.made_by_timm:
             cfgs[f"{timm_name(name)}.untrained"] = _pretrained_cfg(row, preprocessing_of_row(name))
     return cfgs
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from cvt.bench.speed.forms import FORMS, Form, base_of, find_form, forms_that, read_form
 from cvt.bench.speed.models import check_name, is_checkpoint
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, did_you_mean, unknown
 from cvt.runtime import number_format
 from cvt.systems.catalog import ROWS
 
@@ -186,10 +186,7 @@ class BenchConfig:
         object.__setattr__(self, "dtypes", tuple(dtypes))
         for task in self.tasks:
             if task not in TASKS:
-                raise UserError(
-                    f"Got task {task!r}, expected one of {', '.join(TASKS)}."
-                    f"{did_you_mean(task, TASKS)}"
-                )
+                raise unknown("task", task, TASKS)
         counts = {"batch size": self.batch_sizes, "image size": self.image_sizes,
                   "threads": self.threads or ()}  # fmt: skip
         for name, values in counts.items():

@@ -4,16 +4,14 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from cvt.data.image import BadImage
 from cvt.data.sources import digit_splits
-from cvt.data.transforms import eval_transform
 from cvt.errors import UserError, did_you_mean
 from cvt.files import atomic_files, expanded
 from cvt.inference.agreement import ENOUGH, LOW, agreement
@@ -24,29 +22,27 @@ from cvt.inference.int8 import (
     Calibrating,
     calibration_images,
     check_calibration,
+    prepared,
     some_images,
 )
 from cvt.inference.rewrite import dtype_of
 from cvt.parts.model import VisionModel
+from cvt.plain import to_plain
 from cvt.runtime import choose_device, number_format
 from cvt.systems.catalog import ROWS
-from cvt.weights.record import Preprocessing
 from cvt.weights.timm_folder import record_of_model
 from cvt.zoo.create import create_model, load
 
 
 @dataclass(frozen=True)
 class Check:
-    """What came out for images of one kind and shape.
+    """What came out for images of one kind and (height, width).
 
     Args:
         images: What they are: `random`, `digits`, `calibration`, or the folder they are from.
-        count: How many.
-        size: Their (height, width).
         error: The largest difference of two outputs, in units of the outputs' own spread.
-        top1: For how many of them both name the same class first, in percent; None without
-            classes.
-        mean_error: The mean of all differences, in the same units.
+        top1: For how many both name the same class first, in percent; None without classes.
+        mean_error: The mean of all differences, in the units of `error`.
     """
 
     images: str
@@ -63,11 +59,9 @@ class Exported:
 
     Args:
         path: The file; OpenVINO's weights lie beside it, in `.bin`.
-        format: One of `program`, `onnx`, `openvino`, `aot`.
         num_bytes: Of all that was written.
         metadata: What the file says about itself.
-        checks: What came out of the comparison with the model.
-        limit: The error from which a check would have failed.
+        limit: The error above which a check would have failed.
         bad_images: One sentence for each image that could not be read.
         caution: A sentence where int8 keeps fewer than 99 % of the answers on real images.
         snippet: A program that uses the file, without this library.
@@ -91,7 +85,7 @@ class Exported:
             "num_bytes": self.num_bytes,
             "input": self.metadata.about_input,
             "limit": self.limit,
-            "checks": [asdict(check) for check in self.checks],
+            "checks": to_plain(self.checks),
             "snippet": self.snippet,
         }
 
@@ -139,12 +133,44 @@ def export(
     network = model if isinstance(model, nn.Module) else _named(str(model), untrained)
     free = dynamic if dynamic is not None else ("batch",) if batch_size is None else ()
     about = _describe(network, image_size, batch_size, free, dtype)
-    prepared = about.record.preprocessing
-    ranges = None if calibration is None else calibration_images(network, calibration, prepared)
-    real = [] if ranges is None else [RealImages("calibration", tuple(ranges))]
-    if ranges is None or images is not None:
-        real.append(_real_images(None if images is None else str(images), prepared))
-    return _write(network, path, chosen, where, about, real, ranges)
+    preprocessing = about.record.preprocessing
+    ranges, bad = None, []
+    real: list[RealImages] = []
+    if calibration is not None:
+        ranges = calibration_images(network, calibration, preprocessing)
+        real.append(("calibration", list(ranges)))
+    if images is not None:
+        found, bad = prepared(some_images(str(images), _MOST_IMAGES), preprocessing, str(images))
+        real.append((str(images), found))
+    elif ranges is None and preprocessing.input_size[0] in (1, 3):  # else digits are nothing to it
+        found, _ = prepared(digit_splits()["test"].some(_DIGITS), preprocessing, "digits")
+        real.append(("digits", found))
+
+    # Written under a name that nobody sees, checked, and only then given its own.
+    limit = max(LIMITS[dtype], _ON_GPU if where.type == "cuda" else 0.0)
+    companions = chosen.companions(path)
+    with atomic_files(path, *companions) as temporary:
+        program = chosen.trace(network, about, where)
+        chosen.write(program, temporary, about, ranges)
+        del program
+        run = chosen.load(temporary, where)
+        checks = _check_outputs(network, run, about.sizes, real)
+        _refuse_difference(checks, limit, path)
+    caution = None if ranges is None else _caution(checks)
+    if caution is not None:
+        warnings.warn(caution, stacklevel=2)
+    files = (path, *(path.with_name(name) for name in companions))
+    return Exported(
+        path=path,
+        format=chosen.name,
+        num_bytes=sum(each.stat().st_size for each in files),
+        metadata=about,
+        checks=tuple(checks),
+        limit=limit,
+        bad_images=tuple(bad),
+        caution=caution,
+        snippet=snippet(chosen.name, path, about, str(where)),
+    )
 
 
 def _check_request(chosen: ExportFormat, path: Path, dtype: str, device: str) -> torch.device:
@@ -206,42 +232,6 @@ def _describe(
     return Metadata(record, sizes, dtype)
 
 
-def _write(
-    network: nn.Module,
-    path: Path,
-    chosen: ExportFormat,
-    where: torch.device,
-    about: Metadata,
-    real: Sequence["RealImages"],
-    ranges: Tensor | None,
-) -> Exported:
-    """Writes under a name that nobody sees, checks, and only then gives the file its own."""
-    limit = max(LIMITS[about.dtype], _ON_GPU if where.type == "cuda" else 0.0)
-    companions = chosen.companions(path)
-    with atomic_files(path, *companions) as temporary:
-        program = chosen.trace(network, about, where)
-        chosen.write(program, temporary, about, ranges)
-        del program
-        run = chosen.load(temporary, where)
-        checks = _check_outputs(network, run, about.sizes, real)
-        _refuse_difference(checks, limit, path)
-    caution = None if ranges is None else _caution(checks)
-    if caution is not None:
-        warnings.warn(caution, stacklevel=3)
-    files = (path, *(path.with_name(name) for name in companions))
-    return Exported(
-        path=path,
-        format=chosen.name,
-        num_bytes=sum(each.stat().st_size for each in files),
-        metadata=about,
-        checks=tuple(checks),
-        limit=limit,
-        bad_images=tuple(bad for each in real for bad in each.bad),
-        caution=caution,
-        snippet=snippet(chosen.name, path, about, str(where)),
-    )
-
-
 def _refuse_difference(checks: Sequence[Check], limit: float, path: Path) -> None:
     worst = max(checks, key=lambda check: check.error)
     if worst.error > limit:
@@ -269,41 +259,35 @@ LIMITS = {"float64": 1e-4, "float32": 1e-4, "fp16": 5e-2, "bf16": 0.3, "int8": 1
 # Convolutions of a GPU keep ten bits of each factor (TF32) unless told otherwise.
 _ON_GPU = 1e-2
 
-_BATCH = 8
+_BATCH, _DIGITS, _MOST_IMAGES = 8, 16, 64
+RealImages = tuple[str, list[Tensor]]
+"""What they are, and each (C, H, W), prepared for the model; they go in as batches."""
 
 
 def _check_outputs(
-    model: nn.Module, run: Run, sizes: Sizes, real: Sequence["RealImages"]
+    model: nn.Module, run: Run, sizes: Sizes, real: Sequence[RealImages]
 ) -> list[Check]:
-    """Compares what a file and the model return, on random images of several shapes and on real.
-
-    Args:
-        run: What runs the file.
-        sizes: What the file takes.
-        real: They go in as batches of the file's size.
-    """
+    """Compares what a file and the model return, on random images of several shapes and on real."""
     reference = _reference(model)
     has_classes = bool(getattr(model, "num_classes", 0))
     generator = torch.Generator().manual_seed(0)
     batches = [("random", [torch.randn(s, generator=generator)]) for s in sizes.examples()]
-    batches += [(each.kind, _batches(each.images, sizes)) for each in real if each.images]
-    return [_compare(reference, run, kind, each, has_classes) for kind, each in batches]
-
-
-def _compare(
-    reference: Run, run: Run, kind: str, batches: list[Tensor], has_classes: bool
-) -> Check:
-    found = agreement(reference, lambda images: _rows(run(images)), batches)
-    # The mean passes on what is no number; a network of one output has no spread.
-    error = found.relative_max if found.spread else found.max_error
-    return Check(
-        images=kind,
-        count=found.num_images,
-        size=(batches[0].shape[2], batches[0].shape[3]),
-        error=error if math.isfinite(found.mean_error) else math.inf,
-        top1=found.top1 if has_classes else None,
-        mean_error=found.relative_mean if found.spread else found.mean_error,
-    )
+    batches += [(kind, _batches(images, sizes)) for kind, images in real]
+    checks = []
+    for kind, each in batches:
+        found = agreement(reference, lambda images: _rows(run(images)), each)
+        # The mean passes on what is no number; a network of one output has no spread.
+        error = found.relative_max if found.spread else found.max_error
+        check = Check(
+            images=kind,
+            count=found.num_images,
+            size=(each[0].shape[2], each[0].shape[3]),
+            error=error if math.isfinite(found.mean_error) else math.inf,
+            top1=found.top1 if has_classes else None,
+            mean_error=found.relative_mean if found.spread else found.mean_error,
+        )
+        checks.append(check)
+    return checks
 
 
 def _reference(model: nn.Module) -> Run:
@@ -341,51 +325,3 @@ def _batches(images: Sequence[Tensor], sizes: Sizes) -> list[Tensor]:
         return list(torch.stack(list(images)).split(_BATCH))
     count = -(-len(images) // low) * low
     return list(torch.stack([images[i % len(images)] for i in range(count)]).split(low))
-
-
-# --- Real images to check with.
-
-_DIGITS, _MOST_IMAGES = 16, 64
-
-
-@dataclass(frozen=True)
-class RealImages:
-    """Images to check with.
-
-    Args:
-        kind: What they are.
-        images: Each (C, H, W), prepared for the model.
-        bad: One sentence for each that could not be read.
-    """
-
-    kind: str
-    images: tuple[Tensor, ...]
-    bad: tuple[str, ...] = ()
-
-
-def _real_images(folder: str | None, preprocessing: Preprocessing) -> RealImages:
-    """Returns up to 64 images, prepared for the model.
-
-    A model that takes neither grey nor RGB images has none, unless they are asked for.
-
-    Args:
-        folder: As `some_images` takes it; None: scikit-learn's scans of digits, enlarged, which
-            are real but no photographs.
-    """
-    if folder is None and preprocessing.input_size[0] not in (1, 3):
-        return RealImages("none", ())
-    if folder is None:
-        found = digit_splits()["test"].some(_DIGITS)
-    else:
-        found = some_images(folder, _MOST_IMAGES)
-    prepare = eval_transform(preprocessing)
-    images: list[Tensor] = []
-    bad: list[str] = []
-    for each in found:
-        if isinstance(each, BadImage):
-            bad.append(str(each))
-        else:
-            images.append(prepare(each))
-    if not images:
-        raise UserError(f"Got no image in {folder!r} that can be read, expected one at least.")
-    return RealImages(folder or "digits", tuple(images), tuple(bad))

@@ -19,47 +19,43 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from cvt.errors import UserError, did_you_mean
+from cvt.errors import UserError, unknown
 from cvt.files import expanded
 from cvt.inference.export.trace import KEYS, Metadata, free_places, trace
 from cvt.inference.rewrite import check_dtype
 from cvt.runtime import NUMBER_FORMATS
+
+Ranges = Tensor | None
+"""Images (N, C, H, W) to find the ranges of int8 with; None in another dtype."""
 
 Run = Callable[[Tensor], Tensor]
 """What runs a file: images (B, C, H, W) to outputs, both in float32 on the CPU."""
 
 
 class ExportFormat:
-    """A format, and what it takes."""
+    """A format, and what it takes.
+
+    Of the `suffixes` that its files may have, the first is the usual one and tells the format. The
+    `packages` write it and check what was written; the `extra` of this library brings them. A
+    `companion` is the suffix of a second file. With `has_device` it is made for the device that it
+    will run on.
+    """
 
     name: str
     title: str
-    """In words."""
     suffixes: tuple[str, ...]
-    """What its files may be called; the first is the usual one and tells the format."""
     dtypes: tuple[str, ...]
-    """What it may compute in."""
     packages: tuple[str, ...] = ()
-    """What has to be installed to write it and to check what was written."""
     extra: str = ""
-    """Which extra of this library brings them."""
     companion: str = ""
-    """The suffix of a second file."""
-    has_device: bool = False
-    """Whether it is made for the device it will run on."""
+    has_device = False
 
     def trace(self, model: nn.Module, about: Metadata, device: torch.device) -> ExportedProgram:
         """Returns the network as the graph that is written."""
         return trace(model, about.sizes, NUMBER_FORMATS[about.dtype], device)
 
-    def write(
-        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
-    ) -> None:
-        """Saves the graph, and what the file is to say about itself.
-
-        Args:
-            calibration: Images (N, C, H, W) to find the ranges of int8 with.
-        """
+    def write(self, program: ExportedProgram, path: Path, about: Metadata, ranges: Ranges) -> None:
+        """Saves the graph, and what the file is to say about itself."""
         raise NotImplementedError
 
     def load(self, path: Path, device: torch.device) -> Run:
@@ -76,12 +72,11 @@ class ExportFormat:
 
     def check_installed(self, dtype: str = "float32") -> None:
         """Refuses a machine that lacks a package; int8 takes one more."""
-        in_int8 = dtype == "int8"
-        packages = (*self.packages, "nncf") if in_int8 else self.packages
+        what, packages, extras = f"format {self.name}", self.packages, self.extra
+        if dtype == "int8":
+            what, packages, extras = "dtype int8", (*packages, "nncf"), f"int8,{extras}"
         missing = [name for name in packages if find_spec(name) is None]
         if missing:
-            what = "dtype int8" if in_int8 else f"format {self.name}"
-            extras = f"int8,{self.extra}" if in_int8 else self.extra
             raise UserError(
                 f"Got {what}, which needs {', '.join(missing)}; install it with: "
                 f'pip install "cvt[{extras}]"'
@@ -122,9 +117,7 @@ class ProgramFormat(_TorchFormat):
 
     name, title, suffixes = "program", "torch.export program", (".pt2",)
 
-    def write(
-        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
-    ) -> None:
+    def write(self, program: ExportedProgram, path: Path, about: Metadata, ranges: Ranges) -> None:
         # By way of memory, since on a full disk torch's writer ends the process.
         content = BytesIO()
         with warnings.catch_warnings():
@@ -142,9 +135,7 @@ class AotFormat(_TorchFormat):
 
     name, title, suffixes = "aot", "AOTInductor package", (".aot.pt2", ".pt2")
 
-    def write(
-        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
-    ) -> None:
+    def write(self, program: ExportedProgram, path: Path, about: Metadata, ranges: Ranges) -> None:
         # This takes from half a minute to several.
         torch._inductor.aoti_compile_and_package(
             program,
@@ -176,9 +167,7 @@ class OnnxFormat(ExportFormat):
 
     _LARGEST = 2**31 - 2**20  # a file is one protocol buffer, and these end at 2 GiB
 
-    def write(
-        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
-    ) -> None:
+    def write(self, program: ExportedProgram, path: Path, about: Metadata, ranges: Ranges) -> None:
         size = sum(each.nbytes for each in program.state_dict.values())
         if size > self._LARGEST:
             raise UserError(
@@ -236,9 +225,7 @@ class OpenVinoFormat(ExportFormat):
     def trace(self, model: nn.Module, about: Metadata, device: torch.device) -> ExportedProgram:
         return trace(model, about.sizes, torch.float32, device)
 
-    def write(
-        self, program: ExportedProgram, path: Path, about: Metadata, calibration: Tensor | None
-    ) -> None:
+    def write(self, program: ExportedProgram, path: Path, about: Metadata, ranges: Ranges) -> None:
         import openvino
 
         from cvt.inference.openvino import converted, quantized
@@ -247,8 +234,8 @@ class OpenVinoFormat(ExportFormat):
         (image,), (output,) = graph.inputs, graph.outputs
         image.get_tensor().set_names({"image"})
         output.get_tensor().set_names({"output"})
-        if calibration is not None:
-            graph = quantized(graph, calibration)
+        if ranges is not None:
+            graph = quantized(graph, ranges)
         for key, value in about.to_strings().items():
             graph.set_rt_info(value, [key])
         try:
@@ -282,16 +269,9 @@ FORMATS: dict[str, ExportFormat] = {each.name: each for each in _ALL}
 
 
 def choose_format(path: Path, name: str | None = None) -> ExportFormat:
-    """Returns the format of a file to write.
-
-    Args:
-        name: The format, where the path does not tell it.
-    """
+    """Returns the format of a file to write: the one named, else what the path tells."""
     if name is not None and name not in FORMATS:
-        raise UserError(
-            f"Got format {name!r}, expected one of {', '.join(FORMATS)}."
-            f"{did_you_mean(str(name), FORMATS)}"
-        )
+        raise unknown("format", name, FORMATS)
     options = FORMATS.values() if name is None else (FORMATS[name],)
     for each in options:
         endings = each.suffixes[:1] if name is None else each.suffixes

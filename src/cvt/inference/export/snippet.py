@@ -132,30 +132,23 @@ def snippet(name: str, path: Path, metadata: Metadata, device: str = "cpu") -> s
     It opens and prepares the image as this library does (`cvt.data.image`), with Pillow and numpy
     alone, by the numbers in the file; what the file takes stands above it. It ends at what Pillow
     itself can't read: HEIC, and dark colour of 16 bits, of which Pillow keeps the upper eight.
-
-    Args:
-        name: The format.
-        path: The file, as the program is to open it.
-        device: Where the file runs.
+    The `path` is the file as the program is to open it.
     """
     sizes, record, runtime = metadata.sizes, metadata.record, _RUNTIMES[name]
     keys = {"path": json.dumps(str(path), ensure_ascii=False), "key": METADATA_KEY}
-    imports = "\n".join(
-        ("import numpy as np", f"import {runtime.package}", "from PIL import Image")
-    )
-    off_cpu = not device.startswith("cpu")
     parts = [
         f"# Save as use.py; python use.py IMAGE. Needs: {runtime.package}, numpy, pillow.\n"
         f"# Takes images {sizes.sentence()}, float32;\n"
         f'# the metadata says it under "{INPUT_KEY}", beside the record under "{METADATA_KEY}".\n',
-        f"import json\nimport sys\n\n{imports}\n",
+        "import json\nimport sys\n\n"
+        f"import numpy as np\nimport {runtime.package}\nfrom PIL import Image\n",
         runtime.open.format(**keys),
         _image(metadata),
     ]
     low, high = sizes.batch
     if low == high and low > 1:
         parts.append(f"images = np.repeat(images, {low}, axis=0)  # a call takes {low} images\n")
-    to, back = (f'.to("{device}")', ".cpu()") if off_cpu else ("", "")
+    to, back = ("", "") if device.startswith("cpu") else (f'.to("{device}")', ".cpu()")
     parts.append(runtime.run.format(to=to, back=back) + "\n")
     has_classes = record.spec.num_classes > 0 and record.spec.global_pool != ""
     parts.append(_LABELS if has_classes else "print(output.shape)\n")

@@ -23,7 +23,8 @@ from cvt.weights.record import Record
 
 # --- Which sizes of images an exported file takes.
 
-AXES = ("batch", "height", "width")
+_PLACE = {"batch": 0, "height": 2, "width": 3}
+AXES = tuple(_PLACE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,19 +124,17 @@ def smallest_free_side(spec: Spec, size: tuple[int, int]) -> int:
     reduce to a row. From three rows on the keys, at stride 2, have two. Where the usual size has
     fewer rows, its number counts.
     """
-    side = min(size)
-    rows = min(3, *(min(grid) for grid in spec.grids((side, side))))
-    fits = (each for each in range(max(spec.min_size, 1), side) if _rows(spec, each) >= rows)
-    return next(fits, side)
 
+    def rows(side: int) -> int:
+        return min(min(grid) for grid in spec.grids((side, side)))
 
-def _rows(spec: Spec, side: int) -> int:
-    return min(min(grid) for grid in spec.grids((side, side)))
+    usual = min(size)
+    enough = min(3, rows(usual))
+    fits = (side for side in range(max(spec.min_size, 1), usual) if rows(side) >= enough)
+    return next(fits, usual)
 
 
 # --- Tracing.
-
-_PLACE = {"batch": 0, "height": 2, "width": 3}
 
 
 def trace(
@@ -147,8 +146,11 @@ def trace(
     interpolated to it here and not in the graph. A network that can't be one graph for all the
     sizes is refused.
     """
-    if "height" not in sizes.free and "width" not in sizes.free:
-        model = _at_size(model, sizes.usual)
+    if not {"height", "width"} & {*sizes.free} and hasattr(model, "set_input_size"):
+        spec = getattr(model, "spec", None)
+        if spec is not None and spec.img_size != sizes.usual:
+            model = copy.deepcopy(model)
+            cast("VisionModel", model).set_input_size(sizes.usual)
     network = rewrite(model, chosen_passes(("kernels", "pack")), dtype, device)
     batch, channels, height, width = sizes.examples()[0]
     if "width" in sizes.free:
@@ -160,16 +162,19 @@ def trace(
     except TorchUserError as error:
         if not sizes.free:
             raise
-        reason = first_line(error)
+        failure = error
     # What torch cannot prove to hold for all sizes may do so; the check tries several.
     try:
         tried = {_PLACE[name]: Dim.DYNAMIC(min=sizes.of(name)[0]) for name in sizes.free}
         program = traced(network, images, tried)
+        if _holds_from(program, sizes):
+            return program
     except TorchUserError as error:
-        raise _not_one_graph(model, sizes, first_line(error)) from error
-    if not _holds_from(program, sizes):
-        raise _not_one_graph(model, sizes, reason)
-    return program
+        failure = error
+    raise UserError(
+        f"{type(model).__name__} cannot be one graph for every {' and '.join(sizes.free)} "
+        f"({first_line(failure).rstrip('.!')}); leave some out of dynamic."
+    ) from failure
 
 
 def free_places(program: ExportedProgram) -> dict[int, str]:
@@ -181,28 +186,11 @@ def free_places(program: ExportedProgram) -> dict[int, str]:
 def _holds_from(program: ExportedProgram, sizes: Sizes) -> bool:
     """Whether the tracing kept the smallest sizes; torch says 2 of a batch that may be 1."""
     shape = image_shape(program)
-    found = (cast("torch.SymInt", shape[_PLACE[axis]]) for axis in sizes.free)
-    ranges = (program.range_constraints[size.node.expr] for size in found)
-    return all(
-        each.lower <= max(2, sizes.of(axis)[0])
-        for each, axis in zip(ranges, sizes.free, strict=True)
-    )
-
-
-def _not_one_graph(model: nn.Module, sizes: Sizes, reason: str) -> UserError:
-    return UserError(
-        f"{type(model).__name__} cannot be one graph for every {' and '.join(sizes.free)} "
-        f"({reason.rstrip('.!')}); leave some out of dynamic."
-    )
-
-
-def _at_size(model: nn.Module, size: tuple[int, int]) -> nn.Module:
-    spec = getattr(model, "spec", None)
-    if spec is None or spec.img_size == size or not hasattr(model, "set_input_size"):
-        return model
-    resized = cast("VisionModel", copy.deepcopy(model))
-    resized.set_input_size(size)
-    return resized
+    for axis in sizes.free:
+        size = cast("torch.SymInt", shape[_PLACE[axis]])
+        if program.range_constraints[size.node.expr].lower > max(2, sizes.of(axis)[0]):
+            return False
+    return True
 
 
 # --- What an exported file says about itself: the record of its model, and what images it takes.
@@ -217,7 +205,6 @@ class Metadata:
 
     Args:
         record: As in a checkpoint: preprocessing (to the size exported), class names, licence, ...
-        sizes: The images that the file takes.
         dtype: What it computes in.
     """
 
@@ -232,8 +219,8 @@ class Metadata:
 
     def to_strings(self) -> dict[str, str]:
         """Returns the JSON by its keys, in ASCII."""
-        record, about = json.dumps(self.record.to_dict()), json.dumps(self.about_input)
-        return {METADATA_KEY: record, INPUT_KEY: about}
+        said = {METADATA_KEY: self.record.to_dict(), INPUT_KEY: self.about_input}
+        return {key: json.dumps(each) for key, each in said.items()}
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str], *, source: str) -> Self:

@@ -64,17 +64,10 @@ def norm_projections(
     assert tokens.shape[1] == num_prefix + grid[0] * grid[1]
     assert taps.shape == (3, 3, 3, tokens.shape[2])
     assert all(stride in (1, 2) for stride in strides)
-    if not _kernel_serves(tokens, norm_weight, taps):
+    needs_grad = any(each.requires_grad for each in (tokens, norm_weight, taps))
+    if (needs_grad and torch.is_grad_enabled()) or not has_kernels(tokens.dtype, tokens.device):
         return norm_projections_plain(
-            tokens,
-            grid,
-            num_prefix,
-            norm_weight=norm_weight,
-            norm_bias=norm_bias,
-            eps=eps,
-            taps=taps,
-            bias=bias,
-            strides=strides,
+            tokens, grid, num_prefix, norm_weight, norm_bias, eps, taps, bias, strides
         )
     from cvt.inference.kernels.norm_projections_triton import norm_projections_op, token_moments_op
 
@@ -92,7 +85,6 @@ def norm_projections_plain(
     tokens: Tensor,
     grid: tuple[int, int],
     num_prefix: int,
-    *,
     norm_weight: Tensor,
     norm_bias: Tensor,
     eps: float,
@@ -122,18 +114,11 @@ def token_moments(tokens: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return scale, -mean * scale
 
 
-def stack_taps(
-    weights: tuple[Tensor, Tensor, Tensor], biases: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
+def stack_taps(weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Returns `taps` (3, 3, 3, C) and `bias` (3, C) of the convolutions of q, k and v.
 
     Weights are depthwise 3x3 kernels (C, 1, 3, 3) with BatchNorm already folded into them, biases
     (C,). Channels go last, so that neighbouring threads read neighbouring values.
     """
+    assert len(weights) == len(biases) == 3
     return torch.stack(weights).squeeze(2).permute(0, 2, 3, 1).contiguous(), torch.stack(biases)
-
-
-def _kernel_serves(tokens: Tensor, *weights: Tensor) -> bool:
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (tokens, *weights)):
-        return False
-    return has_kernels(tokens.dtype, tokens.device)
