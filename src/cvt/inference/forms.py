@@ -26,12 +26,11 @@ from cvt.parts.stage import Stage
 from cvt.parts.tnt import TNT
 from cvt.parts.tokens import map_to_tokens, tokens_to_map
 
-# --- A linear map whose weight lies as oneDNN's matrix product reads it.
-
 
 class PackedLinear(nn.Module):
-    """Takes an `nn.Linear`'s place, and that of the activation behind it if oneDNN has it.
+    """A linear map whose weight lies as oneDNN's matrix product reads it.
 
+    It takes an `nn.Linear`'s place, and that of the activation behind it if oneDNN has it.
     torch's compiler takes no packed weight that it has not packed itself, so it leaves these calls
     alone; deploy without `pack` what is to be compiled.
     """
@@ -114,13 +113,11 @@ def prefix_and_grid(parts: Parts, num_prefix: int) -> tuple[Tensor | None, Tenso
     return (tokens[:, :num_prefix], tokens[:, num_prefix:]) if num_prefix else (None, tokens)
 
 
-# --- Attention: always the fused kernel, tokens in one or two parts.
-
 Projection = LinearProjection | ConvProjection | AvgProjection
 
 
 class AttentionForm(nn.Module):
-    """Takes an `Attention`'s place; its projections are the same modules."""
+    """Takes an `Attention`'s place, by the fused kernel; its projections are the same modules."""
 
     def __init__(self, attention: "Attention | AttentionForm") -> None:
         super().__init__()
@@ -387,9 +384,6 @@ class StagedForm(nn.Module):
             return self.head(self.norm(parts[0][:, 0]))
         pair = self.norm(parts[0][:, :2])
         return (self.head(pair[:, 0]) + self.head_dist(pair[:, 1])) / 2
-
-
-# --- From a model to its copy in these forms.
 
 
 def inference_copy(model: nn.Module) -> nn.Module:

@@ -56,7 +56,8 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
     device, dtype = options.pop("device", None), options.pop("dtype", None)
     output_stride = options.pop("output_stride", None)
     wanted = options.get("out_indices") if options.get("features_only") else None
-    last = wanted - 1 if isinstance(wanted, int) else max(wanted or (), default=-1)
+    asked = range(wanted) if isinstance(wanted, int) else () if wanted is None else wanted
+    last = max(asked, default=-1)
     if "extra_level" not in changes and last == spec.extra_level_index:
         changes["extra_level"] = True
         spec = spec.change(extra_level=True)

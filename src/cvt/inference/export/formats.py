@@ -192,12 +192,7 @@ class OnnxFormat(ExportFormat):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-        def run(images: Tensor) -> Tensor:
-            (output,) = session.run(None, {"image": images.numpy()})
-            return torch.from_numpy(output)
-
-        return run
+        return lambda images: torch.from_numpy(session.run(None, {"image": images.numpy()})[0])
 
     def read(self, path: Path) -> Mapping[str, str]:
         import onnx
@@ -251,11 +246,7 @@ class OpenVinoFormat(ExportFormat):
 
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
         network = core().compile_model(str(path), "CPU", exact)
-
-        def run(images: Tensor) -> Tensor:
-            return torch.from_numpy(network(images.numpy())[0].copy())
-
-        return run
+        return lambda images: torch.from_numpy(network(images.numpy())[0].copy())
 
     def read(self, path: Path) -> Mapping[str, str]:
         info = ElementTree.parse(path).getroot().find("rt_info")

@@ -134,9 +134,6 @@ def smallest_free_side(spec: Spec, size: tuple[int, int]) -> int:
     return next(fits, usual)
 
 
-# --- Tracing.
-
-
 def trace(
     model: nn.Module, sizes: Sizes, dtype: torch.dtype, device: torch.device
 ) -> ExportedProgram:
