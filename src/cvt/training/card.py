@@ -1,7 +1,6 @@
 """The card of a finished run: what was trained, on what, how, how good it is, how to use it."""
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,12 +32,17 @@ _TEMPLATE = """\
 
 # {{ text(name) }}
 
-An image classifier: {{ code(model) }} with {{ num_params }} parameters, for images of \
-{{ size }} pixels, trained {{ start }} on {{ code(data) }}{{ taught }}.
-{% if is_cvt %}The architecture is CvT's, [Introducing Convolutions to Vision \
-Transformers](https://arxiv.org/abs/2103.15808) (Wu et al., ICCV 2021).
+An image classifier: {{ code(record.model) }} with {{ "{:,}".format(facts.num_params) }} \
+parameters, for images of {{ height }} x {{ width }} pixels, trained from \
+{% if config.weights %}the weights {{ code(config.weights) }}{% else %}scratch{% endif %} \
+on {{ code(config.data) }}\
+{% if config.is_taught %}, taught by {{ code(config.teacher) }} ({{ config.distill.kind }} \
+distillation){% endif %}.
+{% if record.model.startswith("cvt_") %}The architecture is CvT's, \
+[Introducing Convolutions to Vision Transformers](https://arxiv.org/abs/2103.15808) (Wu et al., \
+ICCV 2021).
 {% endif %}
-Licence: {{ text(licence) if licence else "none was stated" }}.
+Licence: {{ text(record.licence) if record.licence else "none was stated" }}.
 
 {{ classes }}
 
@@ -46,8 +50,9 @@ Licence: {{ text(licence) if licence else "none was stated" }}.
 
 {{ figures }}
 
-The weights are those after epoch {{ best_epoch }} of {{ epochs }}{{ averaged }}, the best on the \
-validation split.
+The weights are those after epoch {{ result.best_epoch }} of {{ epochs }}\
+{% if config.ema_decay %}, averaged with decay {{ "{:g}".format(config.ema_decay) }}{% endif %}, \
+the best on the validation split.
 
 ![Loss, validation accuracy and learning rate by epoch]({{ curves_file }})
 
@@ -68,7 +73,7 @@ import cvt
 predictor = cvt.Predictor({{ json(name) }})  # preprocessing and labels come along
 print(predictor("photo.jpg")[0].labels)
 
-model = cvt.load({{ json(name) }})  # or the torch module, for {{ pixels }} pixels
+model = cvt.load({{ json(name) }})  # or the torch module, for {{ width }}x{{ height }} pixels
 ```
 
 `{{ weights_file }}` is enough by itself: the file says how to build and feed the model.
@@ -129,8 +134,6 @@ def write_card(
     from huggingface_hub import ModelCard
 
     height, width = record.preprocessing.size
-    kind = config.distill.kind if config.distill else "none"
-    taught = f", taught by {code(config.teacher)} ({kind} distillation)"
     card = ModelCard.from_template(
         header(config, record, result),
         template_str=_TEMPLATE,
@@ -144,20 +147,15 @@ def write_card(
         quote=quote,
         json=json.dumps,
         name=result.run.resolve().name,
-        model=record.model,
-        num_params=f"{facts.num_params:,}",
-        size=f"{height} x {width}",
-        pixels=f"{width}x{height}",
-        start=f"from the weights {code(config.weights)}" if config.weights else "from scratch",
-        data=config.data,
-        taught=taught if config.is_taught else "",
-        is_cvt=record.model.startswith("cvt_"),
-        licence=record.licence,
+        config=config,
+        record=record,
+        result=result,
+        facts=facts,
+        height=height,
+        width=width,
         classes=_classes(record),
         figures=_figures(result, facts),
-        best_epoch=result.best_epoch,
         epochs=len(history),
-        averaged=f", averaged with decay {config.ema_decay:g}" if config.ema_decay else "",
         machine=_machine(history, facts),
         settings=_settings(config),
         limits=_limits(config, result, history, facts),
@@ -239,11 +237,11 @@ def interval(top1: float, num_images: int) -> tuple[float, float]:
 
     Wilson, J. Amer. Statist. Assoc. 22 (1927): unlike the usual one it stays within 0 and 100.
     """
-    z, share = 1.959964, top1 / 100
-    spread = 1 + z**2 / num_images
-    middle = (share + z**2 / (2 * num_images)) / spread
-    half = z * math.sqrt(share * (1 - share) / num_images + z**2 / (4 * num_images**2)) / spread
-    return 100 * max(middle - half, 0), 100 * min(middle + half, 1)
+    from scipy.stats import binomtest
+
+    right = binomtest(round(top1 / 100 * num_images), num_images)
+    low, high = right.proportion_ci(method="wilson")
+    return 100 * float(low), 100 * float(high)
 
 
 def _classes(record: Record) -> str:

@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -43,7 +43,7 @@ from torch.optim import Optimizer
 from cvt.data import DataSplits
 from cvt.errors import UserError, first_line
 from cvt.files import cannot_write, read_small
-from cvt.plain import MOST_TEXT, Range, from_others, from_plain, read_json
+from cvt.plain import MOST_TEXT, Range, from_others, from_plain, read_json, to_plain
 from cvt.runtime import World, is_lost_peer, software
 from cvt.training.run_folder import CHECKPOINTS_FOLDER, Progress
 
@@ -95,8 +95,6 @@ def save_state(
             contents = _list_contents(dcp.save(state, storage_writer=_Writer(temporary)))
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
         cause = _cause(error)
-        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
-            raise cause from None
         shutil.rmtree(temporary, ignore_errors=True)
         wrapped = cause if isinstance(cause, OSError) else OSError(first_line(cause))
         with world.alike():
@@ -129,12 +127,16 @@ def _make_room(folder: Path) -> Path:
 
 
 def _finish(
-    temporary: Path, path: Path, facts: dict[str, Any], contents: dict[str, Any], keep: int
+    temporary: Path,
+    path: Path,
+    facts: dict[str, Any],
+    contents: "dict[str, StoredTensor]",
+    keep: int,
 ) -> None:
     try:
         files = sorted(each for each in temporary.iterdir() if _FILE.fullmatch(each.name))
         digests = {file.name: _digest(file) for file in files}
-        stated = {"facts": facts, "contents": contents, "digests": digests}
+        stated = to_plain(_State(facts=facts, contents=contents, digests=digests))
         with open(temporary / _FACTS, "w", encoding="utf-8") as file:
             json.dump({**stated, "digest": _digest_of(stated)}, file)
             file.flush()
@@ -208,12 +210,9 @@ def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
             reader = _Reader(checkpoint, stored.contents)
             dcp.load(state, storage_reader=reader, planner=_TensorsOnly())
     except _UNREADABLE as error:
-        cause = _cause(error)
-        if is_lost_peer(cause) or isinstance(cause, KeyboardInterrupt):
-            raise cause from None
         raise UserError(
             f"Cannot resume from {checkpoint}: its tensors do not fit this model "
-            f"({first_line(cause)}); train again."
+            f"({first_line(_cause(error))}); train again."
         ) from error
     set_model_state_dict(tensors.model, state["model"])
     if "moments" in state:
@@ -280,8 +279,8 @@ class StoredTensor:
     chunks: tuple[StoredChunk, ...]
 
 
-def _list_contents(metadata: Metadata) -> dict[str, Any]:
-    """Returns as plain data what torch says that it has written."""
+def _list_contents(metadata: Metadata) -> dict[str, StoredTensor]:
+    """Returns what torch says that it has written."""
     contents = {}
     for name, stored in metadata.state_dict_metadata.items():
         assert isinstance(stored, TensorStorageMetadata), f"{name} is no tensor"
@@ -298,8 +297,8 @@ def _list_contents(metadata: Metadata) -> dict[str, Any]:
                 )
             )
         dtype: Any = str(stored.properties.dtype).removeprefix("torch.")
-        tensor = StoredTensor(dtype=dtype, shape=tuple(stored.size), chunks=tuple(chunks))
-        contents[name] = asdict(tensor)
+        shape, chunks = tuple(stored.size), tuple(chunks)
+        contents[name] = StoredTensor(dtype=dtype, shape=shape, chunks=chunks)
     return contents
 
 
@@ -491,15 +490,18 @@ def _single_process_allowed() -> Generator[None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Returns what torch wrapped: an interruption, or the system's own error, if there is one."""
-    if not isinstance(error, dcp.CheckpointException):
-        return _root(error)
-    causes = [_root(cause) for cause, _ in error.failures.values()]
-    for kind in (KeyboardInterrupt, OSError):
-        found = next((each for each in causes if isinstance(each, kind)), None)
-        if found is not None:
-            return found
-    return causes[0]
+    """Returns what torch wrapped, the system's own error if there is one.
+
+    An interruption, and a process that was lost, are raised instead.
+    """
+    causes = [_root(error)]
+    if isinstance(error, dcp.CheckpointException):
+        causes = [_root(cause) for cause, _ in error.failures.values()]
+    kinds = (KeyboardInterrupt, OSError)
+    found = min(causes, key=lambda each: [not isinstance(each, kind) for kind in kinds])
+    if is_lost_peer(found) or isinstance(found, KeyboardInterrupt):
+        raise found from None
+    return found
 
 
 def _root(error: BaseException) -> BaseException:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import count
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from cvt.errors import UserError
 from cvt.files import cannot_write, expanded
@@ -31,7 +31,6 @@ CHECKPOINTS_FOLDER = "checkpoints"
 EVENTS_FOLDER = "tensorboard"
 _LOCK_FILE = ".lock"
 _LONGEST_DATA = 50  # letters, each of up to four bytes of the 255 that a name may have
-_HELD = (errno.EACCES, errno.EAGAIN)
 
 
 def make_run_folder(config: TrainConfig) -> Path:
@@ -96,13 +95,10 @@ def held(run: Path) -> Generator[None]:
     except OSError as error:
         raise cannot_write(path, error) from error
     with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _HELD:
-                raise UserError(
-                    f"The run {run} is being trained by another process; wait for it, or stop it."
-                ) from None
+        if _is_locked(file, fcntl.LOCK_EX):
+            raise UserError(
+                f"The run {run} is being trained by another process; wait for it, or stop it."
+            )
         yield
 
 
@@ -115,10 +111,17 @@ def is_held(run: Path) -> bool:
     except OSError:  # never trained in by this version, or not ours to read
         return False
     with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno in _HELD
+        return _is_locked(file, fcntl.LOCK_SH)
+
+
+def _is_locked(file: IO[bytes], mode: int) -> bool:
+    """Whether another process has a lock; otherwise it is ours from now on."""
+    import fcntl
+
+    try:
+        fcntl.lockf(file, mode | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
     return False
 
 
@@ -148,6 +151,14 @@ class EpochRow:
     seconds: _Figure = math.nan
     data_wait: _Figure = math.nan
     memory_mb: _Figure = math.nan
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "images_per_s", "memory_mb", "data_wait"):
+            value = getattr(self, name)
+            if abs(value) > _MOST:  # of what is not known, nan, that is false
+                raise UserError(
+                    f"Got {value:g} for {name} of epoch {self.epoch}, expected at most {_MOST:g}."
+                )
 
 
 def best_epoch(history: Sequence[EpochRow]) -> EpochRow:
@@ -246,15 +257,8 @@ def write_metrics(run: Path, history: list[EpochRow]) -> None:
 
 def read_metrics(run: Path) -> list[EpochRow]:
     """Reads `metrics.csv` back; a run that has not finished an epoch yet has no lines."""
-    path, what = run / METRICS_FILE, "a table of epochs"
     remedy = "resume the run to have it written anew"
-    rows = read_csv(path, EpochRow, what, remedy)
-    for row in rows:
-        for name in ("seconds", "images_per_s", "memory_mb", "data_wait"):
-            if abs(getattr(row, name)) > _MOST:  # of what is not known, nan, that is false
-                why = f"{name} of epoch {row.epoch} is {getattr(row, name):g}"
-                raise UserError(f"{path} is not {what} ({why}); {remedy}.")
-    return rows
+    return read_csv(run / METRICS_FILE, EpochRow, "a table of epochs", remedy)
 
 
 # --- TensorBoard's events, in `RUN/tensorboard`.
@@ -292,8 +296,7 @@ class Events:
         self._say = say
         self._least_gap_s = least_gap_s
         self._writer: Any = None
-        self._latest: dict[str, float] = {}
-        self._means: dict[str, list[float]] = {}
+        self._noted: dict[str, list[float]] = {}
         self._start = self._next = time.monotonic()
         self._hook = threading.excepthook
         if enabled:
@@ -322,10 +325,10 @@ class Events:
         self._step = step
         if self._writer is None:
             return
-        self._latest = {"train/lr": lr, "train/images_per_s": images_per_s}
-        self._means.setdefault("train/loss", []).append(loss)
+        self._noted |= {"train/lr": [lr], "train/images_per_s": [images_per_s]}
+        self._noted.setdefault("train/loss", []).append(loss)
         if grad_norm is not None:
-            self._means.setdefault("train/grad_norm", []).append(grad_norm)
+            self._noted.setdefault("train/grad_norm", []).append(grad_norm)
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._least_gap_s * max(1.0, (now - self._start) / _GROWS_AFTER_S)
@@ -347,9 +350,9 @@ class Events:
 
     def _write(self, figures: dict[str, float]) -> None:
         """Writes these figures with those of the updates since the last time, and waits for it."""
-        means = {tag: sum(values) / len(values) for tag, values in self._means.items()}
-        figures = {**self._latest, **means, **figures}
-        self._latest, self._means = {}, {}
+        means = {tag: sum(values) / len(values) for tag, values in self._noted.items()}
+        figures = {**means, **figures}
+        self._noted = {}
         if self._writer is None or not figures:
             return
         with self._guarded():
