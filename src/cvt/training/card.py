@@ -102,11 +102,8 @@ class CardFacts:
     """What a card says beyond config, record, history and result.
 
     Args:
-        num_params: Parameters of the model.
         num_images: Images of each split: training, validation and, where there is one, test.
         val_was_cut: Whether the validation split was cut from the training images.
-        hardware: What the run ran on.
-        processes: How many trained together.
         software: Versions by name.
     """
 
@@ -125,12 +122,7 @@ def write_card(
     history: Sequence[EpochRow],
     facts: CardFacts,
 ) -> Path:
-    """Writes `README.md` into the run's folder, laid out as a Hugging Face model card.
-
-    Args:
-        record: Of the model that was trained.
-        history: All epochs.
-    """
+    """Writes `README.md` into the run's folder, laid out as a Hugging Face model card."""
     from huggingface_hub import ModelCard
 
     height, width = record.preprocessing.size

@@ -13,7 +13,7 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -223,17 +223,12 @@ def load_tensors(checkpoint: Path, tensors: Tensors) -> None:
     if tensors.ema is not None:
         set_model_state_dict(tensors.ema, state["ema"])
     if tensors.scaler is not None:
-        _put_back(tensors.scaler, facts.scaler, checkpoint)
-
-
-def _put_back(scaler: torch.amp.GradScaler, stored: Mapping[str, float] | None, what: Path) -> None:
-    usual = scaler.state_dict()
-    given = dict(stored or {})
-    if {name: type(each) for name, each in given.items()} != {
-        name: type(each) for name, each in usual.items()
-    }:
-        raise UserError(f"Got no state of fp16's loss scaling in {what}; train again.")
-    scaler.load_state_dict(given)
+        given, usual = facts.scaler or {}, tensors.scaler.state_dict()
+        if {(name, type(each)) for name, each in given.items()} != {
+            (name, type(each)) for name, each in usual.items()
+        }:
+            raise UserError(f"Got no state of fp16's loss scaling in {checkpoint}; train again.")
+        tensors.scaler.load_state_dict(given)
 
 
 # --- What a checkpoint's files hold, listed in JSON, and torch's reading of tensors by that list.
@@ -302,25 +297,8 @@ def _list_contents(metadata: Metadata) -> dict[str, StoredTensor]:
     return contents
 
 
-def _check_contents(
-    contents: Mapping[str, StoredTensor], folder: Path, files: Collection[str]
-) -> None:
-    """Makes sure that a list and its folder agree, before anything is read by it.
-
-    Args:
-        files: The names of the files whose digests are known.
-    """
-    sizes = {name: (folder / name).stat().st_size for name in files if _FILE.fullmatch(name)}
-    named = {chunk.file for tensor in contents.values() for chunk in tensor.chunks}
-    if named != set(files):
-        odd = min(named ^ set(files))
-        raise UserError(f"Got {odd!r} beside or without its tensors in {folder}; train again.")
-    for name, tensor in contents.items():
-        if not _fits(tensor, sizes):
-            raise UserError(f"Got no place for the tensor {name!r} in {folder}; train again.")
-
-
 def _fits(tensor: StoredTensor, sizes: Mapping[str, int]) -> bool:
+    """Whether a tensor lies within its files, of these sizes, and is all there."""
     itemsize = getattr(torch, tensor.dtype).itemsize
     for chunk in tensor.chunks:
         least = math.prod(chunk.sizes) * itemsize
@@ -339,12 +317,7 @@ def _fits(tensor: StoredTensor, sizes: Mapping[str, int]) -> bool:
 
 
 class _Reader(FileSystemReader):
-    """torch's reader, by our list in place of its own.
-
-    Args:
-        folder: The checkpoint.
-        contents: What `_check_contents` found right.
-    """
+    """torch's reader, by our list, once it was found right, in place of its own."""
 
     def __init__(self, folder: Path, contents: Mapping[str, StoredTensor]) -> None:
         super().__init__(folder)
@@ -415,7 +388,7 @@ class _Kept:
 
 
 def _read(folder: Path) -> _State:
-    """Reads what a checkpoint says of itself, and makes sure that it can be."""
+    """Reads what a checkpoint says of itself, and makes sure that its folder agrees."""
     stated = _stated(folder)
     stated.pop("digest", None)
     if "contents" not in stated:
@@ -431,7 +404,14 @@ def _read(folder: Path) -> _State:
                 f"Cannot resume from {folder}: it says that {name!r} is a file of tensors in it, "
                 "which is not so; train again."
             )
-    _check_contents(state.contents, folder, state.digests)
+    named = {chunk.file for tensor in state.contents.values() for chunk in tensor.chunks}
+    if named != set(state.digests):
+        odd = min(named ^ set(state.digests))
+        raise UserError(f"Got {odd!r} beside or without its tensors in {folder}; train again.")
+    sizes = {name: (folder / name).stat().st_size for name in state.digests}
+    for name, tensor in state.contents.items():
+        if not _fits(tensor, sizes):
+            raise UserError(f"Got no place for the tensor {name!r} in {folder}; train again.")
     return state
 
 

@@ -37,8 +37,6 @@ class StoredRun:
     Args:
         name: Its path below the folder that was searched.
         config: Every field under its name on the command line, such as `optim.lr`.
-        history: The finished epochs.
-        result: Of a finished run.
         num_params: Of its weights, or None before the first are written.
         state: `running` is seen on this machine, and over file systems that share locks.
     """
@@ -139,8 +137,7 @@ def differences(runs: Sequence[StoredRun]) -> dict[str, list[Any]]:
 def _run_folders(folder: Path, unread: list[str]) -> Iterator[Path]:
     """Finds folders with a run's files in them, and does not look below those, nor along links.
 
-    Args:
-        unread: Gets a sentence for each folder that cannot be looked into.
+    Those that cannot be looked into are added to `unread`, a sentence each.
     """
     left = [folder]
     while left:

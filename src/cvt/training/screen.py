@@ -74,7 +74,6 @@ class Screen:
 
         Args:
             facts: A sentence or more about data, model and machine.
-            processes: How many of them train together.
         """
         self._num_workers = config.num_workers
         self._has_accelerator = config.device != "cpu"
@@ -237,11 +236,7 @@ def flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_lines(config: TrainConfig, processes: int = 1) -> dict[str, str]:
-    """Returns a line for each group of fields: those in use with their values, then those off.
-
-    Args:
-        processes: How many of them share a batch.
-    """
+    """Returns a line for each group of fields: those in use with their values, then those off."""
     plain = config.to_dict()
     nested = {name: plain.pop(name) for name in GROUPS}
     if not config.is_taught:
