@@ -31,7 +31,7 @@ ImageSources = ImageSource | Iterable[ImageSource]
 
 @dataclass(frozen=True)
 class PredictedLabel:
-    """A class, by name and by its number in the model's output, and its probability.
+    """A class, its number in the model's output, and its probability.
 
     It is a softmax over all classes, or where the model's record says `multi_label`, the sigmoid of
     this class alone.
@@ -65,9 +65,8 @@ def predict(
     precision: str = "auto",
 ) -> list[Prediction]:
     """Says what images show; a `Predictor`, which explains the arguments, keeps the model."""
-    return Predictor(model, device=device, precision=precision, batch_size=batch_size)(
-        images, top_k
-    )
+    predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size)
+    return predictor(images, top_k)
 
 
 class Predictor:
@@ -90,7 +89,6 @@ class Predictor:
             of one. A model is used as it is: put on the device, and in eval mode.
         device: `auto`, `cpu`, `cuda`, ...; that of a deployed model is its own.
         precision: `auto`, `float32`, `bf16` or `fp16`; a deployed model has its own.
-        batch_size: Images per forward pass.
     """
 
     def __init__(
@@ -123,19 +121,16 @@ class Predictor:
         return list(self.stream(sources, top_k))
 
     def stream(self, sources: ImageSources, top_k: int = 5) -> Iterator[Prediction]:
-        """Yields the predictions batch by batch, in order.
-
-        Args:
-            sources: One image or several, as the class describes them.
-            top_k: How many labels each image gets, at most all of them.
-        """
+        """Yields the predictions batch by batch, in order, of up to `top_k` labels each."""
         if top_k < 1:
             raise UserError(f"Got top_k {top_k}, expected 1 or more.")
         for name, row in self._rows(sources, self._chances):
-            if isinstance(row, Tensor):
-                yield Prediction(name, self._labels(row, top_k))
-            else:
+            if isinstance(row, BadImage):
                 yield Prediction(name, error=str(row))
+                continue
+            values, indices = (each.tolist() for each in row.topk(min(top_k, len(row))))
+            names = (self.class_names[index] for index in indices)
+            yield Prediction(name, tuple(map(PredictedLabel, names, indices, values)))
 
     def probabilities(self, images: ImageSources) -> np.ndarray:
         """Returns the probability of each class: float32, (N, classes), in the images' order."""
@@ -148,8 +143,7 @@ class Predictor:
                 f"Got a {type(self.model).__name__}, which gives the outputs of its classifier "
                 "alone; make the Predictor with the model that it was deployed from."
             )
-        width = cast("Any", self.model).num_features
-        return self._table(images, self._features, width)
+        return self._table(images, self._features, cast("Any", self.model).num_features)
 
     def _chances(self, pixels: Tensor) -> Tensor:
         logits = self.model(pixels).float()
@@ -163,21 +157,15 @@ class Predictor:
         return features
 
     def _table(
-        self,
-        images: ImageSources,
-        answer: Callable[[Tensor], Tensor],
-        width: int,
+        self, images: ImageSources, answer: Callable[[Tensor], Tensor], width: int
     ) -> np.ndarray:
-        rows, bad = [], []
-        for _, row in self._rows(images, answer):
-            if isinstance(row, Tensor):
-                rows.append(row.numpy())
-            else:
-                bad.append(str(row))
+        found = [row for _, row in self._rows(images, answer)]
+        rows = [row.numpy() for row in found if isinstance(row, Tensor)]
+        bad = [str(row) for row in found if isinstance(row, BadImage)]
         if bad:
             raise UserError(
-                f"Got {len(bad)} of {len(bad) + len(rows)} images that cannot be used, expected a "
-                "row for each; leave these out.",
+                f"Got {len(bad)} of {len(found)} images that cannot be used, expected a row for "
+                "each; leave these out.",
                 details=bad[:_NAMED] + ["..."] * (len(bad) > _NAMED),
             )
         return np.stack(rows) if rows else np.empty((0, width), np.float32)
@@ -195,7 +183,12 @@ class Predictor:
                 rows = iter(self._answer(good, answer) if good else ())
                 for name, image in read:
                     row = next(rows) if isinstance(image, Tensor) else image
-                    yield name, BadImage(_NO_NUMBER.format(name)) if row is None else row
+                    if isinstance(row, Tensor) and not row.isfinite().all():
+                        row = BadImage(
+                            f"The network's output for {name} is no finite number; check its "
+                            "weights, or try float32 for its precision."
+                        )
+                    yield name, row
 
     def _read(self, named: tuple[str, ImageSource]) -> tuple[str, Tensor | BadImage]:
         name, source = named
@@ -210,28 +203,12 @@ class Predictor:
             return name, error
 
     @torch.inference_mode()
-    def _answer(
-        self, images: list[Tensor], answer: Callable[[Tensor], Tensor]
-    ) -> list[Tensor | None]:
-        """Returns a row for each image, or None where the network's output is no number."""
+    def _answer(self, images: list[Tensor], answer: Callable[[Tensor], Tensor]) -> Tensor:
         with autocast(self.device, self.precision):
-            rows = answer(torch.stack(images).to(self.device)).cpu()
-        finite = rows.isfinite().all(dim=1).tolist()
-        return [row if good else None for row, good in zip(rows, finite, strict=True)]
-
-    def _labels(self, probabilities: Tensor, top_k: int) -> tuple[PredictedLabel, ...]:
-        values, indices = probabilities.topk(min(top_k, len(probabilities)))
-        return tuple(
-            PredictedLabel(self.class_names[index], index, value)
-            for value, index in zip(values.tolist(), indices.tolist(), strict=True)
-        )
+            return answer(torch.stack(images).to(self.device)).cpu()
 
 
 _NAMED = 10  # bad images that an error names
-_NO_NUMBER = (
-    "The network's output for {} is no finite number; check its weights, or try float32 for its "
-    "precision."
-)
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, BadImage, IOBase)
 
 
@@ -257,16 +234,14 @@ def _placed(model: nn.Module, device: str, precision: str) -> tuple[nn.Module, t
 
 def _each(sources: ImageSources) -> Iterator[ImageSource]:
     """Yields single images out of whatever stands for one or several."""
-    if isinstance(sources, _SINGLE) or _is_array(sources) or hasattr(sources, "read"):
-        yield from _in_one(sources)
-    elif isinstance(sources, Iterable) and not isinstance(sources, Mapping):
-        for each in sources:
-            yield from _in_one(each)
-    else:
+    is_one = isinstance(sources, _SINGLE) or _is_array(sources) or hasattr(sources, "read")
+    if not is_one and (isinstance(sources, Mapping) or not isinstance(sources, Iterable)):
         raise UserError(
             f"Got {type(sources).__name__} {str(sources)[:80]!r}, expected images: paths, bytes, "
             "open files, Pillow images, arrays or tensors, one or several."
         )
+    for each in [sources] if is_one else cast("Iterable", sources):
+        yield from _in_one(each)
 
 
 def _in_one(source: Any) -> Iterator[ImageSource]:
@@ -303,58 +278,45 @@ def _is_array(source: Any) -> bool:
 
 def _from_array(source: Any, name: str) -> Image.Image:
     """Makes a Pillow image of an array (H, W[, C]) or a tensor ([C,] H, W)."""
+    kind = f"{name} is {'a tensor' if isinstance(source, Tensor) else 'an array'}"
     if isinstance(source, Tensor):
-        layout, channels_at, array = "(H, W) or (C, H, W)", 0, _numpy(source, name)
+        layout, channels_at = "(H, W) or (C, H, W)", 0
+        try:
+            tensor = source.detach().cpu()
+            array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device
+            raise BadImage(f"{name} is a tensor without plain numbers ({error}).") from None
     else:
-        layout, channels_at = "(H, W) or (H, W, C)", -1
-        array = np.asarray(source)
+        layout, channels_at, array = "(H, W) or (H, W, C)", -1, np.asarray(source)
     if 0 in array.shape or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[channels_at] in _CHANNELS)
+        array.ndim == 2 or (array.ndim == 3 and array.shape[channels_at] in (1, 3, 4))
     ):
         raise BadImage(
-            f"{name} is {_kind(source)} of shape {tuple(array.shape)}, expected {layout} with 1, 3 "
+            f"{kind} of shape {tuple(array.shape)}, expected {layout} with 1, 3 "
             f"or 4 channels{', as pixels' if array.ndim < 2 else ''}."
         )
     if array.ndim == 3 and channels_at == 0:
         array = array.transpose(1, 2, 0)
-    pixels = array.reshape(*array.shape[:2], -1)
-    if pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    return Image.fromarray(np.ascontiguousarray(_eight_bits(pixels, source, name)))
+    pixels = array[:, :, 0] if array.shape[2:] == (1,) else array
+    return Image.fromarray(np.ascontiguousarray(_eight_bits(pixels, kind)))
 
 
-def _numpy(tensor: Tensor, name: str) -> np.ndarray:
-    try:
-        tensor = tensor.detach().cpu()
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device
-        raise BadImage(f"{name} is a tensor without plain numbers ({error}).") from None
-
-
-_CHANNELS = (1, 3, 4)
-
-
-def _eight_bits(pixels: np.ndarray, source: Any, name: str) -> np.ndarray:
+def _eight_bits(pixels: np.ndarray, kind: str) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * 255
     if pixels.dtype.kind != "f":
         raise BadImage(
-            f"{name} is {_kind(source)} of {pixels.dtype}, expected uint8 of 0 to 255, or floats "
-            "of 0 to 1."
+            f"{kind} of {pixels.dtype}, expected uint8 of 0 to 255, or floats of 0 to 1."
         )
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):  # nan as well
         raise BadImage(
-            f"{name} is {_kind(source)} with values from {low:.4g} to {high:.4g}, expected floats "
+            f"{kind} with values from {low:.4g} to {high:.4g}, expected floats "
             "of 0 to 1 that are not normalised yet, or uint8."
         )
     return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
-
-
-def _kind(source: Any) -> str:
-    return "a tensor" if isinstance(source, Tensor) else "an array"
 
 
 def _name(source: ImageSource, number: int) -> str:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvt.data import Share, epoch_order
-from cvt.data.order import chunks_of, set_batches, share_of_rank
+from cvt.data.loader import chunks_of, set_batches, share_of_rank
 from cvt.errors import UserError
 
 

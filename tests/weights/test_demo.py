@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 import cvt
-from cvt.weights.source import demo_file
+from cvt.weights.source import DEMO_FILE
 
 IMAGES = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
 
 def test_it_is_small_and_describes_itself():
-    assert demo_file().stat().st_size < 20_000_000
+    assert DEMO_FILE.stat().st_size < 20_000_000
     record = cvt.load("demo").record
     assert record.model == "cvt_nano_32"
     assert record.class_names[:2] == ("airplane", "automobile")
@@ -21,7 +21,7 @@ def test_it_is_small_and_describes_itself():
 
 
 def test_the_card_says_what_the_checkpoint_does():
-    card = demo_file().with_name("README.md").read_text()
+    card = DEMO_FILE.with_name("README.md").read_text()
     metrics = cvt.load("demo").record.metrics
     [(images, top1)] = re.findall(r"\| test \| ([\d,]+) \| ([\d.]+) \|", card)
     assert images == "10,000"

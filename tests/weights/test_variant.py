@@ -25,12 +25,12 @@ def test_every_row_is_recognised_with_its_own_head_and_channels(name):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"depth": (1, 2, 4)}, "3 stages of widths 64/192/384, depths 1/2/4"),
+        ({"depth": (1, 2, 4)}, "3 stages of widths 64/192/384 and depths 1/2/4"),
         ({"embed_dim": (64, 192, 768)}, "widths 64/192/768"),
         ({"embed_kernel": (4, 3, 3)}, "embedding kernels 4/3/3"),
         ({"conv_kernel": 5}, "projection kernels 5/5/5"),
         ({"projection": ("linear", "conv", "conv")}, "projection kernels 0/3/3"),
-        ({"cls_token": False}, "class tokens 0/0/0"),
+        ({"cls_token": False}, "class tokens no/no/no"),
         ({"pos_embed": "table"}, "is none of"),
         ({"mlp_ratio": 2.0}, "is none of"),
     ],

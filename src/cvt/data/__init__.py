@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from cvt.data.load import Selection, load_data, load_split, select
     from cvt.data.loader import (
         Batch,
+        Share,
         batch_names,
         dead_workers_explained,
+        epoch_order,
         make_eval_loader,
         make_loader,
     )
-    from cvt.data.order import Share, epoch_order
     from cvt.data.sets import (
         ArraySet,
         DataSplits,
@@ -42,8 +43,8 @@ __getattr__, __dir__, __all__ = lazy_door(
         "image": "BadImage open_image opened",
         "labels": "class_positions",
         "load": "Selection load_data load_split select",
-        "loader": "Batch batch_names dead_workers_explained make_eval_loader make_loader",
-        "order": "Share epoch_order",
+        "loader": "Batch Share batch_names dead_workers_explained epoch_order make_eval_loader "
+        "make_loader",
         "sets": "ArraySet DataSplits FileSet ImageSet Joined check_labels stratified_split",
         "sources": "digit_splits folder_splits",
         "transforms": "eval_transform train_transform",

@@ -8,6 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 MAX_SCANS = 100
@@ -18,17 +19,11 @@ _MAX_TEXT = 1 << 20  # bytes in which an orientation is looked for
 
 
 class ImageFormat(NamedTuple):
-    """An image format.
-
-    Args:
-        name: Pillow's, as in `PIL.Image.open(formats=[name])`.
-        suffixes: In lower case, with the dot.
-        start: A pattern of the beginning of a file; None if the format has no signature.
-    """
+    """An image format, by Pillow's name for it, and its suffixes in lower case, with the dot."""
 
     name: str
     suffixes: tuple[str, ...]
-    start: bytes | None
+    start: bytes | None  # a pattern of a file's beginning; None if the format has no signature
 
 
 FORMATS = (
@@ -105,30 +100,19 @@ def bare(content: bytes, kind: str) -> tuple[bytes, int | None]:
 
 def stated_orientation(exif: bytes | None, xmp: bytes | str | None) -> int | None:
     """Returns the orientation, 1 to 8, that EXIF or else XMP states."""
-    turn = _exif_orientation(exif) if exif else None
-    return turn or (_xmp_orientation(xmp) if xmp else None)
-
-
-def _exif_orientation(exif: bytes) -> int | None:
-    """Looks for the one tag and at no other, whatever the others hold."""
-    try:
-        directory = _Directory(exif.removeprefix(b"Exif\0\0"))
-        for row in directory.rows():
-            if row[0] == _ORIENTATION:
-                return _valid(directory.number(row))
-    except (struct.error, ValueError):
-        pass
-    return None
+    with suppress(struct.error, ValueError):
+        # Of EXIF, the one tag is looked for and no other, whatever the others hold.
+        directory = _Directory((exif or b"").removeprefix(b"Exif\0\0"))
+        row = next((row for row in directory.rows() if row[0] == _ORIENTATION), None)
+        if turn := row and _valid(directory.number(row)):
+            return turn
+    text = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp or b""
+    found = re.search(rb"""tiff:Orientation(?:=["']|>)([1-8])""", text[:_MAX_TEXT])
+    return int(found[1]) if found else None
 
 
 def _valid(orientation: int | None) -> int | None:
     return orientation if orientation in range(1, 9) else None
-
-
-def _xmp_orientation(xmp: bytes | str) -> int | None:
-    text = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp
-    found = re.search(rb"""tiff:Orientation(?:=["']|>)([1-8])""", text[:_MAX_TEXT])
-    return int(found[1]) if found else None
 
 
 # JPEG: all markers but restarts and stuffed bytes.
@@ -264,11 +248,7 @@ _Row = tuple[int, int, int, bytes]  # tag, kind, count, and the value or where i
 
 
 class _Directory:
-    """The first directory of a TIFF file, or of EXIF, which is one.
-
-    Args:
-        content: The file, classic or BigTIFF.
-    """
+    """The first directory of a TIFF file, classic or BigTIFF, or of EXIF, which is one."""
 
     def __init__(self, content: bytes) -> None:
         orders = {b"II": "<", b"MM": ">"}

@@ -186,9 +186,7 @@ class HubSet(RowSet):
     """Rows of a `datasets.Dataset`, decoded by us rather than by `datasets`.
 
     Args:
-        rows: A dataset whose image column is cast to `Image(decode=False)`.
-        column: The name of that column.
-        split: What messages call the rows, behind the name of the data.
+        rows: A dataset whose image `column` is cast to `Image(decode=False)`.
     """
 
     def __init__(

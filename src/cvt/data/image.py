@@ -51,6 +51,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_PILLOW_NAMES = {*(each.name for each in FORMATS), "MPO", "DIB"}
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image
 
 
@@ -148,7 +149,7 @@ def _reason(error: BaseException) -> str:
 
 def _from_pillow(image: Image.Image, name: str, turn: ExitStack) -> Image.Image:
     """Takes an image that was opened with Pillow; it may not have been decoded yet."""
-    if isinstance(image, ImageFile.ImageFile) and image.format not in _pillow_names():
+    if isinstance(image, ImageFile.ImageFile) and image.format not in _PILLOW_NAMES:
         raise BadImage(
             f"{name} is a {image.format} file that Pillow opened, expected one of {_listed()}; "
             "give a copy of its pixels, image.copy()."
@@ -157,18 +158,15 @@ def _from_pillow(image: Image.Image, name: str, turn: ExitStack) -> Image.Image:
         _check_size(image, name)
         turn.enter_context(_turns.of(image.width * image.height))
         image.load()  # Pillow turns a TIFF while it loads it
-        return _upright_rgb(image, name, _orientation(image))
+        try:
+            orientation = image.getexif().get(274)
+        except Exception:  # of odd EXIF; an image is not worse for it
+            orientation = _stated(image)
+        return _upright_rgb(image, name, orientation)
 
 
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(274)
-    except Exception:  # of odd EXIF; an image is not worse for it
-        return stated_orientation(image.info.get("exif"), image.info.get("xmp"))
-
-
-def _pillow_names() -> set[str]:
-    return {each.name for each in FORMATS} | {"MPO", "DIB"}
+def _stated(image: Image.Image) -> int | None:
+    return stated_orientation(image.info.get("exif"), image.info.get("xmp"))
 
 
 def _decoded(content: bytes, name: str, turn: ExitStack) -> Image.Image:
@@ -189,9 +187,7 @@ def _decoded(content: bytes, name: str, turn: ExitStack) -> Image.Image:
         with image:
             _check_size(image, name)
             turn.enter_context(_turns.of(image.width * image.height))
-            orientation = orientation or stated_orientation(
-                image.info.get("exif"), image.info.get("xmp")
-            )
+            orientation = orientation or _stated(image)
             lower = _lower_bytes(image)
             if lower is None or not _is_dark(image):
                 return _upright_rgb(image, name, orientation)

@@ -37,7 +37,6 @@ class Classes:
     Args:
         are_declared: Whether the data lists them apart from its labels: then a whole number is a
             position among them, otherwise a name like any other.
-        notes: What the user should be told of them.
     """
 
     names: tuple[str, ...]

@@ -16,10 +16,9 @@ from cvt.data.sets import (
     ImageSet,
     Joined,
     check_labels,
-    notes_of,
     remembered,
     stratified_split,
-    unreadable_of,
+    told_of,
 )
 from cvt.data.shards import shard_splits
 from cvt.data.sources import TORCHVISION_SETS, digit_splits, folder_splits, torchvision_splits
@@ -73,12 +72,11 @@ def load_data(
     """
     splits = _read(name, data_dir, download)
     _check_classes(splits["train"], name)
-    notes, unreadable = notes_of(splits.values()), unreadable_of(splits.values())
+    told = told_of(splits.values())
     val_was_cut = "val" not in splits
     if val_was_cut:
         splits["train"], splits["val"] = stratified_split(splits["train"], val_fraction, seed, name)
     kept: dict[str, Any] = {split: remembered(images) for split, images in splits.items()}
-    told = {"notes": notes, "unreadable": unreadable}
     return DataSplits(name=name, **kept, **told, val_was_cut=val_was_cut)
 
 
@@ -130,7 +128,8 @@ def select(
         hint = did_you_mean(split, SPLITS)
         raise UserError(f"Unknown split {split!r}, expected one of {', '.join(SPLITS)}, all.{hint}")
     found = _read(name, data_dir, download, for_training=False)
-    notes = list(notes_of(found.values()))
+    told = told_of(found.values())
+    notes = list(told["notes"])
     cut: dict[str, ImageSet] = {}
     if run is not None and "train" in found and "val" not in found:
         cut = _cut_of_run(found["train"], name, data_dir, run, notes)
@@ -149,7 +148,7 @@ def select(
         num_found=sum(map(len, found.values())),
         was_cut=split in cut,
         notes=tuple(notes),
-        unreadable=unreadable_of(found.values()),
+        unreadable=told["unreadable"],
     )
 
 

@@ -7,19 +7,106 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cvt.data.image import BadImage
-from cvt.data.order import WHOLE, Share, chunks_of, epoch_order, set_batches, share_of_rank
 from cvt.data.sets import ImageSet
 from cvt.data.transforms import Transform
 from cvt.errors import UserError
 from cvt.runtime import generators_kept, seed_all
+
+T = TypeVar("T")
+
+
+def epoch_order(count: int, *, shuffle: bool, seed: int, epoch: int, repeats: int = 1) -> list[int]:
+    """Returns the numbers that an epoch goes through, a function of its arguments alone.
+
+    With `repeats`, every image of a random `1 / repeats` of them comes `repeats` times in
+    succession, so that an epoch keeps its length. Number `n` stands for image `n % count`, in
+    its variation `n // count`.
+
+    Source: Hoffer et al., arXiv 1901.09335 (repeated augmentation), as DeiT uses it.
+    """
+    if not shuffle:
+        return list(range(count))
+    images = np.random.default_rng((seed, epoch)).permutation(count)
+    if repeats == 1:
+        return images.tolist()
+    copies = np.repeat(images, repeats) + np.tile(np.arange(repeats) * count, count)
+    return copies[:count].tolist()
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch a process works through, and in how many steps.
+
+    Args:
+        rank: Which of `world_size` processes this is.
+        world_size: Processes that share every batch.
+        accum_steps: Chunks that this process's part of a batch comes in.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    accum_steps: int = 1
+
+
+WHOLE = Share()
+
+
+def chunks_of(batch: Sequence[T], share: Share) -> list[list[T]]:
+    """Returns the chunks of a batch that one process works through, in their order.
+
+    A batch of n = `world_size * accum_steps` chunks deals its images out like cards: chunk `c`
+    takes every n-th image from the `c`-th on, so that copies of one image meet in no chunk.
+    Process `rank` has the chunks `rank`, `rank + world_size`, ...: which chunks a batch has
+    depends on their number alone, not on who computes them. A batch that does not divide into
+    that many is a mistake.
+    """
+    world_size, accum_steps = share.world_size, share.accum_steps
+    chunks = world_size * accum_steps
+    if len(batch) % chunks:
+        raise UserError(
+            f"Got batch_size {len(batch)} for {world_size} processes with accum_steps "
+            f"{accum_steps}, expected a multiple of {chunks}; "
+            f"take {max(len(batch) // chunks, 1) * chunks}."
+        )
+    return [list(batch[number::chunks]) for number in range(share.rank, chunks, world_size)]
+
+
+def set_batches(
+    order: Sequence[int], *, batch_size: int, start_batch: int, drop_last: bool, share: Share
+) -> list[list[int]]:
+    """Returns one process's chunks of each batch, from batch `start_batch` on.
+
+    `drop_last` leaves out a last batch that is not full.
+    """
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    if drop_last and len(order) % batch_size:
+        batches.pop()
+    return [chunk for batch in batches[start_batch:] for chunk in chunks_of(batch, share)]
+
+
+def share_of_rank(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+    """Returns the batches of `count` images in order that one of several processes measures.
+
+    Every image belongs to one batch, whose images do not depend on the number of processes: in
+    other company a network's answers would round differently. All processes have the same
+    number of batches, the last of which may be empty, because layers spread over processes work
+    only in step.
+    """
+    starts = range(0, count, batch_size)
+    most = -(-len(starts) // world_size)
+    mine = [
+        list(range(start, min(start + batch_size, count))) for start in starts[rank::world_size]
+    ]
+    return mine + [[]] * (most - len(mine))
 
 
 @dataclass(frozen=True)
@@ -109,12 +196,7 @@ _SENT_ON = "Caught "
 
 
 class BatchLoader:
-    """Yields batches that are prepared by other processes, if wanted, and says if one died.
-
-    Args:
-        batches: The numbers of each batch, in order.
-        num_workers: Processes that load; 0 loads in this one.
-    """
+    """Yields batches that are prepared by other processes, if wanted, and says if one died."""
 
     def __init__(
         self, samples: Samples, batches: Sequence[Sequence[int]], num_workers: int
@@ -228,7 +310,7 @@ def make_loader(
         start_batch: Batches to skip at the start of the epoch, without decoding them.
         num_workers: Processes that load; 0 loads in this one.
         drop_last: Leave out a last batch that is not full.
-        repeats: Varied copies of an image in a batch (`cvt.data.order.epoch_order`).
+        repeats: Varied copies of an image in a batch (`epoch_order`).
         share: The part of every batch that this process gets, and in how many chunks.
     """
     counted = {"epoch": epoch, "start_batch": start_batch, "num_workers": num_workers}
@@ -258,7 +340,7 @@ def make_eval_loader(
     """Returns a loader over all images in order, or over one process's share of them.
 
     Every image is in exactly one share; all shares have as many batches, the last of which may
-    be empty (`cvt.data.order.share_of_rank`).
+    be empty (`share_of_rank`).
     """
     _check_numbers(batch_size, num_workers=num_workers)
     if not len(image_set):

@@ -36,7 +36,6 @@ class ParquetRows:
 
     Args:
         images: Structs of `bytes` and perhaps `path`, as pyarrow holds them.
-        labels: Class names or whole numbers, or why a row has none.
         class_names: The names of the numbers, if the file's metadata has them.
     """
 
@@ -210,7 +209,6 @@ class ParquetSet(RowSet):
             raise BadImage(f"{name} has no image of its own: {error}") from None
 
 
-_FILE_NAME = re.compile(r"([a-z]+)(?:[^a-z].*)?\.parquet")
 _SHARD = re.compile(r"-of-(\d+)\.parquet$")
 
 
@@ -253,9 +251,9 @@ def _unused(folder: Path, used: Sequence[Path]) -> tuple[str, ...]:
 def _split_files(folder: Path, for_training: bool) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.parquet")):
-        match = _FILE_NAME.fullmatch(file.name.lower())
-        if match and match[1] in SPLIT_OF_NAME:
-            found.setdefault(SPLIT_OF_NAME[match[1]], []).append(file)
+        first_word = re.split("[^a-z]", file.name.lower())[0]
+        if first_word in SPLIT_OF_NAME:
+            found.setdefault(SPLIT_OF_NAME[first_word], []).append(file)
     if not found and not for_training:
         return {"train": sorted(folder.glob("*.parquet"))}
     if for_training and "train" not in found:

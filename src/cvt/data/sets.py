@@ -3,7 +3,7 @@
 import hashlib
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,7 @@ class ImageSet(ABC):
 
 class _Subset(ImageSet):
     def __init__(self, parent: ImageSet, indices: np.ndarray) -> None:
-        told = {"notes": parent.notes, "unreadable": parent.unreadable}
-        super().__init__(parent.labels[indices], parent.classes, **told)
+        super().__init__(parent.labels[indices], parent.classes, **told_of([parent]))
         self.parent, self.indices = parent, indices
         self.is_decoded = parent.is_decoded
 
@@ -97,8 +96,7 @@ class Joined(ImageSet):
     def __init__(self, parts: Sequence[ImageSet]) -> None:
         assert all(part.classes == parts[0].classes for part in parts)
         labels = np.concatenate([part.labels for part in parts])
-        told = {"notes": notes_of(parts), "unreadable": unreadable_of(parts)}
-        super().__init__(labels, parts[0].classes, **told)
+        super().__init__(labels, parts[0].classes, **told_of(parts))
         self.parts = tuple(parts)
         self.ends = np.cumsum([len(part) for part in parts])
         self.is_decoded = all(part.is_decoded for part in parts)
@@ -174,9 +172,6 @@ class RowSet(ImageSet):
     Args:
         columns: The labels of each part of the rows, and what whole numbers among them stand for
             where that part says so itself (`cvt.data.labels.numbered`).
-
-    Attributes:
-        bad: Why some rows have no class.
     """
 
     def __init__(
@@ -184,7 +179,7 @@ class RowSet(ImageSet):
         columns: Iterable[tuple[Sequence[Label | BadLabel], Sequence[str] | None]],
         classes: Classes,
     ) -> None:
-        self.bad: dict[int, BadLabel] = {}
+        self.bad: dict[int, BadLabel] = {}  # why some rows have no class
         numbers = [np.empty(0, np.int64)]
         for labels, own_names in columns:
             start = sum(map(len, numbers))
@@ -211,9 +206,6 @@ def labelled_splits(
 
     It is a mistake if no training image has a label, or if all labels of another split are of
     other classes than those of the training images.
-
-    Args:
-        notes: What else there is to be told of the data.
     """
     first_split = "train" if "train" in splits else next(iter(splits))
     kept: dict[str, ImageSet] = {}
@@ -246,14 +238,12 @@ def check_labels(images: ImageSet) -> None:
         )
 
 
-def notes_of(parts: Iterable[ImageSet]) -> tuple[str, ...]:
-    """Returns what there is to be told of several sets, each sentence once."""
-    return tuple(dict.fromkeys(note for part in parts for note in part.notes))
-
-
-def unreadable_of(parts: Iterable[ImageSet]) -> tuple[str, ...]:
-    """Returns what could not be looked into in several sets, each sentence once."""
-    return tuple(dict.fromkeys(each for part in parts for each in part.unreadable))
+def told_of(parts: Collection[ImageSet]) -> dict[str, tuple[str, ...]]:
+    """Returns the `notes` of several sets and what was `unreadable`, each sentence once."""
+    return {
+        kind: tuple(dict.fromkeys(each for part in parts for each in getattr(part, kind)))
+        for kind in ("notes", "unreadable")
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +251,6 @@ class DataSplits:
     """A data set ready for training: what to learn from, what to watch, what to report.
 
     Args:
-        name: What the user called the data.
         val: Images to choose checkpoints by.
         test: Images that neither of these may see, or None if the data has none.
         val_was_cut: Whether `val` was cut out of the training images because the data came
@@ -292,7 +281,7 @@ def stratified_split(
     scikit-learn's split, which balances whole sets, can leave a small class out of one side.
 
     Args:
-        fraction: Share of each class to cut out, in (0, 1).
+        fraction: In (0, 1).
         seed: What is drawn depends on this and the labels alone.
         name: What a message calls the data.
     """
@@ -344,15 +333,11 @@ class Remembered(ImageSet):
 
     Loading processes, which are new in every epoch, share the memory with the one that forked
     them; it is taken page by page, as images come in. A process that was not forked starts with
-    a memory of its own.
-
-    Args:
-        size: Width and height of the images that are kept.
+    a memory of its own. `size` is width and height.
     """
 
     def __init__(self, images: ImageSet, size: tuple[int, int]) -> None:
-        told = {"notes": images.notes, "unreadable": images.unreadable}
-        super().__init__(images.labels, images.classes, **told)
+        super().__init__(images.labels, images.classes, **told_of([images]))
         self.images, self.size = images, size
         self._take_memory()
 

@@ -39,16 +39,12 @@ _LENGTH = re.compile(rb"([1-9][0-9]{0,6}) ")
 
 
 class Member(NamedTuple):
-    """A file in an archive: its name, and where its content lies, in bytes.
-
-    Args:
-        is_file: Whether it has content of its own, unlike a link or a device.
-    """
+    """A file in an archive: its name, and where its content lies, in bytes."""
 
     name: str
     start: int
     size: int
-    is_file: bool = True
+    is_file: bool = True  # with content of its own, unlike a link or a device
 
 
 class TarDamage(Exception):
@@ -59,14 +55,8 @@ def tar_members(archive: BinaryIO) -> Iterator[Member]:
     """Yields what an uncompressed archive holds, except folders, in its order.
 
     Understood are POSIX (ustar, pax) and GNU archives, and several joined to one file. Bytes of
-    names that are no UTF-8 become Python's surrogates.
-
-    Args:
-        archive: Has to seek; only headers are read.
-
-    Raises:
-        TarDamage: Behind the last whole member.
-        OSError: It cannot be read.
+    names that are no UTF-8 become Python's surrogates. The archive has to seek; only headers are
+    read. `TarDamage` is raised behind the last whole member.
     """
     length = archive.seek(0, 2)
     place, name, size, has_ended = 0, None, None, False
@@ -167,16 +157,10 @@ _FIRST_CHOICES = ("jpg", "jpeg", "png", "webp")
 
 
 class ShardSample(NamedTuple):
-    """Files of a shard that share a name.
-
-    Args:
-        key: That name, up to the first dot.
-        label: What its image shows, or why it cannot be used.
-        start: Where in the shard its image lies; it has `size` bytes.
-    """
+    """Files of a shard that share a name up to the first dot, and where their image lies."""
 
     key: str
-    label: Label | BadLabel
+    label: Label | BadLabel  # what the image shows, or why it cannot be used
     start: int = 0
     size: int = 0
 

@@ -143,7 +143,7 @@ def _class_folders(folder: Path, found: _Found) -> dict[str, Path]:
     members: dict[str, Path] = {}
     for path in _folders(folder):
         name = composed(path.name)
-        if not _is_text(name):
+        if any("\ud800" <= each <= "\udfff" for each in name):
             raise UserError(
                 f"The name of the class folder {path} is not in UTF-8, expected text; rename it."
             )
@@ -272,10 +272,6 @@ def _listed(folders: Iterable[Path]) -> str:
     names = [each.name for each in folders]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _is_text(name: str) -> bool:
-    return not any("\ud800" <= each <= "\udfff" for each in name)
 
 
 # The test images must never change, whatever seed the training uses.

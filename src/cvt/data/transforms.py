@@ -81,14 +81,9 @@ class ResizedCrop(RandomResizedCropAndInterpolation):
 
 @dataclass(frozen=True)
 class ResizeTo:
-    """Resizes an RGB image, as `ResizedCrop` does.
+    """Resizes an RGB image, as `ResizedCrop` does; Pillow computes the filters that torch lacks."""
 
-    Args:
-        size: Height and width.
-        interpolation: A filter's name; Pillow computes those that torch lacks.
-    """
-
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width
     interpolation: str
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -108,14 +103,10 @@ class PadCrop:
     """torchvision's `RandomCrop(size, padding)`, without making the padded image.
 
     Out of the image with a black border around it, a part of the image's size is cut at random.
-
-    Args:
-        size: Height and width of the input and of the output.
-        padding: Height of the border above and below, width of it left and right.
     """
 
-    size: tuple[int, int]
-    padding: tuple[int, int]
+    size: tuple[int, int]  # height and width of the input and of the output
+    padding: tuple[int, int]  # height of the border above and below, width of it left and right
 
     def __call__(self, image: Image.Image) -> Image.Image:
         height, width = self.size

@@ -42,11 +42,7 @@ _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,9}")
 
 
 class LeftOut:
-    """What lies below some folders and is not used.
-
-    Attributes:
-        unreadable: One sentence for each folder or file that may not be read.
-    """
+    """What lies below some folders and is not used, or `unreadable`, a sentence for each."""
 
     def __init__(self) -> None:
         self.unreadable: list[str] = []
@@ -66,19 +62,18 @@ class LeftOut:
         """Returns at most one sentence, which counts what lies unused in `folder`."""
         if not self._count:
             return []
+        words = []
         kinds = sorted(self._count, key=lambda kind: (-self._count[kind], kind))
-        words = [self._words(kind, folder) for kind in kinds[:_MOST_KINDS]]
+        for kind in kinds[:_MOST_KINDS]:
+            count, example = self._count[kind], os.path.relpath(self._example[kind], folder)
+            such_as = "such as " if count > 1 else ""
+            name = kind if count == 1 or kind[0] == "." else _PLURALS.get(kind, f"{kind}s")
+            words.append(f"{count:,} {name} ({such_as}{example})")
         if rest := kinds[_MOST_KINDS:]:
             words.append(f"{sum(map(self._count.__getitem__, rest)):,} of {len(rest)} other kinds")
         total = self._count.total()
         files = f"files in {folder} are" if total > 1 else f"file in {folder} is"
         return [f"{total:,} {files} not used: {', '.join(words)}."]
-
-    def _words(self, kind: str, folder: str | Path) -> str:
-        count, example = self._count[kind], os.path.relpath(self._example[kind], folder)
-        such_as = "such as " if count > 1 else ""
-        name = kind if count == 1 or kind[0] == "." else _PLURALS.get(kind, f"{kind}s")
-        return f"{count:,} {name} ({such_as}{example})"
 
 
 def images_below(folders: Sequence[str | Path], left_out: LeftOut) -> Iterator[tuple[int, str]]:

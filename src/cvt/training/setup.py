@@ -16,13 +16,13 @@ from cvt.data import (
     Batch,
     DataSplits,
     ImageSet,
+    Share,
     eval_transform,
     load_data,
     make_eval_loader,
     make_loader,
     train_transform,
 )
-from cvt.data.order import Share
 from cvt.data.transforms import Transform
 from cvt.errors import UserError
 from cvt.files import expanded

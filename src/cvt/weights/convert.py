@@ -1,6 +1,7 @@
 """From one layout to another: open, rename, write."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -38,17 +39,13 @@ def convert(source: str | Path, out: str | Path, to: Target | None = None) -> st
     target = _target(path, to)
     _check_place(path, Path(source))
     state_dict, record = open_weights(source)
-    if target == "microsoft":
-        notes = _write_microsoft(path, state_dict, record)
-    elif target == "hugging_face":
-        notes = write_hugging_face(path, state_dict, record)
-    elif target == "timm":
-        write_timm_folder(path, state_dict, record)
-        notes = []
-    else:
-        save_checkpoint(path, state_dict, record)
-        notes = []
-    return " ".join(notes)
+    write: dict[str, Callable[..., list[str] | None]] = {
+        "cvt": save_checkpoint,
+        "microsoft": _write_microsoft,
+        "hugging_face": write_hugging_face,
+        "timm": write_timm_folder,
+    }
+    return " ".join(write[target](path, state_dict, record) or ())
 
 
 def _target(path: Path, to: str | None) -> str:

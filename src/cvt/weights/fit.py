@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from timm.models import adapt_input_conv
@@ -16,10 +17,6 @@ from cvt.systems.catalog import ROWS, SYSTEMS, make_network, row_of
 from cvt.systems.system import System
 from cvt.weights.layouts import StateDict
 from cvt.weights.record import Record
-
-# --- What a checkpoint's size of image, of input and of output is seen in: names and grids.
-
-_FACTS = ("widths", "depths", "embedding kernels", "projection kernels", "class tokens")
 
 
 def num_classes(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
@@ -38,12 +35,10 @@ def in_chans(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
     return spec.in_chans if norm is None or not norm.ndim else max(norm.shape[0] // window, 1)
 
 
-# --- What the shapes of a state dict in our names tell of a network of stages, in short.
-
-
-def shape_facts(state_dict: Mapping[str, Tensor]) -> dict[str, list[int]]:
+def shape_facts(state_dict: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """Returns what shapes tell of stages, one entry a stage: not strides, heads and activation."""
-    facts: dict[str, list[int]] = {word: [] for word in _FACTS}
+    words = ("widths", "depths", "embedding kernels", "projection kernels", "class tokens")
+    facts: dict[str, list[Any]] = {word: [] for word in words}
     while (stem := f"stages.{len(facts['widths'])}.") + "embed.proj.weight" in state_dict:
         embed = state_dict[f"{stem}embed.proj.weight"]
         conv = state_dict.get(f"{stem}blocks.0.attn.q.conv.weight")
@@ -54,11 +49,9 @@ def shape_facts(state_dict: Mapping[str, Tensor]) -> dict[str, list[int]]:
         facts["depths"].append(depth)
         facts["embedding kernels"].append(embed.shape[-1] if embed.ndim == 4 else 0)
         facts["projection kernels"].append(0 if conv is None or not conv.ndim else conv.shape[-1])
-        facts["class tokens"].append(int(f"{stem}cls_token" in state_dict))
+        facts["class tokens"].append("yes" if f"{stem}cls_token" in state_dict else "no")
     return facts
 
-
-# --- Loading a state dict whole or not at all, and fitting one to a changed model beforehand.
 
 _SHOWN = 12
 _COUNTER = ".num_batches_tracked"
@@ -66,11 +59,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
-    """Loads every tensor; names and shapes have to agree both ways, or nothing is loaded.
-
-    Args:
-        source: Where the state dict comes from, for the message.
-    """
+    """Loads every tensor; names and shapes have to agree both ways, or nothing is loaded."""
     difference = diff(model.state_dict(), state_dict)
     if difference:
         raise UserError(
@@ -97,7 +86,11 @@ def diff(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
         for name, tensor in expected.items()
         if name in got and got[name].shape != tensor.shape
     ]
-    return "\n".join(line for lines in (missing, too_much, reshaped) for line in _capped(lines))
+    kinds = (missing, too_much, reshaped)
+    for lines in kinds:
+        if len(lines) > _SHOWN:
+            lines[_SHOWN:] = [f"{lines[0][0]} ... and {len(lines) - _SHOWN} more"]
+    return "\n".join(line for lines in kinds for line in lines)
 
 
 def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source: str) -> StateDict:
@@ -105,9 +98,6 @@ def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source:
 
     No memory is spent on the network, so that the file alone bounds what a load takes. The counters
     of BatchNorms, which inference never reads, are filled in where the file has none.
-
-    Args:
-        source: Where both come from, for the message.
     """
     check_record(record, source)
     with torch.device("meta"):
@@ -138,11 +128,7 @@ def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source:
 
 
 def check_record(record: Record, source: str) -> None:
-    """Refuses a record whose spec is no change of its row, or whose pictures don't fit its spec.
-
-    Args:
-        source: Where it comes from or goes to, for the message.
-    """
+    """Refuses a record whose spec is no change of its row, or whose images don't fit its spec."""
     if row_of(record.model).kind != record.spec.kind:
         raise UserError(
             f"Got a {type(record.spec).__name__} for {record.model} in {source}, expected a "
@@ -165,10 +151,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def adapt(
-    state_dict: Mapping[str, Tensor],
-    model: VisionModel,
-    *,
-    img_size: tuple[int, int] | None = None,
+    state_dict: Mapping[str, Tensor], model: VisionModel, *, img_size: tuple[int, int] | None = None
 ) -> StateDict:
     """Fits a checkpoint to a model with another head, other input channels or image size.
 
@@ -182,9 +165,9 @@ def adapt(
     """
     adapted, own = dict(state_dict), model.state_dict()
     if num_classes(adapted, model.spec) != num_classes(own, model.spec):
-        heads = model.spec.classifiers
-        adapted = {name: t for name, t in adapted.items() if _module(name) not in heads}
-        adapted |= {name: t for name, t in own.items() if _module(name) in heads}
+        of_heads = tuple(f"{each}." for each in model.spec.classifiers)
+        adapted = {name: t for name, t in adapted.items() if not name.startswith(of_heads)}
+        adapted |= {name: t for name, t in own.items() if name.startswith(of_heads)}
     _adapt_channels(adapted, model)
     if img_size is not None and tuple(img_size) != model.spec.img_size:
         adapt_tables(adapted, model, img_size)
@@ -217,18 +200,8 @@ def _adapt_channels(state_dict: StateDict, model: VisionModel) -> None:
     state_dict[name] = adapt_input_conv(model.in_chans, state_dict[name], base_chans=had)
 
 
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _capped(lines: list[str]) -> list[str]:
-    if len(lines) <= _SHOWN:
-        return lines
-    return [*lines[:_SHOWN], f"{lines[0][0]} ... and {len(lines) - _SHOWN} more"]
 
 
 def recognise_variant(
@@ -246,7 +219,6 @@ def recognise_variant(
     then one made for the same image size, then the first of the catalogue.
 
     Args:
-        source: Where the state dict comes from, for the message.
         systems: Those that it may belong to.
         file_name: What may name the row, with anything between its words.
     """
@@ -255,7 +227,8 @@ def recognise_variant(
     nearest, fewest = "", ""
     for name, row in _candidates(state_dict, systems):
         spec = spec_of_tensors(row, state_dict)
-        difference = _difference(spec, state_dict)
+        with torch.device("meta"):
+            difference = diff(make_network(spec).state_dict(), state_dict)
         if not difference:
             fits[name] = spec
         elif not nearest or difference.count("\n") < fewest.count("\n"):
@@ -267,7 +240,7 @@ def recognise_variant(
     facts = shape_facts(state_dict)
     if stages := len(facts["widths"]):
         each = (f"{word} {'/'.join(map(str, values))}" for word, values in facts.items())
-        found = f"{stages} stages of {', '.join(each)}"
+        found = f"{stages} stages of {next(each)} and {', '.join(each)}"
     near = f" The nearest is {nearest}, which differs in" if nearest else ""
     raise UserError(
         f"{source} is none of the {len(ROWS)} models that `cvt models` lists: got {found}; "
@@ -314,14 +287,10 @@ def _candidates(
             yield name, row
 
 
-def _difference(spec: Spec, state_dict: Mapping[str, Tensor]) -> str:
-    with torch.device("meta"):
-        return diff(make_network(spec).state_dict(), state_dict)
-
-
 def _rank(name: str, spec: Spec, file_name: str) -> tuple[int, bool, int]:
     """What sorts rows of the same shapes, the best first."""
-    is_named = _letters(name) in _letters(file_name)
+    spelled, said = (re.sub(r"[^a-z0-9]", "", each.lower()) for each in (name, file_name))
+    is_named = spelled in said
     return -len(name) * is_named, spec.img_size != ROWS[name].img_size, list(ROWS).index(name)
 
 
@@ -348,7 +317,3 @@ def _agree(
         name in state_dict and state_dict[name].shape[1:2] == (num_prefix + grid[0] * grid[1],)
         for name, (grid, num_prefix) in expected.items()
     )
-
-
-def _letters(words: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", words.lower())

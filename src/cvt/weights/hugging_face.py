@@ -2,12 +2,12 @@
 
 transformers computes GELU where the reference computes QuickGELU, so the same tensors give it
 other logits than they give us. The published weights were trained with QuickGELU, and that is what
-they run with here unless the caller changes `act_layer` (see `gelu_note`). Its config has no field
+they run with here unless the caller changes `act_layer`. Its config has no field
 for the activation, and its `layer_norm_eps` is never read: the norms have 1e-5.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,15 +35,10 @@ from cvt.plain import (
 )
 from cvt.systems.cvt import CVT
 from cvt.systems.pvt import DIMS, HEADS, MLP_RATIOS, PVT, REDUCTIONS
-from cvt.systems.system import HALF, IMAGENET_MEAN, IMAGENET_STD, System
+from cvt.systems.system import HALF, IMAGENET_MEAN, IMAGENET_STD
 from cvt.weights.checkpoint import read_safetensors, write_safetensors
 from cvt.weights.fit import check_whole, num_classes, spec_of_tensors
-from cvt.weights.layouts import (
-    StateDict,
-    identify,
-    strip_wrappers,
-    to_hugging_face,
-)
+from cvt.weights.layouts import StateDict, identify, strip_wrappers, to_hugging_face
 from cvt.weights.pickles import read_pickle
 from cvt.weights.record import Interpolation, Preprocessing, Record, preprocessing_of_row
 
@@ -74,7 +69,9 @@ def read_hugging_face(folder: str | Path) -> tuple[StateDict, Record]:
         spec = spec_of_tensors(spec, state_dict)
     else:
         spec = spec.change(num_classes=num_classes(state_dict, spec))
-    name = _nearest_row(spec, system)
+    # The row with these widths and depths; any other spec is a change of the smallest.
+    same = (name for name, row in system.rows.items() if _shape(row) == _shape(spec))
+    name = next(same, next(iter(system.rows)))
     preprocessing = preprocessing_of_row(name, spec) if is_pvt else Preprocessing.default(spec)
     if (folder / PREPROCESSOR_FILE).is_file():
         processor = read_json(folder / PREPROCESSOR_FILE)
@@ -103,7 +100,12 @@ def write_hugging_face(
     """
     check_expressible(record.spec, "hugging_face")
     assert record.spec.staged is not None
-    folder, notes = Path(folder), gelu_note(record.spec.staged)
+    folder, notes = Path(folder), []
+    if record.spec.staged.act_layer != "gelu":
+        notes.append(
+            "transformers computes GELU where these weights were trained with QuickGELU, so its "
+            "logits differ a little from ours."
+        )
     processor = write_processor(record.preprocessing)
     write_safetensors(folder / "model.safetensors", to_hugging_face(state_dict), {"format": "pt"})
     write_json(folder / "config.json", config_of_record(record))
@@ -116,23 +118,6 @@ def write_hugging_face(
     else:
         write_json(folder / PREPROCESSOR_FILE, processor)
     return notes
-
-
-def gelu_note(spec: BackboneSpec) -> list[str]:
-    """Says that transformers computes another activation, if it does for this spec."""
-    if spec.act_layer == "gelu":
-        return []
-    return [
-        "transformers computes GELU where these weights were trained with QuickGELU, so its "
-        "logits differ a little from ours."
-    ]
-
-
-def _nearest_row(spec: Spec, system: System) -> str:
-    """The row with these widths and depths; any other spec is a change of the smallest."""
-    shape = _shape(spec)
-    same = (name for name, row in system.rows.items() if _shape(row) == shape)
-    return next(same, next(iter(system.rows)))
 
 
 def _shape(spec: Spec) -> list[tuple[int, int]]:
@@ -310,16 +295,12 @@ def config_of_record(record: Record) -> dict[str, Any]:
         "num_channels": record.spec.in_chans,
         **{key: [getattr(stage, field) for stage in stages] for field, key in _CVT_COLUMNS.items()},
         "qkv_projection_method": ["dw_bn"] * len(stages),
-        "padding_q": [stage.conv_kernel // 2 for stage in stages],
-        "padding_kv": [stage.conv_kernel // 2 for stage in stages],
+        **{key: [each.conv_kernel // 2 for each in stages] for key in ("padding_q", "padding_kv")},
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)} if unique else {},
         **({"problem_type": "multi_label_classification"} if record.multi_label else {}),
         "dtype": "float32",
     }
-
-
-# What a classifier's outputs mean.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,10 +316,7 @@ class _Answers:
 
 
 def read_answers(config: Mapping[str, Any], count: int) -> tuple[tuple[str, ...] | None, bool]:
-    """Reads what a classifier's outputs mean, as transformers' pipeline understands it.
-
-    Args:
-        count: How many outputs there are.
+    """Reads what a classifier's `count` outputs mean, as transformers' pipeline understands it.
 
     Returns:
         The class names, or None where they are missing or placeholders; and whether the classes
@@ -381,21 +359,15 @@ def _class_names(
     if isinstance(labels, list):
         labels = {str(index): label for index, label in enumerate(labels)}
     if labels.keys() != {str(index) for index in range(count)}:
+        keys = list(labels)
+        some = keys if len(keys) <= 4 else [*keys[:2], "...", keys[-1]]
         raise UserError(
             f"Got id2label with {len(labels)} labels in config.json, for the outputs "
-            f"{_some(labels)}; expected one for each of the outputs 0 to {count - 1}."
+            f"{', '.join(some)}; expected one for each of the outputs 0 to {count - 1}."
         )
     names = tuple(str(labels[str(index)]) for index in range(count))
     placeholders = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     return None if placeholders else names
-
-
-def _some(keys: Iterable[str]) -> str:
-    keys = list(keys)
-    return ", ".join(keys) if len(keys) <= 4 else f"{keys[0]}, {keys[1]}, ..., {keys[-1]}"
-
-
-# The files of a folder.
 
 
 def read_weights(folder: Path) -> StateDict:
@@ -519,7 +491,17 @@ def read_processor(
             f"Got the image processor {named!r} in {PREPROCESSOR_FILE}, expected {_KINDS[kind]}; "
             "remove the file to use the default preprocessing."
         )
-    _check_steps(config, processor)
+    if not processor.do_resize:
+        raise UserError(
+            f"Got do_resize false in {PREPROCESSOR_FILE}, expected true: images of one size are "
+            "made here."
+        )
+    others = [key for key in config if str(key).startswith("do_") and key not in _CONVERTS]
+    for key in filter(config.get, (*others, *_UNKNOWN)):
+        raise UserError(
+            f"Got {key} {config[key]!r} in {PREPROCESSOR_FILE}, expected none: that step is not "
+            "done here; prepare the images with transformers."
+        )
     if channels is None:
         channels = len(processor.image_mean) if isinstance(processor.image_mean, tuple) else 3
     # With x in 0..1, they compute (x * factor - mean) / std.
@@ -565,21 +547,6 @@ def write_processor(preprocessing: Preprocessing) -> dict[str, Any] | None:
     }
 
 
-def _check_steps(config: Mapping[str, Any], processor: _Processor) -> None:
-    if not processor.do_resize:
-        raise UserError(
-            f"Got do_resize false in {PREPROCESSOR_FILE}, expected true: images of one size are "
-            "made here."
-        )
-    others = [key for key in config if str(key).startswith("do_") and key not in _CONVERTS]
-    for key in (*others, *_UNKNOWN):
-        if config.get(key):
-            raise UserError(
-                f"Got {key} {config[key]!r} in {PREPROCESSOR_FILE}, expected none: that step is "
-                "not done here; prepare the images with transformers."
-            )
-
-
 def _per_channel(
     value: float | tuple[float, ...] | None, default: tuple[float, ...], channels: int
 ) -> tuple[float, ...]:
@@ -620,14 +587,11 @@ def _size(size: int | dict[str, int | None] | None, kind: str) -> tuple[int, int
     return height, width
 
 
-# What the two other implementations of CvT can compute, so that nothing is exported in vain.
-
-
 def check_expressible(spec: Spec, layout: Literal["microsoft", "hugging_face"]) -> None:
     """Refuses a spec that the other implementation would compute differently, or not at all.
 
     Rates of dropout and stochastic depth are not looked at: they change training only. Neither is
-    the activation in Hugging Face's case; see `gelu_note`.
+    the activation in Hugging Face's case, of which `write_hugging_face` says what it does.
     """
     whose = "microsoft/CvT" if layout == "microsoft" else "Hugging Face's CvT"
     if (staged := spec.staged) is None:
@@ -635,8 +599,7 @@ def check_expressible(spec: Spec, layout: Literal["microsoft", "hugging_face"]) 
             f"{whose} cannot express this model: it is not made of CvT's stages; keep it as "
             ".safetensors or a timm folder."
         )
-    theirs = _of_microsoft(staged) if layout == "microsoft" else _of_hugging_face(staged)
-    for field, got, options in [*_of_both(staged), *theirs]:
+    for field, got, options in _needs(staged, layout):
         if got not in options:
             expected = " or ".join(map(repr, options))
             raise UserError(
@@ -645,11 +608,9 @@ def check_expressible(spec: Spec, layout: Literal["microsoft", "hugging_face"]) 
             )
 
 
-# A field, its value, and those that the other side computes.
-_Need = tuple[str, object, tuple]
-
-
-def _of_both(spec: BackboneSpec) -> Iterator[_Need]:
+def _needs(spec: BackboneSpec, layout: str) -> Iterator[tuple[str, object, tuple]]:
+    """Yields fields, their values, and those that the other side computes."""
+    is_microsoft = layout == "microsoft"
     yield "attn_scale", spec.attn_scale, ("dim",)
     yield "norm_eps", spec.norm_eps, (1e-5,)
     yield "embed_norm_eps", spec.embed_norm_eps, (1e-5,)
@@ -659,26 +620,19 @@ def _of_both(spec: BackboneSpec) -> Iterator[_Need]:
         yield "embed_norm", stage.embed_norm, (True,)
         yield "pos_embed", stage.pos_embed, ("none",)
         yield "q_stride", stage.q_stride, (1,)
-
-
-def _of_microsoft(spec: BackboneSpec) -> Iterator[_Need]:
-    yield "act_layer", spec.act_layer, ("quick_gelu",)
-    yield "global_pool", spec.global_pool, ("token" if spec.stages[-1].cls_token else "avg",)
-    for stage in spec.stages:
-        yield "projection", stage.projection, ("conv", "avg")  # it crashes on others
-
-
-def _of_hugging_face(spec: BackboneSpec) -> Iterator[_Need]:
-    yield "act_layer", spec.act_layer, ("gelu", "quick_gelu")
-    for index, stage in enumerate(spec.stages):
-        yield "projection", stage.projection, ("conv",)
-        is_last = index == len(spec.stages) - 1
-        yield f"cls_token of stage {index + 1}", stage.cls_token, (is_last,)
+    yield "act_layer", spec.act_layer, ("quick_gelu",) if is_microsoft else ("gelu", "quick_gelu")
+    pool = "token" if spec.stages[-1].cls_token or not is_microsoft else "avg"
+    for number, stage in enumerate(spec.stages, 1):
+        # Microsoft's crashes on others.
+        yield "projection", stage.projection, ("conv", "avg") if is_microsoft else ("conv",)
+        if is_microsoft:
+            continue
+        yield f"cls_token of stage {number}", stage.cls_token, (number == len(spec.stages),)
         # Its constructor indexes the stage's list of drop-path rates with the stage's number.
-        if stage.depth <= index:
+        if stage.depth < number:
             raise UserError(
                 f"Hugging Face's CvT cannot express this model: got depth={stage.depth}, expected "
-                f"at least {index + 1} in stage {index + 1} (it crashes otherwise); keep it as "
+                f"at least {number} in stage {number} (it crashes otherwise); keep it as "
                 ".safetensors or a timm folder."
             )
-    yield "global_pool", spec.global_pool, ("token",)
+    yield "global_pool", spec.global_pool, (pool,)

@@ -49,9 +49,6 @@ def below_prefix(state_dict: Mapping[str, Tensor], *, source: str) -> StateDict:
 
     What lies beside it is left out, which a remark says. Names that need no such thing, or
     where nothing helps, are returned as they are.
-
-    Args:
-        source: Where the state dict comes from, for the message.
     """
     if _is_known(state_dict.keys()):
         return dict(state_dict)
@@ -104,11 +101,7 @@ def to_hugging_face(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def to_ours(state_dict: Mapping[str, Tensor], *, source: str = "The state dict") -> StateDict:
-    """Brings a state dict in any known layout to our names and shapes.
-
-    Args:
-        source: Where it comes from, for the message.
-    """
+    """Brings a state dict in any known layout to our names and shapes."""
     return identify(state_dict, source=source)[0]
 
 
@@ -118,9 +111,6 @@ def identify(
     """As `to_ours`, and says which systems have checkpoints in the layout, in catalogue order.
 
     Our own names leave all systems possible.
-
-    Args:
-        source: Where it comes from, for the message.
     """
     stripped = below_prefix(strip_wrappers(state_dict), source=source)
     if is_ours(stripped):

@@ -28,18 +28,8 @@ _DEEPEST = 3  # a file may also nest without end
 _WANTED = re.compile(r"GLOBAL (\w+(?:\.\w+)+)")
 # All that torch's unpickler raises on bytes that are no pickle, or only a part of one.
 _BROKEN = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
+    *(pickle.UnpicklingError, struct.error, RuntimeError, EOFError, LookupError, ValueError),
+    *(TypeError, AttributeError, AssertionError, OverflowError, MemoryError, RecursionError),
 )
 # torch.save compresses nothing; a copy that was packed again may be, but not to a tenth.
 _MOST_UNPACKED = 10
@@ -106,7 +96,16 @@ def read_pickle(path: str | Path) -> StateDict:
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
     except _BROKEN as error:
-        raise _refusal(path, error) from error
+        if wanted := _WANTED.search(str(error)):
+            raise UserError(
+                f"{path} is refused: to open it, {wanted[1]!r} would have to be run, and a "
+                "checkpoint may hold tensors only; ask its author for a state dict or a "
+                ".safetensors file."
+            ) from error
+        raise UserError(
+            f"{path} is truncated or no PyTorch file, expected a state dict written by torch.save; "
+            "copy or download it again."
+        ) from error
     return unwrap(content, source=str(path))
 
 
@@ -142,12 +141,14 @@ def unwrap(content: Any, *, source: str = "The checkpoint") -> StateDict:
         content: What was unpickled: a state dict, or a dict with one under `state_dict`, `model`,
             `model_state_dict` or the like; averaged weights (`state_dict_ema`, `model_ema`) come
             first. Under any other key it has to be the only one of a known network.
-        source: Where it comes from, for the message.
     """
     found = dict(_find(content, "", _DEEPEST, set()))
     if not found:
+        got = f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            got = f"a dict with keys {_listed(content)}" if content else "an empty dict"
         raise UserError(
-            f"{source} holds no state dict: got {_describe(content)}, expected names with tensors, "
+            f"{source} holds no state dict: got {got}, expected names with tensors, "
             f"directly or under one of {', '.join(_NESTS)}."
         )
     if len(found) > 1:
@@ -163,8 +164,15 @@ def unwrap(content: Any, *, source: str = "The checkpoint") -> StateDict:
 def check_dense(state_dict: Mapping[str, Tensor], *, source: str) -> None:
     """Refuses tensors that are no plain arrays of numbers, and more of them than memory holds."""
     for name, tensor in state_dict.items():
-        kind = _kind(tensor)
-        if kind:
+        kinds = {
+            "nested": tensor.is_nested,
+            "quantised": tensor.is_quantized,
+            str(tensor.layout).removeprefix("torch."): tensor.layout != torch.strided,
+            "meta": tensor.is_meta,
+            "complex": tensor.is_complex(),
+            type(tensor).__name__: type(tensor) not in (Tensor, nn.Parameter),
+        }
+        for kind in (each for each, holds in kinds.items() if holds):
             raise UserError(
                 f"Got the {kind} tensor {name!r} in {source}, expected plain arrays of floating "
                 "point numbers; save the model's weights as those."
@@ -182,32 +190,17 @@ def check_dense(state_dict: Mapping[str, Tensor], *, source: str) -> None:
         )
 
 
-def _kind(tensor: Tensor) -> str:
-    """What stands in the way of using a tensor; empty for a plain array."""
-    kinds = {
-        "nested": tensor.is_nested,
-        "quantised": tensor.is_quantized,
-        str(tensor.layout).removeprefix("torch."): tensor.layout != torch.strided,
-        "meta": tensor.is_meta,
-        "complex": tensor.is_complex(),
-        type(tensor).__name__: type(tensor) not in (Tensor, nn.Parameter),
-    }
-    return next((kind for kind, holds in kinds.items() if holds), "")
-
-
 def _find(
     content: Any, where: str, depth: int, seen: set[int]
 ) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     """Yields state dicts by the keys that lead to them; of the usual keys, the first one's alone.
 
-    Args:
-        depth: Mappings that may lie around one.
-        seen: Mappings that were looked into, as a file may name one in many places.
+    Up to `depth` mappings may lie around one, and a file may name one, then `seen`, many times.
     """
     if not isinstance(content, Mapping) or id(content) in seen:
         return
     seen.add(id(content))
-    if _is_state_dict(content):
+    if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         yield where, content
     elif depth:
         for key in (each for each in _NESTS if each in content):
@@ -221,34 +214,6 @@ def _find(
                     yield path, found
 
 
-def _is_state_dict(found: Any) -> bool:
-    return (
-        isinstance(found, Mapping)
-        and len(found) > 0
-        and all(isinstance(name, str) for name in found)
-        and all(isinstance(tensor, Tensor) for tensor in found.values())
-    )
-
-
-def _describe(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return f"a dict with keys {_listed(content)}" if content else "an empty dict"
-    return f"a {type(content).__name__}"
-
-
 def _listed(keys: Collection[Any]) -> str:
     more = ", ..." if len(keys) > 5 else ""
     return f"{', '.join(repr(key)[:80] for key in list(keys)[:5])}{more}"
-
-
-def _refusal(path: Path, error: Exception) -> UserError:
-    wanted = _WANTED.search(str(error))
-    if wanted:
-        return UserError(
-            f"{path} is refused: to open it, {wanted[1]!r} would have to be run, and a checkpoint "
-            "may hold tensors only; ask its author for a state dict or a .safetensors file."
-        )
-    return UserError(
-        f"{path} is truncated or no PyTorch file, expected a state dict written by torch.save; "
-        "copy or download it again."
-    )

@@ -23,9 +23,7 @@ class Published:
     Args:
         name: `model.tag`, as timm writes it.
         model: The row that it belongs to.
-        hub_id: Its repository on the Hugging Face hub.
         file_name: What Microsoft's own `.pth` is called.
-        data: What it was trained on.
         top1: ImageNet-1k validation accuracy in percent, as `top1_by` reports it.
         others: Top-1 that others measured with the same weights, by who reports it.
     """
@@ -73,10 +71,7 @@ PUBLISHED: dict[str, Published] = {
         _published("cvt_21", AT_1K_384, 83.3, {PADDLE: 83.27}),
         _published("cvt_21", AT_22K_384, 84.9, {PADDLE: 84.91, PASSL: 84.63}),
         _published(
-            "cvt_w24",
-            AT_22K_384,
-            87.7,
-            {"microsoft/CvT README": 87.6, PADDLE: 87.58, PASSL: 87.39},
+            "cvt_w24", AT_22K_384, 87.7, {"microsoft/CvT README": 87.6, PADDLE: 87.58, PASSL: 87.39}
         ),
     )
 }

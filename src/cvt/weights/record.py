@@ -15,12 +15,12 @@ ClassNames = Annotated[tuple[Annotated[str, Length(0, 1000)], ...], Length(0, 1_
 Text = Annotated[str, Length(0, 10_000)]
 
 MOST_RESIZED = 16384
-"""Pixels a side that a image is resized to, at most."""
+"""Pixels a side that an image is resized to, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a image becomes the network's input, in the words of timm's `pretrained_cfg`.
+    """How an image becomes the network's input, in the words of timm's `pretrained_cfg`.
 
     `crop_mode="center"` resizes the short side to `side / crop_pct` and cuts the middle out;
     `"squash"` resizes both sides to `size / crop_pct`, which changes the aspect ratio.
@@ -50,7 +50,7 @@ class Preprocessing:
         if max(self.size) > MOST_RESIZED * self.crop_pct:
             raise UserError(
                 f"Got crop_pct {self.crop_pct:g} for an input of {self.size[0]}x{self.size[1]} "
-                f"pixels, expected a image of at most {MOST_RESIZED} pixels a side before the "
+                f"pixels, expected an image of at most {MOST_RESIZED} pixels a side before the "
                 "crop."
             )
 
@@ -127,9 +127,8 @@ class Record:
         spec: The whole architecture; building it and loading the tensors gives the model.
         class_names: One label per output, of at most 1,000 letters; None: they are not known.
         multi_label: Whether each class is there or not by itself, so that probabilities are the
-            sigmoids of the outputs; otherwise a image shows one class, and they are a softmax.
+            sigmoids of the outputs; otherwise an image shows one class, and they are a softmax.
         metrics: Figures measured with these weights, such as `{"top1": 98.2}` (percent).
-        licence: Under what terms the weights may be used.
         source: Where the weights come from: a path, hub id or published name.
         trained_on: What the run that made the weights learned from; None: that is not known.
     """
@@ -154,8 +153,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that goes to JSON and comes back through `from_dict`."""
-        unknown = ("trained_on",) if self.trained_on is None else ()
-        return to_plain(self, leave_out=unknown)
+        return to_plain(self, leave_out=("trained_on",) * (self.trained_on is None))
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:

@@ -38,18 +38,10 @@ from cvt.weights.published import (
 from cvt.weights.record import Record, preprocessing_of_row
 from cvt.weights.timm_folder import read_timm_folder
 
-# --- The small trained model that comes with the library, so that prediction needs no download.
-
 DEMO = "demo"
+"""The small trained model that comes along; the README beside it says what it is worth."""
 
-
-def demo_file() -> Path:
-    """Returns the demo model's checkpoint; the README beside it says what it is worth."""
-    return Path(__file__).with_name("demo_model") / "cvt_nano_32_cifar10.safetensors"
-
-
-# --- Fetching a repository of the Hugging Face hub, from its cache where the hub is out of reach.
-
+DEMO_FILE = Path(__file__).with_name("demo_model") / "cvt_nano_32_cifar10.safetensors"
 _TIMEOUT_S = 5
 
 
@@ -190,10 +182,9 @@ def _open(source: str) -> tuple[StateDict, Record]:
     if os.path.isfile(source):
         return _open_file(Path(source))
     if source == DEMO:
-        return load_checkpoint(demo_file())
-    hub_id = next(
-        (source.removeprefix(each) for each in HUB_PREFIXES if source.startswith(each)), ""
-    )
+        return load_checkpoint(DEMO_FILE)
+    prefix = next(filter(source.startswith, HUB_PREFIXES), None)
+    hub_id = source.removeprefix(prefix) if prefix else ""
     published = find_published(hub_id or source)
     if published is not None:
         state_dict, record = _open_folder(fetch(published.hub_id))
@@ -298,8 +289,7 @@ def _is_hub_id(source: str) -> bool:
 
 
 def _nothing_there(path: Path) -> UserError:
-    url = url_in(path)
-    if url is not None:
+    if (url := url_in(path)) is not None:
         return UserError(
             f"Got the URL {url}, and nothing is fetched but from the Hugging Face hub, by "
             "OWNER/NAME; download it and name the file."

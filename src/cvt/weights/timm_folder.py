@@ -57,7 +57,7 @@ def save_pretrained(
         record: What the folder says about the model; by default what `cvt.load` found in its
             checkpoint or, for a new model, the preprocessing of its registered configuration.
         class_names: One label per output, in their order; None: the record's.
-        preprocessing: How pictures were prepared in training, also as timm's data config
+        preprocessing: How images were prepared in training, also as timm's data config
             (`timm.data.resolve_model_data_config`); None: the record's.
     """
     if not hasattr(model, "spec"):
@@ -80,25 +80,22 @@ def save_pretrained(
 
 def record_of_model(model: VisionModel, record: Record | None = None) -> Record:
     """Returns what there is to say about a model as it is now, see `save_pretrained`."""
-    record = record or getattr(model, "record", None) or _new_record(model)
+    record = record or getattr(model, "record", None)
+    if record is None:
+        cfg = getattr(model, "pretrained_cfg", None)
+        if cfg is None:
+            raise UserError(
+                "Got a model that does not say which row it is of; make it with cvt.create_model, "
+                "or pass a record."
+            )
+        prepared = Preprocessing.from_timm(cfg).with_channels(model.in_chans)
+        name = _row_named(cfg["architecture"])
+        record = Record(model=name, spec=model.spec, preprocessing=prepared)
     # timm's own networks, the baselines, know no spec to keep up with `reset_classifier`.
     spec = model.spec.change(num_classes=model.num_classes)
     kept = record.class_names if spec.num_classes == record.spec.num_classes else None
     preprocessing = record.preprocessing.with_channels(spec.in_chans)
     return replace(record, spec=spec, class_names=kept, preprocessing=preprocessing)
-
-
-def _new_record(model: VisionModel) -> Record:
-    cfg = getattr(model, "pretrained_cfg", None)
-    if cfg is None:
-        raise UserError(
-            "Got a model that does not say which row it is of; make it with cvt.create_model, or "
-            "pass a record."
-        )
-    preprocessing = Preprocessing.from_timm(cfg).with_channels(model.in_chans)
-    return Record(
-        model=_row_named(cfg["architecture"]), spec=model.spec, preprocessing=preprocessing
-    )
 
 
 def write_timm_folder(folder: str | Path, state_dict: Mapping[str, Tensor], record: Record) -> None:
@@ -118,25 +115,21 @@ def read_timm_folder(folder: str | Path) -> tuple[StateDict, Record]:
     config = read_json(folder / "config.json")
     record = record_of_config(config, source=str(folder))
     state_dict = to_ours(read_weights(folder), source=str(folder))
-    channels = (config.get("model_args") or {}).get("in_chans")
-    return state_dict, _as_tensors(record, state_dict, channels)
-
-
-def _as_tensors(record: Record, state_dict: StateDict, told_channels: int | None) -> Record:
-    """Input channels and image size, which timm's own configurations may not tell."""
+    # timm's own configurations may not tell input channels and image size.
     spec = spec_of_tensors(record.spec, state_dict)
     if spec.num_classes != record.spec.num_classes:
         raise UserError(
-            f"Got a classifier of {spec.num_classes} outputs in {record.source}, expected the "
+            f"Got a classifier of {spec.num_classes} outputs in {folder}, expected the "
             f"{record.spec.num_classes} classes of its config.json."
         )
+    told_channels = (config.get("model_args") or {}).get("in_chans")
     if told_channels not in (None, spec.in_chans):
         raise UserError(
-            f"Got a first layer for {spec.in_chans} channels in {record.source}, expected the "
+            f"Got a first layer for {spec.in_chans} channels in {folder}, expected the "
             f"{told_channels} of its config.json."
         )
     preprocessing = record.preprocessing.with_channels(spec.in_chans)
-    return replace(record, spec=spec, preprocessing=preprocessing)
+    return state_dict, replace(record, spec=spec, preprocessing=preprocessing)
 
 
 def config_of_record(record: Record) -> dict[str, Any]:
@@ -150,12 +143,14 @@ def config_of_record(record: Record) -> dict[str, Any]:
     num_classes = arguments.pop("num_classes", spec.num_classes)
     if spec.made_by_timm:
         arguments.pop("img_size", None)  # timm's builder of these has no such argument
+    with torch.device("meta"):
+        num_features = make_network(spec).num_features
     ends = spec.classifiers
     labels = {"label_names": list(record.class_names)} if record.class_names else {}
     return {
         "architecture": timm_name(record.model),
         "num_classes": num_classes,
-        "num_features": _num_features(spec),
+        "num_features": num_features,
         "global_pool": spec.global_pool,
         **labels,
         "model_args": arguments,
@@ -168,11 +163,6 @@ def config_of_record(record: Record) -> dict[str, Any]:
             "license": record.licence,
         },
     }
-
-
-def _num_features(spec: Spec) -> int:
-    with torch.device("meta"):
-        return make_network(spec).num_features
 
 
 def model_args(model: str, spec: Spec) -> dict[str, Any]:
@@ -196,7 +186,7 @@ def model_args(model: str, spec: Spec) -> dict[str, Any]:
 def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
     """Reads timm's `config.json`.
 
-    Pictures are prepared as `input_size` and `crop_pct` say, as timm's own transforms do it;
+    Images are prepared as `input_size` and `crop_pct` say, as timm's own transforms do it;
     `test_input_size` and `test_crop_pct` are for its validation script.
     """
     said = from_others(_Config, config, "config.json")
