@@ -134,11 +134,12 @@ def write_csv(
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: _short(value, digits) for name, value in row.items()})
-
-
-def _short(value: Any, digits: int | None) -> Any:
-    return f"{value:.{digits}g}" if digits and isinstance(value, float) else value
+            short = {
+                name: f"{value:.{digits}g}"
+                for name, value in row.items()
+                if digits and isinstance(value, float)
+            }
+            writer.writerow({**row, **short})
 
 
 def read_csv(path: Path, kind: Callable[..., Row], what: str, remedy: str) -> list[Row]:

@@ -21,7 +21,7 @@ from cvt.training.run_folder import (
     METRICS_FILE,
     EpochRow,
 )
-from cvt.training.screen import flat, say_memory, say_time, say_value
+from cvt.training.screen import CALL, flat, say_memory, say_time, say_value
 from cvt.weights.published import PUBLISHED
 from cvt.weights.record import Record
 
@@ -94,7 +94,6 @@ The whole recipe, derived values included, as in [{{ config_file }}]({{ config_f
 _PAPER = "arxiv:2103.15808"
 _CLASSES_NAMED = 20
 _BAD_NAMED = 10
-_CALL = ("out", "resume", "force", "download")  # how the run was called, not what it did
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +276,7 @@ def _settings(config: TrainConfig) -> str:
     rows = [
         (code(name), code(say_value(value)))
         for name, value in flat(config.to_dict()).items()
-        if value is not None and value != {} and name not in _CALL
+        if value is not None and value != {} and name not in ("out", *CALL)
     ]
     return "\n".join(table(("setting", "value"), rows))
 

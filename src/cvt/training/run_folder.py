@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count
 from pathlib import Path
@@ -228,9 +228,9 @@ class Progress:
         )
         self.history.append(row)
         self.best = row if self.best is None else best_epoch([self.best, row])
-        self.epoch, self.batch = self.epoch + 1, 0
-        self.loss_sum, self.num_images = 0.0, 0
-        self.seconds, self.wait_seconds = 0.0, 0.0
+        self.epoch += 1
+        self.batch = self.num_images = 0
+        self.loss_sum = self.seconds = self.wait_seconds = 0.0
         return row
 
     @property
@@ -267,7 +267,7 @@ _LEAST_GAP_S = 1.0
 _GROWS_AFTER_S = 1000.0  # gaps grow with the time since: ten days make about 8,000 events, 2 MB
 
 
-class Events:
+class Events(AbstractContextManager):
     """Writes a session's figures for TensorBoard.
 
     An interrupted session may have gone further than the state that this one starts from;
@@ -305,9 +305,6 @@ class Events:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._writer = SummaryWriter(str(self.folder), purge_step=first_step)
-
-    def __enter__(self) -> "Events":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -351,8 +348,7 @@ class Events:
     def _write(self, figures: dict[str, float]) -> None:
         """Writes these figures with those of the updates since the last time, and waits for it."""
         means = {tag: sum(values) / len(values) for tag, values in self._noted.items()}
-        figures = {**means, **figures}
-        self._noted = {}
+        figures, self._noted = {**means, **figures}, {}
         if self._writer is None or not figures:
             return
         with self._guarded():

@@ -22,12 +22,12 @@ from cvt.training.run_folder import (
     is_held,
     read_metrics,
 )
-from cvt.training.screen import flat
+from cvt.training.screen import CALL, flat
 
 _ALL_FILES = (CONFIG_FILE, METRICS_FILE, RESULT_FILE, BEST_WEIGHTS, LAST_WEIGHTS)
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 # These differ between any two runs, or have a column of their own.
-_NO_SETTING = ("data", "model", "out", "data_dir", "resume", "force", "download")
+_NO_SETTING = ("data", "model", "out", "data_dir", *CALL)
 
 
 @dataclass(frozen=True, kw_only=True)

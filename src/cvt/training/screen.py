@@ -213,8 +213,9 @@ _GROUPS = {
     ),
     "keeping": ("out", "checkpoint_minutes", "keep_checkpoints"),
 }  # fmt: skip
-# These say how a run was called, not what it does.
-_CALL = ("resume", "force", "download")
+CALL = ("resume", "force", "download")
+"""Settings that say how a run was called, not what it does."""
+
 _OFF = ("none", "off", "", {})
 # The number that switches a field off; for all others zero is a value like any other.
 _OFF_AT = {
@@ -242,7 +243,7 @@ def config_lines(config: TrainConfig, processes: int = 1) -> dict[str, str]:
     if not config.is_taught:
         del nested["distill"]
     grouped = {group: {name: plain.pop(name) for name in _GROUPS[group]} for group in _GROUPS}
-    rest = {name: value for name, value in plain.items() if name not in _CALL}
+    rest = {name: value for name, value in plain.items() if name not in CALL}
     unread = _unread(config, processes)
     lines = {}
     for group, values in ({"data": rest} | grouped | nested).items():
