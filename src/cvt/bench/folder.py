@@ -30,8 +30,6 @@ class Row(Protocol):
 
 R = TypeVar("R", bound=Row)
 
-Difference = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Contents(Generic[R]):
@@ -54,16 +52,11 @@ class Contents(Generic[R]):
     row: type[R]
     rows: str
     mend: str
-    difference: Difference
+    difference: Callable[[Mapping[str, Any], Mapping[str, Any]], str]
 
 
 class ResultsFolder(Generic[R]):
-    """The rows of a results folder; its table is whole at any moment.
-
-    Args:
-        path: The folder.
-        contents: What it holds.
-    """
+    """The rows of a results folder; its table is whole at any moment."""
 
     def __init__(self, path: Path, contents: Contents[R]) -> None:
         self.path, self.contents = path, contents

@@ -15,7 +15,7 @@ from cvt.bench.processes import Failed, Stopped, Work, work
 from cvt.bench.screen import BenchScreen
 from cvt.bench.speed.plan import BenchConfig, Entrant, Plan, Setting, make_plan, make_settings
 from cvt.bench.speed.report import report_text, save_speed_plot
-from cvt.bench.speed.results import BenchFacts, Measurement, SpeedResults, say_rate, sum_up
+from cvt.bench.speed.results import BenchFacts, Measurement, SpeedResults, say_rate
 from cvt.figures import if_possible
 from cvt.files import atomic_write
 from cvt.plain import from_plain
@@ -101,7 +101,9 @@ def run_bench(
                         screen.ended(f"{known.label}, {known.words}", _say(measured))
                 except Stopped:
                     is_stopped = True
-                results = sum_up(config, plan, settings, facts, folder.rows)
+                results = SpeedResults(
+                    config=config, plan=plan, settings=settings, facts=facts, measured=folder.rows
+                )
                 _write(results, draw)
                 if is_stopped:
                     raise BenchStopped(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +24,7 @@ from cvt.weights.source import open_weights
 from cvt.zoo.describe import count_macs
 
 _PACKAGES = ("transformers", "openvino", "nncf", "torchao", "triton")
-# What in a process's surroundings makes the same code faster or slower.
+# What in a process's environment makes the same code faster or slower.
 _TELLING = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "TORCH", "PYTORCH_", "OV_",
             "CUDA_", "NVIDIA_TF32", "LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES")  # fmt: skip
 _PLACES = ("_DIR", "_HOME", "_PATH")
@@ -49,10 +50,7 @@ def find_facts(
     or images that are not there.
 
     Args:
-        models: Names for `build`.
         threads: None: as many as torch takes by itself.
-        forms: Whose passes are to be looked up.
-        calibration: Images that there have to be.
     """
     for form in forms:
         read_form(form).left_out()
@@ -88,11 +86,9 @@ def _places(
         try:
             place = choose_device(name)
         except UserError as error:
-            places[name] = None
-            lacking[name] = dict.fromkeys(dtypes, str(error))
+            places[name], lacking[name] = None, dict.fromkeys(dtypes, str(error))
             continue
-        places[str(place)] = place
-        lacking[str(place)] = {}
+        places[str(place)], lacking[str(place)] = place, {}
         for dtype in dtypes:
             try:
                 if dtype != "int8":
@@ -109,10 +105,8 @@ def _versions() -> dict[str, str]:
     """Versions of the packages beside the required ones that some entrants compute with."""
     found = {}
     for name in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -127,13 +121,11 @@ def count(name: str, image_sizes: Sequence[int]) -> dict[str, Any]:
     Counted by torch's FLOP counter on the meta device. A model that is not to be counted there,
     or not at that size, has None; whether it runs is seen when it is timed.
     """
-    macs: dict[str, int | None] = {}
-    count = 0
+    counted: dict[str, Any] = {"num_params": 0, "macs": {}}
     for size in image_sizes:
         model = _on_meta(name, size)
-        count = num_params(model)
-        macs[str(size)] = _count_macs(model, size)
-    counted: dict[str, Any] = {"num_params": count, "macs": macs}
+        counted["num_params"] = num_params(model)
+        counted["macs"][str(size)] = _count_macs(model, size)
     if is_checkpoint(name):
         counted["weights"] = digest_of(open_weights(name)[0], with_shapes=False)[:12]
     return counted

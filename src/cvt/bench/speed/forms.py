@@ -5,6 +5,7 @@ The command line reads the table too, so torch is imported only where a form is 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cvt.errors import UserError, did_you_mean
@@ -18,11 +19,9 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """In which arithmetic and where a model is to run.
+    """In which arithmetic and where a model is to run, `without` some passes of cvt.deploy.
 
     Args:
-        dtype: torch.int8 where the form makes that.
-        without: Passes of cvt.deploy that are left out.
         images: For int8, prepared images (N, C, H, W) to find ranges with.
     """
 
@@ -34,12 +33,7 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """A model that is ready to be called.
-
-    Args:
-        call: Images (B, C, H, W) to whatever the model returns.
-        dtype: That of the images which it takes.
-    """
+    """A model that is ready to be called with images (B, C, H, W) of a dtype."""
 
     call: "Callable[[Tensor], Any]"
     dtype: "torch.dtype"
@@ -82,7 +76,7 @@ class Form:
         """Returns the passes that are not applied, each of which there has to be."""
         from cvt.inference import PASSES
 
-        for name in (*self.without, *([self.up_to] if self.up_to else [])):
+        for name in filter(None, (*self.without, self.up_to)):
             if name not in PASSES and (name, self.without) != (ALL, (ALL,)):
                 raise UserError(
                     f"Got the pass {name!r} in a form, expected some of {', '.join(PASSES)}, or "
@@ -116,29 +110,23 @@ def _compile(model: "Callable[[Tensor], Any]", graphs: bool = False) -> "Callabl
     return torch.compile(model, mode="reduce-overhead" if graphs else None)
 
 
-def _compiled(graphs: bool) -> "Callable[[nn.Module, Wish], Ready]":
-    return lambda model, wish: Ready(call=_compile(model.to(wish.dtype), graphs), dtype=wish.dtype)
+def _compiled(model: "nn.Module", wish: Wish, graphs: bool = False) -> Ready:
+    return Ready(call=_compile(model.to(wish.dtype), graphs), dtype=wish.dtype)
 
 
-def _deployed(engine: str) -> "Callable[[nn.Module, Wish], Ready]":
-    return lambda model, wish: _deploy(model, wish, engine)
+def _deployed_and_compiled(model: "nn.Module", wish: Wish, graphs: bool = False) -> Ready:
+    # The compiler cannot look into weights that are packed already, and packs its own.
+    without = tuple(dict.fromkeys((*wish.without, "pack")))
+    deployed = _deployed(model, replace(wish, without=without))
+    return replace(deployed, call=_compile(deployed.call, graphs))
 
 
-def _deployed_and_compiled(graphs: bool) -> "Callable[[nn.Module, Wish], Ready]":
-    def make(model: "nn.Module", wish: Wish) -> Ready:
-        # The compiler cannot look into weights that are packed already, and packs its own.
-        without = tuple(dict.fromkeys((*wish.without, "pack")))
-        deployed = _deploy(model, replace(wish, without=without), "torch")
-        return replace(deployed, call=_compile(deployed.call, graphs))
-
-    return make
-
-
-def _deploy(model: "nn.Module", wish: Wish, engine: str) -> Ready:
+def _deployed(model: "nn.Module", wish: Wish, engine: str = "torch") -> Ready:
     import torch
 
     from cvt.inference import deploy
 
+    is_int8 = wish.dtype == torch.int8
     deployed = deploy(
         model,
         dtype=wish.dtype,
@@ -146,9 +134,9 @@ def _deploy(model: "nn.Module", wish: Wish, engine: str) -> Ready:
         engine=engine,
         without=wish.without,
         # Other dtypes have no ranges to find, and PyTorch's int8 finds its own as it goes.
-        calibration=wish.images if wish.dtype == torch.int8 and engine != "torch" else None,
+        calibration=wish.images if is_int8 and engine != "torch" else None,
     )
-    return Ready(call=deployed, dtype=torch.float32 if wish.dtype == torch.int8 else wish.dtype)
+    return Ready(call=deployed, dtype=torch.float32 if is_int8 else wish.dtype)
 
 
 FORMS: Mapping[str, Form] = {
@@ -164,27 +152,29 @@ FORMS: Mapping[str, Form] = {
     ),
     "compile": Form(
         does="torch.compile with its default settings; in inference weights cast to the dtype",
-        infer=_compiled(graphs=False),
+        infer=_compiled,
         train=_compile,
     ),
     "compile-graphs": Form(
         does="torch.compile with CUDA graphs on a GPU (mode reduce-overhead)",
-        infer=_compiled(graphs=True),
+        infer=partial(_compiled, graphs=True),
     ),
-    "deploy": Form(does="cvt.deploy, in PyTorch", infer=_deployed("torch"), has_passes=True),
+    "deploy": Form(does="cvt.deploy, in PyTorch", infer=_deployed, has_passes=True),
     "deploy-compile": Form(
         does="torch.compile with its default settings over cvt.deploy (but for its pass pack)",
-        infer=_deployed_and_compiled(graphs=False),
+        infer=_deployed_and_compiled,
         has_passes=True,
     ),
     "deploy-compile-graphs": Form(
         does="torch.compile with CUDA graphs on a GPU (mode reduce-overhead) over cvt.deploy (but "
         "for its pass pack)",
-        infer=_deployed_and_compiled(graphs=True),
+        infer=partial(_deployed_and_compiled, graphs=True),
         has_passes=True,
     ),
     "openvino": Form(
-        does="cvt.deploy with the engine openvino", infer=_deployed("openvino"), has_passes=True
+        does="cvt.deploy with the engine openvino",
+        infer=partial(_deployed, engine="openvino"),
+        has_passes=True,
     ),
 }
 

@@ -35,11 +35,7 @@ _OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
 def measure_asked(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The task of a process of its own: `measure` in plain data.
-
-    Args:
-        plain: `measurement`, as it is known before, and the other arguments of `measure`.
-    """
+    """The task of a process of its own: `measure` in plain data, `known` as `measurement`."""
     with suppress(OSError):  # another system, or not ours to say
         # Linux then ends this process, and not another one, when the machine's memory runs out.
         _OOM_SCORE.write_text("1000")
@@ -64,8 +60,6 @@ def measure(
     weights are float32, and other dtypes mean autocast, with a loss scale for fp16.
 
     Args:
-        known: Who, and in which setting.
-        seconds: How long to time at least.
         cache: A folder for what is compiled.
         calibration: Images, for int8 and for what our models in it and in other dtypes than
             float32 are compared on.
@@ -152,13 +146,13 @@ def _times(
     call: Callable[[], object], batch_size: int, device: torch.device, seconds: float
 ) -> dict[str, Any]:
     meter = MemoryMeter(device)
-    first = timed(call, device)
+    first_call_s = timed(call, device)
     meter.forget_peak()
     median, calls = median_seconds(call, device, seconds)
     return {
         "images_per_s": batch_size / median,
         "calls": calls,
-        "first_call_s": first,
+        "first_call_s": first_call_s,
         "memory_mb": meter.peak_mb(),
     }
 
@@ -197,21 +191,17 @@ _BLOCK_S = 0.05
 _WARM_UP_ON_DEVICE = 10
 
 
-def wait_for(device: torch.device) -> None:
-    """Waits until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def timed(call: Callable[[], object], device: torch.device) -> float:
     """Returns the seconds of one call, to the end of its work on the device."""
-    wait_for(device)
-    since = time.perf_counter()
+
+    def now() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    since = now()
     call()
-    wait_for(device)
-    return time.perf_counter() - since
+    return now() - since
 
 
 def median_seconds(
@@ -253,9 +243,6 @@ class MemoryMeter:
     On CUDA it is what tensors take. On the CPU it is the process's resident memory: on Linux the
     kernel's own high-water mark, which can be taken down again, elsewhere what the process's peak
     has grown by, which misses what stays under an earlier peak.
-
-    Args:
-        device: Whose memory.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -390,7 +377,6 @@ def judge(
 
 # --- Networks that take turns in one process, as `cvt compare` times them.
 
-TAKE_TURNS = f"{__name__}:take_turns"
 _TURNS, _TURN_S = 7, 0.2
 
 Clock = Callable[[Callable[[], object], torch.device, float], tuple[float, int]]

@@ -3,8 +3,8 @@
 import importlib
 import os
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from cvt.bench.names import Contender, read_contender
@@ -71,7 +71,11 @@ def build(name: str, image_size: int) -> "nn.Module":
         return _of_timm(name.removeprefix(TIMM), image_size)
     if ":" in name:
         return _of_user(name)
-    return _of_ours(read_contender(name), image_size)
+    from cvt.zoo.create import create_model
+
+    ours = read_contender(name)
+    changes: dict[str, Any] = {"img_size": (image_size, image_size), **ours.model_args}
+    return create_model(ours.model, **changes)
 
 
 def _check_row(name: str, contender: Contender, prefix: str, rows: Sequence[str]) -> None:
@@ -84,13 +88,6 @@ def _check_row(name: str, contender: Contender, prefix: str, rows: Sequence[str]
     if prefix:
         more = f" There are {', '.join(known)}."
     raise UserError(f"Unknown model {name!r}.{hint}{more}")
-
-
-def _of_ours(contender: Contender, image_size: int) -> "nn.Module":
-    from cvt.zoo.create import create_model
-
-    changes: dict[str, Any] = {"img_size": (image_size, image_size), **contender.model_args}
-    return create_model(contender.model, **changes)
 
 
 def _of_transformers(contender: Contender) -> "nn.Module":
@@ -127,35 +124,22 @@ def _of_timm(name: str, image_size: int) -> "nn.Module":
     return timm.create_model(name)
 
 
-@contextmanager
-def _current_folder() -> Generator[None]:
-    """Lets modules be found in the current folder as well, behind all that are installed.
-
-    Whoever names a module there wants it to be run; nothing else that lies there should be.
-    """
-    before, here = list(sys.path), os.getcwd()
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
 def _of_user(name: str) -> "nn.Module":
     from torch import nn
 
     module, _, function = name.partition(":")
+    before = list(sys.path)
     try:
-        with _current_folder():
-            made: Any = importlib.import_module(module)
-            for part in function.split("."):
-                made = getattr(made, part)
-            model = made()
+        # Behind all that is installed: who names a module here wants it run, and nothing else.
+        sys.path.append(os.getcwd())
+        model = attrgetter(function)(importlib.import_module(module))()
     except Exception as error:  # whatever somebody else's code raises
         said = " ".join(f"{type(error).__name__}: {error}".split())
         file = getattr(sys.modules.get(module), "__file__", None)
         where = f" from {file}" if file else ""
         raise UserError(f"Got {name!r}, which gave no model{where} ({said}).") from error
+    finally:
+        sys.path[:] = before
     if not isinstance(model, nn.Module):
         raise UserError(
             f"Got {name!r}, which returned {type(model).__name__}, expected a torch.nn.Module."

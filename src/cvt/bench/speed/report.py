@@ -50,7 +50,7 @@ def notes_of(results: SpeedResults) -> list[str]:
         "Images/s: the median over the rounds, in brackets the slowest and the fastest. A round "
         "measures every entry once, in a process of its own, one at a time and in a shuffled "
         f"order, by the median call of at least {results.config.seconds:g} s.",
-        f"Ratio: to {results.base_words}, of the same round; the median over the rounds, in "
+        f"Ratio: to {results.plan.base_words}, of the same round; the median over the rounds, in "
         "brackets the smallest and the largest.",
         "Memory above the model: the most that was taken in the timed calls above what was there "
         "before the first one: resident memory of the process on a CPU (a compiler's own "
@@ -145,7 +145,7 @@ def save_speed_plot(path: Path, results: SpeedResults) -> None:
         for axes in panels.flat[len(settings) :]:
             axes.set_visible(False)
         figure.suptitle(
-            f"Images/s (median and range of the rounds) and ratio to {results.base_words}",
+            f"Images/s (median and range of the rounds) and ratio to {results.plan.base_words}",
             fontsize=9,
             color=_INK,
         )

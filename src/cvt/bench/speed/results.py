@@ -5,8 +5,9 @@ fills, a field of `SpeedResult` with how the rounds come to it, and a line of `C
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 from cvt.bench.speed.plan import BenchConfig, Case, Entrant, Plan, Setting
@@ -130,33 +131,73 @@ class BenchFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedResults:
-    """A whole bench.
-
-    Args:
-        base_words: What tables call the base.
-        peaks: 10**9 operations a second of large matrix products, by device, dtype and threads.
-        rows: In the order of settings, and in each of the entrants.
-    """
+    """A whole bench: what was measured in it so far, and what follows from that."""
 
     config: BenchConfig
-    base_words: str
+    plan: Plan
+    settings: Sequence[Setting]
     facts: BenchFacts
-    measured: tuple[Measurement, ...]
-    peaks: Mapping[tuple[str, str, int], float]
-    rows: tuple[SpeedResult, ...]
+    measured: Sequence[Measurement]
+
+    @cached_property
+    def peaks(self) -> dict[tuple[str, str, int], float]:
+        """The fastest large matrix products, in 10**9/s, by device, dtype and threads."""
+        found: dict[tuple[str, str, int], float] = {}
+        for each in self.measured:
+            if each.peak_gflops is not None:
+                key = (each.device, each.dtype, each.threads)
+                found[key] = max(found.get(key, 0.0), each.peak_gflops)
+        return found
+
+    @cached_property
+    def by_setting(self) -> dict[Setting, list[SpeedResult]]:
+        """Medians, spreads and ratios of the entrants in each setting."""
+        return {
+            setting: [self._result(setting, each) for each in self.plan.entrants_of(setting.task)]
+            for setting in self.settings
+        }
+
+    @property
+    def rows(self) -> list[SpeedResult]:
+        """All of these."""
+        return [row for rows in self.by_setting.values() for row in rows]
 
     @property
     def has_failures(self) -> bool:
         """Whether something went wrong somewhere."""
         return any(row.error for row in self.rows)
 
-    @property
-    def by_setting(self) -> dict[Setting, list[SpeedResult]]:
-        """The rows of each setting."""
-        found: dict[Setting, list[SpeedResult]] = {}
-        for row in self.rows:
-            found.setdefault(row.setting, []).append(row)
-        return found
+    def _result(self, setting: Setting, entrant: Entrant) -> SpeedResult:
+        there = [each for each in self.measured if each.setting == setting]
+        own = [each for each in there if each.entrant == entrant]
+        good = [each for each in own if each.is_finished]
+        base = self.plan.bases[entrant]
+        rates, theirs = _rates(there, entrant), _rates(there, base)
+        speed = _over(statistics.median, rates.values())
+        macs = self.facts.models[entrant.model]["macs"].get(str(setting.image_size))
+        gflops = speed * 2 * macs * _PASSES[setting.task] / 1e9 if speed and macs else None
+        peak = self.peaks.get((setting.device, entrant.dtype, setting.threads))
+        judged = next((each for each in good if each.agreement is not None), None)
+        return SpeedResult(
+            **asdict(setting),
+            **asdict(entrant),
+            base=base.label,
+            **_spread("images_per_s", rates.values()),
+            **_spread("ratio", [rates[i] / theirs[i] for i in rates if i in theirs]),
+            rounds=len(rates),
+            ms=1000 * setting.batch_size / speed if speed else None,
+            memory_mb=_over(statistics.median, (each.memory_mb for each in good)),
+            prepare_s=_over(max, (each.prepare_s for each in good)),
+            first_call_s=_over(
+                max, ((each.first_call_s or 0.0) + (each.prepare_s or 0.0) for each in good)
+            ),
+            gflops=gflops,
+            of_peak=gflops / peak if gflops and peak else None,
+            agreement=judged.agreement if judged else None,
+            logit_error=judged.logit_error if judged else None,
+            judged_on=judged.judged_on if judged else None,
+            error=next((each.error for each in own if each.error), ""),
+        )
 
     @property
     def tables(self) -> list[Table]:
@@ -181,75 +222,6 @@ class SpeedResults:
         }
 
 
-# --- From measurements to results.
-
-
-def sum_up(
-    config: BenchConfig,
-    plan: Plan,
-    settings: Iterable[Setting],
-    facts: BenchFacts,
-    measured: Sequence[Measurement],
-) -> SpeedResults:
-    """Works out medians, spreads and ratios from the single measurements."""
-    peaks: dict[tuple[str, str, int], float] = {}
-    for each in measured:
-        if each.peak_gflops is not None:
-            key = (each.device, each.dtype, each.threads)
-            peaks[key] = max(peaks.get(key, 0.0), each.peak_gflops)
-    rows = []
-    for setting in settings:
-        there = [each for each in measured if each.setting == setting]
-        for entrant in plan.entrants_of(setting.task):
-            macs = facts.models[entrant.model]["macs"].get(str(setting.image_size))
-            peak = peaks.get((setting.device, entrant.dtype, setting.threads))
-            rows.append(_result(setting, entrant, plan.bases[entrant], there, macs, peak))
-    return SpeedResults(
-        config=config,
-        base_words=plan.base_words,
-        facts=facts,
-        measured=tuple(measured),
-        peaks=peaks,
-        rows=tuple(rows),
-    )
-
-
-def _result(
-    setting: Setting,
-    entrant: Entrant,
-    base: Entrant,
-    there: Sequence[Measurement],
-    macs: int | None,
-    peak: float | None,
-) -> SpeedResult:
-    own = [each for each in there if each.entrant == entrant]
-    good = [each for each in own if each.is_finished]
-    rates, theirs = _rates(there, entrant), _rates(there, base)
-    speed = _over(statistics.median, rates.values())
-    gflops = speed * 2 * macs * _PASSES[setting.task] / 1e9 if speed and macs else None
-    judged = next((each for each in good if each.agreement is not None), None)
-    return SpeedResult(
-        **asdict(setting),
-        **asdict(entrant),
-        base=base.label,
-        **_spread("images_per_s", rates.values()),
-        **_spread("ratio", [rates[i] / theirs[i] for i in rates if i in theirs]),
-        rounds=len(rates),
-        ms=1000 * setting.batch_size / speed if speed else None,
-        memory_mb=_over(statistics.median, (each.memory_mb for each in good)),
-        prepare_s=_over(max, (each.prepare_s for each in good)),
-        first_call_s=_over(
-            max, ((each.first_call_s or 0.0) + (each.prepare_s or 0.0) for each in good)
-        ),
-        gflops=gflops,
-        of_peak=gflops / peak if gflops and peak else None,
-        agreement=judged.agreement if judged else None,
-        logit_error=judged.logit_error if judged else None,
-        judged_on=judged.judged_on if judged else None,
-        error=next((each.error for each in own if each.error), ""),
-    )
-
-
 def _rates(there: Sequence[Measurement], entrant: Entrant) -> dict[int, float]:
     """Images/s by round."""
     return {
@@ -264,13 +236,9 @@ def _over(sum_up: Callable[[list[float]], float], values: Iterable[float | None]
     return sum_up(known) if known else None
 
 
-def _spread(name: str, values: Iterable[float]) -> dict[str, float | None]:
-    values = list(values)
-    return {
-        name: _over(statistics.median, values),
-        f"{name}_min": _over(min, values),
-        f"{name}_max": _over(max, values),
-    }
+def _spread(name: str, values: Collection[float]) -> dict[str, float | None]:
+    ways = {"": statistics.median, "_min": min, "_max": max}
+    return {name + end: _over(way, values) for end, way in ways.items()}
 
 
 # --- As it is printed.
