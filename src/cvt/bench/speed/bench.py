@@ -57,9 +57,7 @@ def run_bench(
     measurement that fails is no error, but stands in the results.
 
     Args:
-        progress: Print what happens.
         do: What does the work instead of `cvt.bench.processes.work`.
-        draw: What draws the image.
     """
     plan, do = make_plan(config), do or work
     with stop_requests() as stop:
@@ -70,11 +68,10 @@ def run_bench(
             return do(task, plain, lambda: stop.is_set)
 
         try:
-            facts = from_plain(
-                BenchFacts, ask(FACTS, _questions(config, plan)), "the machine's facts"
-            )
+            answer = ask(FACTS, _questions(config, plan))
         except Stopped:
             raise BenchStopped("Stopped before the first measurement.") from None
+        facts = from_plain(BenchFacts, answer, "the machine's facts")
         settings = make_settings(config, facts.devices, facts.threads)
         with results_folder(config.folder, BENCH, _pinned(config, plan, facts)) as folder:
             if config.retry:
@@ -184,9 +181,6 @@ def _shuffled(values: Iterable[T], seed: int | str) -> list[T]:
     values = list(values)
     random.Random(seed).shuffle(values)
     return values
-
-
-# --- What a bench asks of the machine first, and what makes it the one that it is.
 
 
 def _questions(config: BenchConfig, plan: Plan) -> dict[str, Any]:

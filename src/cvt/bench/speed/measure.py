@@ -213,23 +213,29 @@ def median_seconds(
     counted (ten on an accelerator). On an accelerator the median is over blocks of calls of about
     50 ms.
     """
-    length = 1
-    if device.type != "cpu":
-        for _ in range(_WARM_UP_ON_DEVICE):
-            call()
-        length = max(1, round(_BLOCK_S / max(timed(call, device), 1e-6)))
-    else:
+    length, is_cpu = 1, device.type == "cpu"
+    for _ in range(1 if is_cpu else _WARM_UP_ON_DEVICE):
         call()
+    if not is_cpu:
+        length = max(1, round(_BLOCK_S / max(timed(call, device), 1e-6)))
 
     def block() -> None:
         for _ in range(length):
             call()
 
+    found = _timed_often(block, device, seconds, _FEWEST_CALLS)
+    return statistics.median(found) / length, length * len(found)
+
+
+def _timed_often(
+    call: Callable[[], object], device: torch.device, seconds: float, fewest: int
+) -> list[float]:
+    """Times calls for that many seconds at least, and that many of them."""
     found: list[float] = []
     begin = time.perf_counter()
-    while len(found) < _FEWEST_CALLS or time.perf_counter() - begin < seconds:
-        found.append(timed(block, device) / length)
-    return statistics.median(found), length * len(found)
+    while len(found) < fewest or time.perf_counter() - begin < seconds:
+        found.append(timed(call, device))
+    return found
 
 
 # --- How much memory is taken.
@@ -293,12 +299,8 @@ def packed_product(side: int, device: torch.device, dtype: torch.dtype) -> Produ
 
 def shortest_seconds(product: Product, device: torch.device) -> float:
     """Returns the shortest time of a call, after one that makes the library ready."""
-    found: list[float] = []
     product()
-    begin = time.perf_counter()
-    while len(found) < _FEWEST or time.perf_counter() - begin < _LEAST_S:
-        found.append(timed(product, device))
-    return min(found)
+    return min(_timed_often(product, device, _LEAST_S, _FEWEST))
 
 
 def matrix_gflops(

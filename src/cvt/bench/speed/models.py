@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +40,17 @@ def check_name(name: str) -> None:
         return
     if name.startswith(TIMM) or ":" in name:
         return
-    if name.startswith(HF):
-        _check_row(name, read_contender(name.removeprefix(HF)), HF, PAPER_ROWS)
-    else:
-        _check_row(name, read_contender(name), "", tuple(ROWS))
+    prefix, rows = (HF, PAPER_ROWS) if name.startswith(HF) else ("", tuple(ROWS))
+    contender = read_contender(name.removeprefix(prefix))
+    if contender.model in rows:
+        ROWS[contender.model].change(**contender.model_args)
+        return
+    known = [prefix + row for row in rows]
+    hint = did_you_mean(prefix + contender.model, known)
+    more = " `cvt models` lists ours; or name a checkpoint, hf/, timm/ or module:callable."
+    if prefix:
+        more = f" There are {', '.join(known)}."
+    raise UserError(f"Unknown model {name!r}.{hint}{more}")
 
 
 def build(name: str, image_size: int) -> "nn.Module":
@@ -76,18 +82,6 @@ def build(name: str, image_size: int) -> "nn.Module":
     ours = read_contender(name)
     changes: dict[str, Any] = {"img_size": (image_size, image_size), **ours.model_args}
     return create_model(ours.model, **changes)
-
-
-def _check_row(name: str, contender: Contender, prefix: str, rows: Sequence[str]) -> None:
-    if contender.model in rows:
-        ROWS[contender.model].change(**contender.model_args)
-        return
-    known = [prefix + row for row in rows]
-    hint = did_you_mean(prefix + contender.model, known)
-    more = " `cvt models` lists ours; or name a checkpoint, hf/, timm/ or module:callable."
-    if prefix:
-        more = f" There are {', '.join(known)}."
-    raise UserError(f"Unknown model {name!r}.{hint}{more}")
 
 
 def _of_transformers(contender: Contender) -> "nn.Module":
@@ -149,7 +143,6 @@ def _of_user(name: str) -> "nn.Module":
 
 def channels_of(model: "nn.Module") -> int:
     """Returns the channels of the images that a model takes, by what it says of itself, or 3."""
-    told = getattr(model, "in_chans", None) or getattr(
-        getattr(model, "config", None), "num_channels", 3
-    )
+    config = getattr(model, "config", None)
+    told = getattr(model, "in_chans", None) or getattr(config, "num_channels", 3)
     return told if isinstance(told, int) else 3

@@ -27,13 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
-    """A model in one form and arithmetic.
-
-    Args:
-        model: As `build` takes it.
-        form: As `read_form` takes it.
-        dtype: One of `DTYPES`.
-    """
+    """A model in one form and arithmetic, as `build`, `read_form` and `DTYPES` name them."""
 
     model: str
     form: str
@@ -59,8 +53,6 @@ class Setting:
     """What is the same for all that are compared with each other.
 
     Args:
-        task: One of `TASKS`.
-        device: As torch writes it.
         threads: Of the process's matrix and tensor work.
         image_size: Side of the images in pixels.
         batch_size: Images of a forward pass, or of a training step.
@@ -146,16 +138,15 @@ class BenchConfig:
     """What is asked for: every model in every form and dtype, in every setting.
 
     Args:
-        models: `NAME`, or pinned as `NAME:FORM`, `NAME:DTYPE` or `NAME:FORM:DTYPE`.
+        models: As `read_pins` takes them.
         threads: None: as many as torch takes by itself.
         base: What the others are divided by, named as models are; None: the first entry. Where it
             leaves its form out it is the first one that it is measured in; where it leaves its
             dtype out, every entry has the base of its own dtype.
-        repeats: Rounds, in each of which everything is measured once.
+        repeats: Rounds, each of which measures everything once.
         seconds: How long one measurement times calls at least.
         calibration: Images, as `cvt.deploy` takes them by a path or name: what int8 is calibrated
             on, and what entries in another dtype than float32 are compared with float32 on.
-        retry: Measure again what has failed before.
         out: The results folder; None: one under `runs/` that is named after all of this.
     """
 
@@ -237,11 +228,7 @@ class BenchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Who is measured, and what each one is held against.
-
-    Args:
-        bases: By entrant the one whose images/s its own are divided by.
-    """
+    """Who is measured, and the base by whose images/s each one's own are divided."""
 
     entrants: tuple[Entrant, ...]
     bases: Mapping[Entrant, Entrant]

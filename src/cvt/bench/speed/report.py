@@ -122,7 +122,7 @@ def _failures(results: SpeedResults) -> list[str]:
     return [*notes, *["What failed stays so until the command is given --retry."] * bool(said)]
 
 
-# --- Images a second as bars: a panel for each setting, a bar for each entrant.
+# --- Images/s as bars: a panel for each setting, a bar for each entrant.
 
 _BAR, _BASE, _INK, _FAILED = "#0b5fa5", "#8a8f98", "#2b2f36", "#b3261e"
 _DPI = 150
