@@ -411,13 +411,14 @@ def stop_requests() -> Generator[StopRequest]:
 # --- What a run ran on: processor or GPU, and the versions of the libraries that compute.
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def hardware(device: torch.device, processes: int = 1) -> str:
     """Returns what trained: GPUs, one a process, or a processor and the cores that it may use."""
     if device.type == "cuda":
         return f"{processes} x {torch.cuda.get_device_name(device)}"
-    name = _cpu_name()
+    name = cpu_info("model name") or platform.processor() or platform.machine()
     if device.type != "cpu":
         return f"{name} ({device.type})"
     cores = _num_cores()
@@ -433,14 +434,13 @@ def software() -> Mapping[str, str]:
     return versions
 
 
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if sys.platform == "linux" and info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()
+def cpu_info(*names: str, info: Path = CPU_INFO) -> str:
+    """Returns what Linux says of the processor under one of these names; nothing elsewhere."""
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    parts = (line.partition(":") for line in text.splitlines())
+    return next(
+        (value.strip() for name, _, value in parts if name.strip() in names and value.strip()), ""
+    )
 
 
 def _num_cores() -> int:

@@ -77,7 +77,7 @@ def bench(
     measured says so in its row, and the exit code is 1.
     """
     from cvt.bench.speed import BenchConfig, notes_of, run_bench
-    from cvt.bench.speed.bench import CSV_FILE, MEASURED_FILE, PLOT_FILE, TABLE_FILE
+    from cvt.bench.speed.bench import FILES
 
     config = BenchConfig(
         models=names,
@@ -105,9 +105,8 @@ def bench(
         say()
         for note in notes_of(results):
             say_lines(note)
-        files = ", ".join((MEASURED_FILE, CSV_FILE, TABLE_FILE, PLOT_FILE))
         say()
-        say(f"Written to {config.folder}: {files}")
+        say(f"Written to {config.folder}: {', '.join(FILES)}")
     return int(results.has_failures)
 
 

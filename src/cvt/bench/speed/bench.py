@@ -27,6 +27,7 @@ MEASURED_FILE = "measurements.csv"
 CSV_FILE = "table.csv"
 TABLE_FILE = "table.md"
 PLOT_FILE = "speed.png"
+FILES = (MEASURED_FILE, CSV_FILE, TABLE_FILE, PLOT_FILE)
 COMPILED_FOLDER = ".compiled"
 
 # Tasks for processes of their own, so that this one stays small.

@@ -17,7 +17,14 @@ from cvt.bench.speed.results import BenchFacts
 from cvt.errors import UserError
 from cvt.inference import Calibration, calibration_images, choose_target
 from cvt.parts.model import num_params
-from cvt.runtime import NUMBER_FORMATS, choose_device, hardware, software
+from cvt.runtime import (
+    CPU_INFO,
+    NUMBER_FORMATS,
+    choose_device,
+    cpu_info,
+    hardware,
+    software,
+)
 from cvt.weights.checkpoint import digest_of
 from cvt.weights.record import Preprocessing
 from cvt.weights.source import open_weights
@@ -56,16 +63,12 @@ def find_facts(
         read_form(form).left_out()
     if calibration is not None:
         calibration_images(nn.Identity(), Calibration(calibration, num_images=2), Preprocessing())
-    places, lacking = _places(devices, dtypes)
-    here = {name: place for name, place in places.items() if place is not None}
+    described, lacking = _machine(devices, dtypes)
     return BenchFacts(
-        devices=list(places),
+        devices=list(lacking),
         lacking=lacking,
         threads=list(threads or [torch.get_num_threads()]),
-        hardware={
-            "cpu": describe_cpu(),
-            **{name: describe_device(each) for name, each in here.items() if each.type != "cpu"},
-        },
+        hardware=described,
         software={**software(), **_versions()},
         environment={
             name: value
@@ -76,29 +79,31 @@ def find_facts(
     )
 
 
-def _places(
+def _machine(
     names: Sequence[str], dtypes: Sequence[str]
-) -> tuple[dict[str, torch.device | None], dict[str, dict[str, str]]]:
-    """Finds devices by name, None for one that is not there, and what is lacking on each."""
-    places: dict[str, torch.device | None] = {}
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Describes the CPU and the devices of these names, and says what is lacking on each."""
+    described = {"cpu": describe_cpu()}
     lacking: dict[str, dict[str, str]] = {}
     for name in names:
         try:
-            place = choose_device(name)
+            device = choose_device(name)
         except UserError as error:
-            places[name], lacking[name] = None, dict.fromkeys(dtypes, str(error))
+            lacking[name] = dict.fromkeys(dtypes, str(error))
             continue
-        places[str(place)], lacking[str(place)] = place, {}
+        if device.type != "cpu":
+            described[str(device)] = describe_device(device)
+        lacking[str(device)] = {}
         for dtype in dtypes:
             try:
                 if dtype != "int8":
-                    choose_target(nn.Identity(), NUMBER_FORMATS[dtype], place)
+                    choose_target(nn.Identity(), NUMBER_FORMATS[dtype], device)
             except UserError as error:
-                lacking[str(place)][dtype] = str(error)
+                lacking[str(device)][dtype] = str(error)
     reasons = [reason for each in lacking.values() for reason in each.values()]
     if reasons and len(reasons) == len(lacking) * len(dtypes):
         raise UserError(reasons[0])
-    return places, lacking
+    return described, lacking
 
 
 def _versions() -> dict[str, str]:
@@ -155,7 +160,6 @@ def _count_macs(model: nn.Module, size: int) -> int | None:
 
 # --- The machine, as a quoted result has to name it: cores, instruction sets, memory, GPU.
 
-_CPU_INFO = Path("/proc/cpuinfo")
 # What decides how fast products are, by its name in /proc/cpuinfo: x86, then ARM.
 _INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -175,7 +179,7 @@ _INSTRUCTIONS = {
 }
 
 
-def describe_cpu(info: Path = _CPU_INFO) -> str:
+def describe_cpu(info: Path = CPU_INFO) -> str:
     """Returns model, cores that may be used, instruction sets and memory."""
     parts = [hardware(torch.device("cpu")), " ".join(instruction_sets(info)), _memory()]
     return ", ".join(part for part in parts if part)
@@ -192,14 +196,10 @@ def describe_device(device: torch.device) -> str:
     )
 
 
-def instruction_sets(info: Path = _CPU_INFO) -> list[str]:
+def instruction_sets(info: Path = CPU_INFO) -> list[str]:
     """Returns those for matrix products, by Linux's word, or else by torch's."""
-    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            there = set(value.split())
-            return [word for flag, word in _INSTRUCTIONS.items() if flag in there]
+    if there := cpu_info("flags", "Features", info=info).split():
+        return [word for flag, word in _INSTRUCTIONS.items() if flag in there]
     return [torch.backends.cpu.get_cpu_capability()]
 
 
