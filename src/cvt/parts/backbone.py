@@ -25,9 +25,7 @@ class Backbone(VisionModel):
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__(
-            spec,
-            num_features=spec.stages[-1].embed_dim,
-            num_prefix_tokens=spec.num_prefix[-1],
+            spec, num_features=spec.stages[-1].embed_dim, num_prefix_tokens=spec.num_prefix[-1]
         )
         self.distilled_training = False
         self.stages = nn.ModuleList(_make_stages(spec))

@@ -8,12 +8,7 @@ from cvt.parts.block import Block, PooledSkip, recompute
 from cvt.parts.embed import AttentionTokens, ConvEmbed, PerformerTokens
 from cvt.parts.mlp import make_mlp
 from cvt.parts.position import ConditionalPosition, PositionTable, SinusoidTable
-from cvt.parts.projection import (
-    AvgProjection,
-    ConvProjection,
-    LinearProjection,
-    SpatialReduction,
-)
+from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection, SpatialReduction
 from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.parts.tokens import Gridded
 
@@ -77,11 +72,7 @@ class Stage(nn.Module):
 
 
 def _make_embed(row: StageSpec, whole: BackboneSpec, in_chans: int) -> nn.Module:
-    window = {
-        "kernel": row.embed_kernel,
-        "stride": row.embed_stride,
-        "padding": row.embed_padding,
-    }
+    window = {"kernel": row.embed_kernel, "stride": row.embed_stride, "padding": row.embed_padding}
     if row.embed == "t2t":
         return AttentionTokens(in_chans, row.embed_dim, **window)
     if row.embed == "t2t_performer":

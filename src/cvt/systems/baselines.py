@@ -1,6 +1,7 @@
 """ResNet (arXiv 1512.03385) and EfficientNet (arXiv 1905.11946), unchanged, out of timm."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from cvt.errors import UserError
@@ -38,12 +39,10 @@ class BaselineSpec(Spec):
 
     @property
     def first_conv(self) -> str:
-        """The name that timm gives it."""
         return "conv1" if self.architecture.startswith("resnet") else "conv_stem"
 
     @property
     def classifiers(self) -> tuple[str, ...]:
-        """The one name that timm gives it."""
         return ("fc",) if self.architecture.startswith("resnet") else ("classifier",)
 
     def grids(self, size: Grid) -> list[Grid]:
@@ -52,17 +51,14 @@ class BaselineSpec(Spec):
 
     @property
     def min_size(self) -> int:
-        """The smallest side of an image, in pixels: its convolutions are padded."""
-        return 1
+        return 1  # its convolutions are padded
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Pixels between neighbours of each level of the feature pyramid."""
         return _REDUCTIONS
 
     @property
     def out_indices(self) -> tuple[int, ...]:
-        """Levels that `features_only` gives by default."""
         return tuple(range(len(_REDUCTIONS)))
 
 
@@ -89,30 +85,14 @@ def make_baseline(spec: BaselineSpec, **options: Any) -> Any:
     return network
 
 
-def _resnet(num_params: int, gmacs: float, top1: float) -> Facts:
-    return Facts(
-        num_params=num_params,
-        gmacs=gmacs,
-        top1=top1,
-        source="torchvision's weight metadata (IMAGENET1K_V1)",
-    )
-
-
-def _efficientnet(num_params: int, top1: float) -> Facts:
-    source = "torchvision's weight metadata (IMAGENET1K_V1)"
-    return Facts(num_params=num_params, top1=top1, source=source)
-
+_facts = partial(Facts, source="torchvision's weight metadata (IMAGENET1K_V1)")
 
 SIZES = {
     **{f"resnet{depth}": 224 for depth in (18, 34, 50, 101, 152)},
-    "efficientnet_b0": 224,
-    "efficientnet_b1": 240,
-    "efficientnet_b2": 260,
-    "efficientnet_b3": 300,
-    "efficientnet_b4": 380,
-    "efficientnet_b5": 456,
-    "efficientnet_b6": 528,
-    "efficientnet_b7": 600,
+    **{
+        f"efficientnet_b{number}": size
+        for number, size in enumerate((224, 240, 260, 300, 380, 456, 528, 600))
+    },
 }
 
 
@@ -129,11 +109,11 @@ RESNET = System(
     paper="He et al., CVPR 2016, arXiv 1512.03385",
     rows=_rows("resnet"),
     facts={
-        "resnet18": _resnet(11_689_512, 1.814, 69.76),
-        "resnet34": _resnet(21_797_672, 3.664, 73.31),
-        "resnet50": _resnet(25_557_032, 4.089, 76.13),
-        "resnet101": _resnet(44_549_160, 7.801, 77.37),
-        "resnet152": _resnet(60_192_808, 11.514, 78.31),
+        "resnet18": _facts(11_689_512, 1.814, top1=69.76),
+        "resnet34": _facts(21_797_672, 3.664, top1=73.31),
+        "resnet50": _facts(25_557_032, 4.089, top1=76.13),
+        "resnet101": _facts(44_549_160, 7.801, top1=77.37),
+        "resnet152": _facts(60_192_808, 11.514, top1=78.31),
     },
 )
 
@@ -142,13 +122,13 @@ EFFICIENTNET = System(
     paper="Tan and Le, ICML 2019, arXiv 1905.11946",
     rows=_rows("efficientnet"),
     facts={
-        "efficientnet_b0": _efficientnet(5_288_548, 77.69),
-        "efficientnet_b1": _efficientnet(7_794_184, 78.64),
-        "efficientnet_b2": _efficientnet(9_109_994, 80.61),
-        "efficientnet_b3": _efficientnet(12_233_232, 82.01),
-        "efficientnet_b4": _efficientnet(19_341_616, 83.38),
-        "efficientnet_b5": _efficientnet(30_389_784, 83.44),
-        "efficientnet_b6": _efficientnet(43_040_704, 84.01),
-        "efficientnet_b7": _efficientnet(66_347_960, 84.12),
+        "efficientnet_b0": _facts(5_288_548, top1=77.69),
+        "efficientnet_b1": _facts(7_794_184, top1=78.64),
+        "efficientnet_b2": _facts(9_109_994, top1=80.61),
+        "efficientnet_b3": _facts(12_233_232, top1=82.01),
+        "efficientnet_b4": _facts(19_341_616, top1=83.38),
+        "efficientnet_b5": _facts(30_389_784, top1=83.44),
+        "efficientnet_b6": _facts(43_040_704, top1=84.01),
+        "efficientnet_b7": _facts(66_347_960, top1=84.12),
     },
 )

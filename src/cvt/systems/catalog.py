@@ -20,18 +20,7 @@ from cvt.systems.vit import VIT
 if TYPE_CHECKING:
     from cvt.parts.model import VisionModel
 
-SYSTEMS: tuple[System, ...] = (
-    CVT,
-    VIT,
-    DEIT,
-    CPVT,
-    TWINS,
-    TNT,
-    T2T,
-    PVT,
-    RESNET,
-    EFFICIENTNET,
-)
+SYSTEMS: tuple[System, ...] = (CVT, VIT, DEIT, CPVT, TWINS, TNT, T2T, PVT, RESNET, EFFICIENTNET)
 
 ROWS: dict[str, Spec] = {name: row for system in SYSTEMS for name, row in system.rows.items()}
 

@@ -1,16 +1,14 @@
 """CvT (Wu et al., ICCV 2021, arXiv 2103.15808) as rows, and rows of our own for small images."""
 
 import re
+from functools import partial
 
 from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.systems.system import Facts, Layout, Rule, System, linear
 
 
 def _published(
-    dims: tuple[int, ...],
-    heads: tuple[int, ...],
-    depths: tuple[int, ...],
-    drop_path_rate: float,
+    dims: tuple[int, ...], heads: tuple[int, ...], depths: tuple[int, ...], drop_path_rate: float
 ) -> BackboneSpec:
     """The three published networks differ in these four columns only (paper Table 2).
 
@@ -170,38 +168,17 @@ _LAYOUTS = (
 PAPER_ROWS = ("cvt_13", "cvt_21", "cvt_w24")
 
 _NOTE = "the paper's small differences to the reference code's counts are unexplained"
+_W24 = "paper, Table 2 (its 87.7 % is at 384 pixels after ImageNet-22k)"
+_facts = partial(Facts, source="paper, Tables 2 and 3", note=_NOTE)
 
 CVT = System(
     name="CvT",
     paper="Wu et al., ICCV 2021, arXiv 2103.15808",
     rows=ROWS,
     facts={
-        "cvt_13": Facts(
-            num_params=19_997_480,
-            gmacs=4.566,
-            published_params=19.98,
-            published_gmacs=4.53,
-            top1=81.6,
-            source="paper, Tables 2 and 3",
-            note=_NOTE,
-        ),
-        "cvt_21": Facts(
-            num_params=31_622_696,
-            gmacs=7.178,
-            published_params=31.54,
-            published_gmacs=7.13,
-            top1=82.5,
-            source="paper, Tables 2 and 3",
-            note=_NOTE,
-        ),
-        "cvt_w24": Facts(
-            num_params=277_196_392,
-            gmacs=60.917,
-            published_params=276.7,
-            published_gmacs=60.86,
-            source="paper, Table 2 (its 87.7 % is at 384 pixels after ImageNet-22k)",
-            note=_NOTE,
-        ),
+        "cvt_13": _facts(19_997_480, 4.566, 19.98, 4.53, 81.6),
+        "cvt_21": _facts(31_622_696, 7.178, 31.54, 7.13, 82.5),
+        "cvt_w24": Facts(277_196_392, 60.917, 276.7, 60.86, source=_W24, note=_NOTE),
     },
     layouts=_LAYOUTS,
     licence="MIT (microsoft/CvT), Apache-2.0 (hub cards)",

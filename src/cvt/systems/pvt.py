@@ -100,7 +100,6 @@ _TRANSFORMERS = (
     linear("classifier", "head"),
 )
 
-
 _FIRST_TABLE = "encoder.patch_embeddings.0.position_embeddings"
 
 PVT = System(

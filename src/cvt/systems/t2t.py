@@ -4,6 +4,7 @@ Stages 1 and 2 are the two soft splits with their token layers; the third split 
 are a convolution of kernel 3 and stride 2, behind which the plain blocks stand.
 """
 
+from functools import partial
 from typing import Any
 
 from cvt.parts.spec import BackboneSpec, Embed, StageSpec
@@ -76,8 +77,8 @@ _SIZES = {
     24: (512, 24, 8, 3.0),
 }
 
-
-_README = "yitu-opensource/T2T-ViT 0f63dc9, README"
+_facts = partial(Facts, source="yitu-opensource/T2T-ViT 0f63dc9, README")
+_UNEXPLAINED = "the README's 13.8 is unexplained; its other figures agree"
 
 
 def _token_layer_rules(number: int) -> tuple[Rule, ...]:
@@ -128,32 +129,19 @@ T2T = System(
         ),
     },
     facts={
-        "t2t_vit_7": Facts(4_310_222, 1.147, 4.3, 1.1, 71.7, num_frozen=54_528, source=_README),
-        "t2t_vit_10": Facts(5_889_230, 1.516, 5.9, 1.5, 75.2, num_frozen=54_528, source=_README),
-        "t2t_vit_12": Facts(6_941_902, 1.763, 6.9, 1.8, 76.5, num_frozen=54_528, source=_README),
-        "t2t_vit_14": Facts(21_545_550, 4.783, 21.5, 4.8, 81.5, num_frozen=79_744, source=_README),
-        "t2t_vit_19": Facts(39_177_422, 8.480, 39.2, 8.5, 81.9, num_frozen=92_352, source=_README),
-        "t2t_vit_24": Facts(
-            64_105_934,
-            13.662,
-            64.1,
-            13.8,
-            82.3,
-            num_frozen=104_960,
-            source=_README,
-            note="the README's 13.8 is unexplained; its other figures agree",
+        "t2t_vit_7": _facts(4_310_222, 1.147, 4.3, 1.1, 71.7, num_frozen=54_528),
+        "t2t_vit_10": _facts(5_889_230, 1.516, 5.9, 1.5, 75.2, num_frozen=54_528),
+        "t2t_vit_12": _facts(6_941_902, 1.763, 6.9, 1.8, 76.5, num_frozen=54_528),
+        "t2t_vit_14": _facts(21_545_550, 4.783, 21.5, 4.8, 81.5, num_frozen=79_744),
+        "t2t_vit_19": _facts(39_177_422, 8.480, 39.2, 8.5, 81.9, num_frozen=92_352),
+        "t2t_vit_24": _facts(
+            64_105_934, 13.662, 64.1, 13.8, 82.3, num_frozen=104_960, note=_UNEXPLAINED
         ),
-        "t2t_vit_14_resnext": Facts(num_params=21_545_550, num_frozen=79_744, gmacs=4.783),
-        "t2t_vit_14_wide": Facts(num_params=25_156_302, num_frozen=155_392, gmacs=5.229),
-        "t2t_vit_t_14": Facts(
-            21_541_070, 6.089, 21.5, 6.1, 81.7, num_frozen=75_648, source=_README
-        ),
-        "t2t_vit_t_19": Facts(
-            39_172_942, 9.785, 39.2, 9.8, 82.4, num_frozen=88_256, source=_README
-        ),
-        "t2t_vit_t_24": Facts(
-            64_101_454, 14.967, 64.1, 15.0, 82.6, num_frozen=100_864, source=_README
-        ),
+        "t2t_vit_14_resnext": Facts(21_545_550, 4.783, num_frozen=79_744),
+        "t2t_vit_14_wide": Facts(25_156_302, 5.229, num_frozen=155_392),
+        "t2t_vit_t_14": _facts(21_541_070, 6.089, 21.5, 6.1, 81.7, num_frozen=75_648),
+        "t2t_vit_t_19": _facts(39_172_942, 9.785, 39.2, 9.8, 82.4, num_frozen=88_256),
+        "t2t_vit_t_24": _facts(64_101_454, 14.967, 64.1, 15.0, 82.6, num_frozen=100_864),
     },
     layouts=(
         Layout(

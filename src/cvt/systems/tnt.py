@@ -1,6 +1,7 @@
 """TNT (Han et al., NeurIPS 2021, arXiv 2103.00112) as rows."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cvt.errors import UserError
@@ -10,8 +11,10 @@ from cvt.systems.system import HALF, Facts, Layout, Rule, System, fused, linear
 if TYPE_CHECKING:
     from torch import Tensor
 
+_facts = partial(Facts, source="huawei-noah/CV-Backbones 25531f7, tnt_pytorch README")
 _UNUSED = (
-    "the authors' code also carries a frozen tensor that nothing reads (outer_tokens, {} numbers)"
+    "the authors' code also carries a frozen tensor that nothing reads (outer_tokens, "
+    "125,440 numbers)"
 )
 
 
@@ -98,23 +101,8 @@ TNT = System(
         ),
     },
     facts={
-        "tnt_s_patch16_224": Facts(
-            num_params=23_768_584,
-            gmacs=5.217,
-            published_params=23.8,
-            published_gmacs=5.2,
-            top1=81.5,
-            source="huawei-noah/CV-Backbones 25531f7, tnt_pytorch README",
-        ),
-        "tnt_b_patch16_224": Facts(
-            num_params=65_428_680,
-            gmacs=14.049,
-            published_params=65.6,
-            published_gmacs=14.1,
-            top1=82.9,
-            source="huawei-noah/CV-Backbones 25531f7, tnt_pytorch README",
-            note=_UNUSED.format("125,440"),
-        ),
+        "tnt_s_patch16_224": _facts(23_768_584, 5.217, 23.8, 5.2, 81.5),
+        "tnt_b_patch16_224": _facts(65_428_680, 14.049, 65.6, 14.1, 82.9, note=_UNUSED),
     },
     layouts=(
         Layout(

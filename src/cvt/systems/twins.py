@@ -1,5 +1,7 @@
 """Twins-PCPVT (Chu et al., NeurIPS 2021, arXiv 2104.13840): PVT's pyramid with CPVT's encoding."""
 
+from functools import partial
+
 from cvt.systems.pvt import DIMS, HEADS, MLP_RATIOS, REDUCTIONS, pyramid_row
 from cvt.systems.system import Facts, Layout, System, linear, reduced_block_rules
 
@@ -11,10 +13,9 @@ _RULES = (
     linear("(norm|head)", r"\1"),
 )
 
-
-_README = "Meituan-AutoML/Twins 1930e44, README"
+_facts = partial(Facts, source="Meituan-AutoML/Twins 1930e44, README")
 _NOTE = "theirs leave out attention's two products, {} M multiply-accumulates"
-
+_LARGE = _NOTE.format(311) + "; 60.9 M is cut, not rounded"
 
 TWINS = System(
     name="Twins",
@@ -26,21 +27,9 @@ TWINS = System(
         for size, depths in _DEPTHS.items()
     },
     facts={
-        "twins_pcpvt_small": Facts(
-            24_106_216, 3.809, 24.1, 3.7, 81.2, source=_README, note=_NOTE.format(143)
-        ),
-        "twins_pcpvt_base": Facts(
-            43_828_456, 6.653, 43.8, 6.4, 82.7, source=_README, note=_NOTE.format(216)
-        ),
-        "twins_pcpvt_large": Facts(
-            60_989_672,
-            9.808,
-            60.9,
-            9.5,
-            83.1,
-            source=_README,
-            note=_NOTE.format(311) + "; 60.9 M is cut, not rounded",
-        ),
+        "twins_pcpvt_small": _facts(24_106_216, 3.809, 24.1, 3.7, 81.2, note=_NOTE.format(143)),
+        "twins_pcpvt_base": _facts(43_828_456, 6.653, 43.8, 6.4, 82.7, note=_NOTE.format(216)),
+        "twins_pcpvt_large": _facts(60_989_672, 9.808, 60.9, 9.5, 83.1, note=_LARGE),
     },
     layouts=(
         Layout(
