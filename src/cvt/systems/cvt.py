@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from typing import Any
 
 from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.systems.system import Facts, Layout, Rule, System, linear
@@ -15,25 +16,13 @@ def _published(
     Source: the YAML files of microsoft/CvT f851e68, experiments/imagenet/cvt. The stem's padding
     is 2, not the 3 that would be usual for its kernel of 7: the weights were trained so.
     """
-    first, second, third = zip(dims, heads, depths, strict=True)
+    stem = {"embed_kernel": 7, "embed_stride": 4, "embed_padding": 2}
+    last = {"cls_token": True, "drop_path_rate": drop_path_rate}
+    own: tuple[dict[str, Any], ...] = (stem, {}, last)
     return BackboneSpec(
-        stages=(
-            StageSpec(
-                embed_dim=first[0],
-                num_heads=first[1],
-                depth=first[2],
-                embed_kernel=7,
-                embed_stride=4,
-                embed_padding=2,
-            ),
-            StageSpec(embed_dim=second[0], num_heads=second[1], depth=second[2]),
-            StageSpec(
-                embed_dim=third[0],
-                num_heads=third[1],
-                depth=third[2],
-                cls_token=True,
-                drop_path_rate=drop_path_rate,
-            ),
+        stages=tuple(
+            StageSpec(embed_dim=dim, num_heads=head, depth=depth, **more)
+            for dim, head, depth, more in zip(dims, heads, depths, own, strict=True)
         )
     )
 
@@ -80,20 +69,14 @@ ROWS: dict[str, BackboneSpec] = {
 
 # Every module's name: ours, microsoft/CvT's (f851e68, lib/models/cls_cvt.py) and transformers'
 # (models/cvt), `{}` for the number of a stage or block.
+_EMBED = "cvt.encoder.stages.{}.embedding.convolution_embeddings"
+_CONV = "convolution_projection_{}.convolution_projection"
 _THEIR_ATTENTION = "cvt.encoder.stages.{}.layers.{}.attention.attention"
 _NAMES = (
     ("norm", "norm", "layernorm"),
     ("head", "head", "classifier"),
-    (
-        "stages.{}.embed.proj",
-        "stage{}.patch_embed.proj",
-        "cvt.encoder.stages.{}.embedding.convolution_embeddings.projection",
-    ),
-    (
-        "stages.{}.embed.norm",
-        "stage{}.patch_embed.norm",
-        "cvt.encoder.stages.{}.embedding.convolution_embeddings.normalization",
-    ),
+    ("stages.{}.embed.proj", "stage{}.patch_embed.proj", f"{_EMBED}.projection"),
+    ("stages.{}.embed.norm", "stage{}.patch_embed.norm", f"{_EMBED}.normalization"),
     *(
         (f"stages.{{}}.blocks.{{}}.{ours}", f"stage{{}}.blocks.{{}}.{ours}", theirs)
         for ours, theirs in (
@@ -112,16 +95,8 @@ _NAMES = (
         )
         for letter, word in (("q", "query"), ("k", "key"), ("v", "value"))
         for ours, official, theirs in (
-            (
-                "conv",
-                "conv_proj_{}.conv",
-                "convolution_projection_{}.convolution_projection.convolution",
-            ),
-            (
-                "bn",
-                "conv_proj_{}.bn",
-                "convolution_projection_{}.convolution_projection.normalization",
-            ),
+            ("conv", "conv_proj_{}.conv", f"{_CONV}.convolution"),
+            ("bn", "conv_proj_{}.bn", f"{_CONV}.normalization"),
             ("linear", "proj_{}", "projection_{}"),
         )
     ),

@@ -160,7 +160,7 @@ def block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
         ours: What stands before ours.
     """
     return (
-        fused(rf"{theirs}attn\.qkv", *(f"{ours}attn.{each}.linear" for each in "qkv")),
+        linear(rf"{theirs}attn\.qkv", *(f"{ours}attn.{each}.linear" for each in "qkv")),
         Rule(
             rf"{theirs}((?:norm[12]|attn\.proj|mlp\.fc[12])\.(?:weight|bias))",
             (rf"{ours}\g<{1 + re.compile(theirs).groups}>",),
@@ -173,27 +173,20 @@ def reduced_block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (
         *block_rules(theirs, ours),
         linear(rf"{theirs}attn\.q", f"{ours}attn.q.linear"),
-        fused(rf"{theirs}attn\.kv", *(f"{ours}attn.{each}.linear" for each in "kv")),
+        linear(rf"{theirs}attn\.kv", *(f"{ours}attn.{each}.linear" for each in "kv")),
         linear(rf"{theirs}attn\.sr", f"{ours}attn.reduce.conv"),
         linear(rf"{theirs}attn\.norm", f"{ours}attn.reduce.norm"),
     )
 
 
-def linear(theirs: str, ours: str) -> Rule:
-    """Returns the rule of a module's tensors: weight and bias, and a BatchNorm's statistics."""
-    return fused(theirs, ours)
+def linear(theirs: str, *ours: str) -> Rule:
+    """Returns the rule of a module's tensors: weight and bias, and a BatchNorm's statistics.
 
-
-def fused(theirs: str, *ours: str) -> Rule:
-    """Returns the rule of a module whose weight and bias are those of several of ours in turn."""
+    Of several of ours, theirs are the tensors one behind the other, fused.
+    """
     leaf = 1 + re.compile(theirs).groups
     leaves = "weight|bias|running_mean|running_var|num_batches_tracked"
     return Rule(rf"{theirs}\.({leaves})", tuple(rf"{each}.\g<{leaf}>" for each in ours))
-
-
-def to_convolution(kernel: int) -> "Callable[[Tensor], Tensor]":
-    """Returns what makes a linear map (d, c*k*k) over `unfold`'s windows a kernel (d, c, k, k)."""
-    return lambda weight: weight.reshape(weight.shape[0], -1, kernel, kernel)
 
 
 def _parts(name: str, tensor: "Tensor", rule: Rule) -> "Sequence[Tensor]":

@@ -8,16 +8,7 @@ from functools import partial
 from typing import Any
 
 from cvt.parts.spec import BackboneSpec, Embed, StageSpec
-from cvt.systems.system import (
-    Facts,
-    Layout,
-    Rule,
-    System,
-    block_rules,
-    fused,
-    linear,
-    to_convolution,
-)
+from cvt.systems.system import Facts, Layout, Rule, System, block_rules, linear
 
 _TOKEN_DIM = 64
 
@@ -86,8 +77,8 @@ def _token_layer_rules(number: int) -> tuple[Rule, ...]:
     theirs, ours = rf"tokens_to_token\.attention{number}\.", f"stages.{number - 1}.embed."
     return (
         Rule(rf"{theirs}w", (f"{ours}w",)),
-        fused(rf"{theirs}kqv", *(ours + each for each in "kqv")),
-        fused(rf"{theirs}attn\.qkv", *(ours + each for each in "qkv")),
+        linear(rf"{theirs}kqv", *(ours + each for each in "kqv")),
+        linear(rf"{theirs}attn\.qkv", *(ours + each for each in "qkv")),
         linear(rf"{theirs}(?:attn\.)?proj", f"{ours}proj"),
         linear(rf"{theirs}(norm[12]|mlp\.fc[12])", rf"{ours}\1"),
         linear(rf"{theirs}mlp\.0", f"{ours}mlp.fc1"),
@@ -98,7 +89,12 @@ def _token_layer_rules(number: int) -> tuple[Rule, ...]:
 _RULES = (
     *_token_layer_rules(1),
     *_token_layer_rules(2),
-    Rule(r"tokens_to_token\.project\.weight", ("stages.2.embed.proj.weight",), to_convolution(3)),
+    # A linear map (d, c*3*3) over the windows of `unfold` there, a kernel (d, c, 3, 3) here.
+    Rule(
+        r"tokens_to_token\.project\.weight",
+        ("stages.2.embed.proj.weight",),
+        lambda weight: weight.reshape(weight.shape[0], -1, 3, 3),
+    ),
     Rule(r"tokens_to_token\.project\.bias", ("stages.2.embed.proj.bias",)),
     Rule("cls_token", ("stages.2.cls_token",)),
     Rule("pos_embed", ("stages.2.pos_embed.table",)),

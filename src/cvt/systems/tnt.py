@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cvt.errors import UserError
 from cvt.parts.spec import TNTSpec
-from cvt.systems.system import HALF, Facts, Layout, Rule, System, fused, linear
+from cvt.systems.system import HALF, Facts, Layout, Rule, System, linear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ _UNUSED = (
 def _attention_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     """Queries and keys come from one linear map, values from another."""
     return (
-        fused(rf"{theirs}\.qk", f"{ours}.q.linear", f"{ours}.k.linear"),
+        linear(rf"{theirs}\.qk", f"{ours}.q.linear", f"{ours}.k.linear"),
         linear(rf"{theirs}\.v", f"{ours}.v.linear"),
         linear(rf"{theirs}\.proj", f"{ours}.proj"),
     )
