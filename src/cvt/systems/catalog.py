@@ -30,14 +30,13 @@ def system_of(name: str) -> System:
     for system in SYSTEMS:
         if name in system.rows:
             return system
-    raise _unknown(name)
+    hint = did_you_mean(name, ROWS)
+    raise UserError(f"Unknown model {name!r}.{hint} `cvt models` lists them all.")
 
 
 def row_of(name: str) -> Spec:
     """Returns the row of this name."""
-    if name not in ROWS:
-        raise _unknown(name)
-    return ROWS[name]
+    return system_of(name).rows[name]
 
 
 def timm_name(name: str) -> str:
@@ -65,8 +64,3 @@ def spec_from_dict(plain: Any) -> Spec:
         known = [each for each in kinds if each]
         raise UserError(f"Got a spec of kind {kind!r}, expected {', '.join(known)} or none.")
     return kinds[kind].from_dict(plain)
-
-
-def _unknown(name: str) -> UserError:
-    hint = did_you_mean(name, ROWS)
-    return UserError(f"Unknown model {name!r}.{hint} `cvt models` lists them all.")

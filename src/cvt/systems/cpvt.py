@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from cvt.parts.spec import BackboneSpec
+from cvt.parts.spec import BackboneSpec, Pool
 from cvt.systems.system import Facts, System
-from cvt.systems.vit import NANO, SIZES, patch_row, plain_row
+from cvt.systems.vit import NANO, SIZES, plain_row
 
 _README = "Meituan-AutoML/CPVT, README"
 _NOTE = "depthwise generators add {} parameters each; the README's {} does not follow"
@@ -15,10 +15,9 @@ _small = partial(_facts, note=_NOTE.format("3,840", 23))
 _base = partial(_facts, note=_NOTE.format("7,680", 88))
 
 
-def _row(size: str, pegs: int, *, has_token: bool = True) -> BackboneSpec:
-    """Generators stand behind the first `pegs` blocks; without a class token the mean is taken."""
-    stage = patch_row(*SIZES[size], cls_token=has_token, pos_embed="conditional", peg_depth=pegs)
-    return plain_row(stage, global_pool="token" if has_token else "avg")
+def _row(size: str, pegs: int, *, global_pool: Pool = "token") -> BackboneSpec:
+    """Generators stand behind the first `pegs` blocks."""
+    return plain_row(*SIZES[size], pos_embed="conditional", peg_depth=pegs, global_pool=global_pool)
 
 
 CPVT = System(
@@ -27,10 +26,8 @@ CPVT = System(
     rows={
         **{f"cpvt_{size}": _row(size, 1) for size in _SIZES},
         **{f"cpvt_{size}_peg5": _row(size, 5) for size in _SIZES},
-        **{f"cpvt_{size}_gap": _row(size, 5, has_token=False) for size in _SIZES},
-        "cpvt_nano_32": plain_row(
-            patch_row(*NANO, patch=4, pos_embed="conditional"), size=32, num_classes=10
-        ),
+        **{f"cpvt_{size}_gap": _row(size, 5, global_pool="avg") for size in _SIZES},
+        "cpvt_nano_32": plain_row(*NANO, patch=4, pos_embed="conditional", size=32, num_classes=10),
     },
     facts={
         "cpvt_tiny": Facts(

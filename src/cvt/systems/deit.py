@@ -3,7 +3,7 @@
 from functools import partial
 
 from cvt.systems.system import Facts, System
-from cvt.systems.vit import LAYOUT, NANO, SIZES, patch_row, plain_row
+from cvt.systems.vit import LAYOUT, NANO, SIZES, plain_row
 
 _README = "facebookresearch/deit 7e160fe, README_deit.md"
 _TRUNCATED = "the README cuts to whole millions instead of rounding"
@@ -16,16 +16,14 @@ DEIT = System(
     rows={
         **{
             f"deit_{size}{tag}_patch16_{side}": plain_row(
-                patch_row(*SIZES[size]), size=side, distilled=bool(tag)
+                *SIZES[size], size=side, distilled=bool(tag)
             )
             for side in (224, 384)
             for tag in ("", "_distilled")
             for size in ("tiny", "small", "base")
             if side == 224 or size == "base"
         },
-        "deit_nano_32": plain_row(
-            patch_row(*NANO, patch=4), size=32, num_classes=10, distilled=True
-        ),
+        "deit_nano_32": plain_row(*NANO, patch=4, size=32, num_classes=10, distilled=True),
     },
     facts={
         "deit_tiny_patch16_224": _facts(5_717_416, 1.254, 5, None, 72.2, note=_TRUNCATED),

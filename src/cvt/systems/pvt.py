@@ -1,21 +1,20 @@
 """PVT (Wang et al., ICCV 2021, arXiv 2102.12122), version 1, as rows of four stages."""
 
+from functools import partial
+
 from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.systems.system import Facts, Layout, Rule, System, linear, reduced_block_rules
 
-DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)
-MLP_RATIOS, REDUCTIONS = (8.0, 8.0, 4.0, 4.0), (8, 4, 2, 1)
-
-_README = "whai362/PVT 57e2dfa, classification README"
+_facts = partial(Facts, source="whai362/PVT 57e2dfa, classification README")
 
 
 def pyramid_row(
-    dims: tuple[int, ...],
-    heads: tuple[int, ...],
     depths: tuple[int, ...],
-    mlp_ratios: tuple[float, ...],
-    reductions: tuple[int, ...],
     *,
+    dims: tuple[int, ...] = (64, 128, 320, 512),
+    heads: tuple[int, ...] = (1, 2, 5, 8),
+    mlp_ratios: tuple[float, ...] = (8.0, 8.0, 4.0, 4.0),
+    reductions: tuple[int, ...] = (8, 4, 2, 1),
     stem: int = 4,
     size: int = 224,
     is_twins: bool = False,
@@ -106,27 +105,24 @@ PVT = System(
     name="PVT",
     paper="Wang et al., ICCV 2021, arXiv 2102.12122",
     rows={
-        **{
-            f"pvt_{size}": pyramid_row(DIMS, HEADS, depths, MLP_RATIOS, REDUCTIONS)
-            for size, depths in _DEPTHS.items()
-        },
+        **{f"pvt_{size}": pyramid_row(depths) for size, depths in _DEPTHS.items()},
         # Ours, not the paper's: the grids of cvt_nano_32 on a 32-pixel image.
         "pvt_nano_32": pyramid_row(
-            (32, 64, 128),
-            (1, 2, 4),
             (1, 1, 2),
-            (4.0, 4.0, 4.0),
-            (4, 2, 1),
+            dims=(32, 64, 128),
+            heads=(1, 2, 4),
+            mlp_ratios=(4.0, 4.0, 4.0),
+            reductions=(4, 2, 1),
             stem=2,
             size=32,
             num_classes=10,
         ),
     },
     facts={
-        "pvt_tiny": Facts(13_229_288, 1.933, 13.2, 1.9, 75.1, source=_README),
-        "pvt_small": Facts(24_485_864, 3.816, 24.5, 3.8, 79.8, source=_README),
-        "pvt_medium": Facts(44_208_104, 6.659, 44.2, 6.7, 81.2, source=_README),
-        "pvt_large": Facts(61_369_320, 9.814, 61.4, 9.8, 81.7, source=_README),
+        "pvt_tiny": _facts(13_229_288, 1.933, 13.2, 1.9, 75.1),
+        "pvt_small": _facts(24_485_864, 3.816, 24.5, 3.8, 79.8),
+        "pvt_medium": _facts(44_208_104, 6.659, 44.2, 6.7, 81.2),
+        "pvt_large": _facts(61_369_320, 9.814, 61.4, 9.8, 81.7),
     },
     layouts=(
         Layout(

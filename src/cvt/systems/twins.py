@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from cvt.systems.pvt import DIMS, HEADS, MLP_RATIOS, REDUCTIONS, pyramid_row
+from cvt.systems.pvt import pyramid_row
 from cvt.systems.system import Facts, Layout, System, linear, reduced_block_rules
 
 _DEPTHS = {"small": (3, 4, 6, 3), "base": (3, 4, 18, 3), "large": (3, 8, 27, 3)}
@@ -21,9 +21,7 @@ TWINS = System(
     name="Twins",
     paper="Chu et al., NeurIPS 2021, arXiv 2104.13840",
     rows={
-        f"twins_pcpvt_{size}": pyramid_row(
-            DIMS, HEADS, depths, MLP_RATIOS, REDUCTIONS, is_twins=True
-        )
+        f"twins_pcpvt_{size}": pyramid_row(depths, is_twins=True)
         for size, depths in _DEPTHS.items()
     },
     facts={

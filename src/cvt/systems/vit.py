@@ -1,21 +1,29 @@
 """ViT (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929) as rows."""
 
+from typing import Any
+
 from cvt.parts.spec import BackboneSpec, Pool, Position, StageSpec
 from cvt.systems.system import HALF, Facts, Layout, Rule, System, block_rules, linear
 
 
-def patch_row(
+def plain_row(
     embed_dim: int,
     depth: int,
     num_heads: int,
     *,
     patch: int = 16,
-    cls_token: bool = True,
+    size: int = 224,
     pos_embed: Position = "table",
     peg_depth: int = 1,
-) -> StageSpec:
-    """Returns ViT's one stage: patches, a class token, a position table, linear projections."""
-    return StageSpec(
+    global_pool: Pool = "token",
+    **whole: Any,
+) -> BackboneSpec:
+    """Returns ViT's one stage, with what ViT and its heirs have in common.
+
+    Patches, a class token unless the mean is taken, a position table, linear projections; `whole`
+    are other fields of the network.
+    """
+    stage = StageSpec(
         embed_dim=embed_dim,
         depth=depth,
         num_heads=num_heads,
@@ -24,31 +32,19 @@ def patch_row(
         embed_padding=0,
         embed_norm=False,
         projection="linear",
-        cls_token=cls_token,
+        cls_token=global_pool == "token",
         pos_embed=pos_embed,
         peg_depth=peg_depth,
     )
-
-
-def plain_row(
-    stage: StageSpec,
-    *,
-    size: int = 224,
-    num_classes: int = 1000,
-    global_pool: Pool = "token",
-    distilled: bool = False,
-) -> BackboneSpec:
-    """Returns a network of one such stage with what ViT and its heirs have in common."""
     return BackboneSpec(
         stages=(stage,),
         img_size=(size, size),
-        num_classes=num_classes,
         global_pool=global_pool,
-        distilled=distilled,
         act_layer="gelu",
         norm_eps=1e-6,
         attn_scale="head_dim",
         drop_path_schedule="network",
+        **whole,
     )
 
 
@@ -106,12 +102,10 @@ VIT = System(
     paper="Dosovitskiy et al., ICLR 2021, arXiv 2010.11929",
     rows={
         **{
-            f"vit_{size}_patch{patch}_{side}": plain_row(
-                patch_row(*SIZES[size], patch=patch), size=side
-            )
+            f"vit_{size}_patch{patch}_{side}": plain_row(*SIZES[size], patch=patch, size=side)
             for size, patch, side in _VARIANTS
         },
-        "vit_nano_32": plain_row(patch_row(*NANO, patch=4), size=32, num_classes=10),
+        "vit_nano_32": plain_row(*NANO, patch=4, size=32, num_classes=10),
     },
     facts={
         "vit_tiny_patch16_224": Facts(5_717_416, 1.254),
