@@ -3,3 +3,6 @@
 Between layers travels `(tokens, grid, num_prefix)`: tokens `(B, num_prefix + H*W, C)`, the grid
 `(H, W)`, and how many leading tokens (class tokens) are not on the grid.
 """
+
+Grid = tuple[int, int]
+"""Height and width, in pixels or tokens."""

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from timm.layers import use_fused_attn
 from torch import Tensor, nn
 
+from cvt.parts import Grid
+
 
 class Attention(nn.Module):
     """Tokens (B, N, C) to tokens (B, Nq, C); queries and keys may differ in number.
@@ -36,7 +38,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         q = self._heads(self.q(tokens, grid, num_prefix))
         if self.reduce is not None:
             tokens = self.reduce(tokens, grid, num_prefix)
@@ -49,7 +51,7 @@ class Attention(nn.Module):
             mixed = self.attn_drop(self._weights(q, k)) @ v
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
 
-    def attention_map(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    def attention_map(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         """Returns the softmax weights (B, num_heads, Nq, Nkv) for this module's input."""
         q = self._heads(self.q(tokens, grid, num_prefix))
         if self.reduce is not None:

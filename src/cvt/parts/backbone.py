@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from cvt.parts.model import VisionModel
+from cvt.parts.model import Levels, VisionModel
 from cvt.parts.spec import BackboneSpec
 from cvt.parts.stage import Stage, init_stage
 from cvt.parts.tokens import prefix_of, tokens_to_map
@@ -87,12 +87,10 @@ class Backbone(VisionModel):
     def _stages(self) -> list[Stage]:
         return cast("list[Stage]", self.stages)
 
-    def _walk(
-        self, image: Tensor, last: int, norm: bool
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
+    def _walk(self, image: Tensor, last: int, norm: bool) -> tuple[Tensor, Levels]:
         levels = self.spec.levels
         stop = levels[min(last, len(levels) - 1)]
-        found: list[tuple[Tensor, Tensor | None]] = []
+        found: Levels = []
         fmap = tokens = image
         for index, stage in enumerate(self._stages):
             if index > stop[0]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from cvt.parts import Grid
 from cvt.parts.tokens import Gridded, map_to_tokens, prefix_of, tokens_to_map
 
 
@@ -38,7 +39,7 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
         self.skip = skip
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Gridded:
+    def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Gridded:
         branch = self.drop_path1(self.attn(self.norm1(tokens), grid, num_prefix))
         if self.skip is not None:
             tokens, grid = self.skip(tokens, grid, num_prefix)
@@ -56,9 +57,7 @@ class PooledSkip(nn.Module):
         super().__init__()
         self.pool = nn.MaxPool2d(kernel, stride, kernel // 2)
 
-    def forward(
-        self, tokens: Tensor, grid: tuple[int, int], num_prefix: int
-    ) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> tuple[Tensor, Grid]:
         fmap = self.pool(tokens_to_map(tokens, grid, num_prefix))
         tokens = map_to_tokens(fmap, prefix_of(tokens, num_prefix))
         return tokens, (fmap.shape[2], fmap.shape[3])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cvt.parts import Grid
 from cvt.parts.mlp import make_mlp
 from cvt.parts.tokens import map_to_tokens
 
@@ -37,7 +38,7 @@ class ConvEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel, stride, padding)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(embed_dim, eps=norm_eps)
 
-    def forward(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, fmap: Tensor) -> tuple[Tensor, Grid]:
         fmap = self.proj(fmap)
         return self.norm(map_to_tokens(fmap)), (fmap.shape[2], fmap.shape[3])
 
@@ -67,7 +68,7 @@ class TokensToToken(nn.Module):
         """Returns values (B, N, embed_dim) weighted by how well keys answer queries."""
         raise NotImplementedError
 
-    def forward(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, fmap: Tensor) -> tuple[Tensor, Grid]:
         grid = (self._side(fmap.shape[2]), self._side(fmap.shape[3]))
         windows = F.unfold(fmap, self.kernel, padding=self.padding, stride=self.stride)
         tokens = self.norm1(windows.transpose(1, 2))
@@ -82,16 +83,11 @@ class TokensToToken(nn.Module):
 class AttentionTokens(TokensToToken):
     """With full attention of one head; its scale is that of the incoming width."""
 
-    def __init__(
-        self, in_chans: int, embed_dim: int, *, kernel: int, stride: int, padding: int
-    ) -> None:
-        super().__init__(
-            in_chans, embed_dim, kernel=kernel, stride=stride, padding=padding, bias=False
-        )
-        self.scale = (in_chans * kernel**2) ** -0.5
+    def __init__(self, in_chans: int, embed_dim: int, **window: int) -> None:
+        super().__init__(in_chans, embed_dim, **window, bias=False)
+        self.scale = self.q.in_features**-0.5
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax attention."""
         # One head, as an axis of its own: the fused kernels want four axes.
         q, k, v = (each.unsqueeze(1) for each in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale).squeeze(1)
@@ -100,17 +96,13 @@ class AttentionTokens(TokensToToken):
 class PerformerTokens(TokensToToken):
     """With a performer's linear attention over fixed random features (arXiv 2009.14794).
 
-    These are a buffer, which nothing trains. As the authors compute it: queries and keys are not
-    scaled, and there are half as many features as channels, rows of the norm sqrt(embed_dim / 2),
-    so that softmax attention is not what it estimates.
+    These are a buffer, which nothing trains; the cost is N, not N**2. As the authors compute it:
+    queries and keys are not scaled, and there are half as many features as channels, rows of the
+    norm sqrt(embed_dim / 2), so that softmax attention is not what it estimates.
     """
 
-    def __init__(
-        self, in_chans: int, embed_dim: int, *, kernel: int, stride: int, padding: int
-    ) -> None:
-        super().__init__(
-            in_chans, embed_dim, kernel=kernel, stride=stride, padding=padding, bias=True
-        )
+    def __init__(self, in_chans: int, embed_dim: int, **window: int) -> None:
+        super().__init__(in_chans, embed_dim, **window, bias=True)
         self.mlp.drop2 = nn.Dropout(0.1)
         self.proj_drop = nn.Dropout(0.1)
         num_features = embed_dim // 2
@@ -120,7 +112,6 @@ class PerformerTokens(TokensToToken):
             self.w.mul_(num_features**0.5)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Values weighted by products of random features, which costs N, not N**2."""
         q, k = self._features(q), self._features(k)
         total = q @ k.sum(dim=1).unsqueeze(2)
         return q @ (k.transpose(1, 2) @ v) / (total + 1e-8)

@@ -11,6 +11,9 @@ from cvt.parts.embed import PerformerTokens
 from cvt.parts.position import PositionTable, SinusoidTable
 from cvt.parts.spec import Spec
 
+Levels = list[tuple[Tensor, Tensor | None]]
+"""Map (B, C, h, w) and prefix tokens (B, P, C), if any, of each level of the pyramid."""
+
 
 class VisionModel(nn.Module):
     """Images (B, in_chans, H, W) of any size to logits (B, num_classes).
@@ -166,9 +169,7 @@ class VisionModel(nn.Module):
             "images), torch.export.export or `cvt export` instead."
         )
 
-    def _walk(
-        self, image: Tensor, last: int, norm: bool
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
+    def _walk(self, image: Tensor, last: int, norm: bool) -> tuple[Tensor, Levels]:
         """The tokens behind level number `last`, and map and prefix of each level up to there."""
         raise NotImplementedError
 

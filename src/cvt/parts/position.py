@@ -8,6 +8,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from cvt.errors import UserError
+from cvt.parts import Grid
 from cvt.parts.tokens import map_to_tokens, prefix_of, tokens_to_map
 
 
@@ -24,9 +25,7 @@ class PositionTable(nn.Module):
             or `bilinear`, likewise without, as PVT does.
     """
 
-    def __init__(
-        self, embed_dim: int, grid: tuple[int, int], num_prefix: int, mode: str = "bicubic"
-    ) -> None:
+    def __init__(self, embed_dim: int, grid: Grid, num_prefix: int, mode: str = "bicubic") -> None:
         super().__init__()
         self.grid = grid
         self.mode = mode
@@ -37,12 +36,12 @@ class PositionTable(nn.Module):
         """Returns the table (1, num_positions, embed_dim) of a new network."""
         return nn.Parameter(torch.zeros(1, num_positions, embed_dim))
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         if self.mode == "bicubic" and torch.onnx.is_in_onnx_export() and torch.jit.is_tracing():
             return self._add_for_old_onnx(tokens, grid, num_prefix)
         return tokens + resize_table(self.table, self.grid, grid, num_prefix, self.mode)
 
-    def set_grid(self, grid: tuple[int, int], num_prefix: int) -> None:
+    def set_grid(self, grid: Grid, num_prefix: int) -> None:
         """Interpolates the table for good, so that training goes on at the new grid."""
         with torch.no_grad():
             table = resize_table(self.table, self.grid, grid, num_prefix, self.mode)
@@ -51,7 +50,7 @@ class PositionTable(nn.Module):
         self.table = table
         self.grid = grid
 
-    def _add_for_old_onnx(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    def _add_for_old_onnx(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         """Adds the table as it is: the old exporter has no antialiased interpolation.
 
         Map onto map, so that a grid of another shape fails in the file, were it as many tokens.
@@ -83,7 +82,6 @@ class SinusoidTable(PositionTable):
     """
 
     def make_table(self, num_positions: int, embed_dim: int) -> Tensor:
-        """Returns the sines and cosines (1, num_positions, embed_dim)."""
         position = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1)
         channel = torch.arange(embed_dim, dtype=torch.float64)
         angle = position / 10000 ** (2 * (channel // 2) / embed_dim)
@@ -104,17 +102,13 @@ class ConditionalPosition(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(embed_dim, embed_dim, 3, 1, 1, groups=embed_dim)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         fmap = tokens_to_map(tokens, grid, num_prefix)
         return map_to_tokens(fmap + self.conv(fmap), prefix_of(tokens, num_prefix))
 
 
 def resize_table(
-    table: Tensor,
-    grid: tuple[int, int],
-    new_grid: tuple[int, int],
-    num_prefix: int,
-    mode: str = "bicubic",
+    table: Tensor, grid: Grid, new_grid: Grid, num_prefix: int, mode: str = "bicubic"
 ) -> Tensor:
     """Returns a table (1, P + H*W, C) interpolated from `grid` to `new_grid`; the prefix stays."""
     # An exported graph holds for all sizes, so there a symbolic one isn't compared.

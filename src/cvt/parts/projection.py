@@ -6,6 +6,7 @@ Prefix tokens are never convolved: they skip to the linear map, as in the refere
 
 from torch import Tensor, nn
 
+from cvt.parts import Grid
 from cvt.parts.tokens import map_to_tokens, prefix_of, tokens_to_map
 
 
@@ -16,7 +17,7 @@ class LinearProjection(nn.Module):
         super().__init__()
         self.linear = nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         return self.linear(tokens)
 
 
@@ -28,7 +29,7 @@ class _GridProjection(nn.Module):
     def read(self, fmap: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         fmap = self.read(tokens_to_map(tokens, grid, num_prefix))
         return self.linear(map_to_tokens(fmap, prefix_of(tokens, num_prefix)))
 
@@ -72,6 +73,6 @@ class SpatialReduction(nn.Module):
         self.conv = nn.Conv2d(dim, dim, ratio, ratio)
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         fmap = self.conv(tokens_to_map(tokens, grid, num_prefix))
         return self.norm(map_to_tokens(fmap, prefix_of(tokens, num_prefix)))

@@ -6,9 +6,12 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+from operator import mul
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast, runtime_checkable
 
 from cvt.errors import UserError, did_you_mean
+from cvt.parts import Grid
 from cvt.plain import (
     MOST_STAGES,
     Channels,
@@ -35,9 +38,6 @@ Scale = Literal["dim", "head_dim"]
 Pool = Literal["token", "avg", ""]
 Interpolation = Literal["bicubic", "bicubic_no_antialias", "bilinear"]
 Schedule = Literal["stage", "network"]
-
-Grid = tuple[int, int]
-"""Height and width, in pixels or tokens."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ class Spec(Protocol):
     @property
     def first_conv(self) -> str | None:
         """The name of the convolution that reads the image; None where no convolution does."""
-        ...
 
     @property
     def classifiers(self) -> tuple[str, ...]:
@@ -112,21 +111,17 @@ class Spec(Protocol):
     @property
     def min_size(self) -> int:
         """The smallest side of an image, in pixels."""
-        ...
 
     def grids(self, size: Grid) -> list[Grid]:
         """Returns the (H, W) of each stage for an image of this size, which may be too small."""
-        ...
 
     @property
     def level_strides(self) -> tuple[int, ...]:
         """Pixels between neighbours of each level of the feature pyramid."""
-        ...
 
     @property
     def out_indices(self) -> int | tuple[int, ...]:
         """Levels that `features_only` gives by default, or how many of the last ones."""
-        ...
 
     @property
     def extra_level_index(self) -> int | None:
@@ -358,12 +353,10 @@ class BackboneSpec(Spec):
 
     @property
     def staged(self) -> "BackboneSpec":
-        """Itself."""
         return self
 
     @property
     def axes(self) -> Axes:
-        """Its line of the paper's Table 1, read off the stages."""
         return Axes(
             position=_position(self.stages),
             embedding=_embedding(self.stages),
@@ -373,11 +366,9 @@ class BackboneSpec(Spec):
 
     @property
     def first_conv(self) -> str | None:
-        """The first stage's embedding; None for T2T's soft split."""
         return "stages.0.embed.proj" if self.stages[0].embed == "conv" else None
 
     def tables(self, size: Grid) -> dict[str, tuple[Grid, int]]:
-        """Returns grid and number of prefix tokens of each stage's table at an image size."""
         return {
             f"stages.{index}.pos_embed.table": (row.grid_after_embed(incoming), num_prefix)
             for index, (row, incoming, num_prefix) in enumerate(
@@ -391,7 +382,6 @@ class BackboneSpec(Spec):
         return [size, *self.grids(size)[:-1]]
 
     def grids(self, size: Grid) -> list[Grid]:
-        """Returns each stage's (H, W) for an image of this size."""
         grids = []
         for number, stage in enumerate(self.stages, start=1):
             incoming = grids[-1] if grids else size
@@ -406,7 +396,6 @@ class BackboneSpec(Spec):
 
     @property
     def min_size(self) -> int:
-        """The smallest side of an image, in pixels, that leaves every stage a grid."""
         side = 1
         for stage in reversed(self.stages):
             side = stage.min_side(side)
@@ -434,24 +423,16 @@ class BackboneSpec(Spec):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Pixels between neighbours of each level of the feature pyramid, the extra one too."""
-        strides, stride = [], 1
-        for row in self.stages:
-            stride *= row.embed_stride * row.q_stride
-            strides.append(stride)
-        extra = (2 * stride,) if self.extra_level else ()
+        strides = list(accumulate((row.embed_stride * row.q_stride for row in self.stages), mul))
+        extra = (2 * strides[-1],) if self.extra_level else ()
         return (*(strides[stage] for stage, _ in self.levels), *extra)
 
     @property
     def extra_level_index(self) -> int | None:
-        """The index of the level that `extra_level=True` would add; None: there are no stages to
-        go on from, or it is there.
-        """
         return None if self.extra_level or len(self.stages) == 1 else len(self.levels)
 
     @property
     def out_indices(self) -> int | tuple[int, ...]:
-        """Levels that `features_only` gives by default: all stages, or the last three blocks."""
         if len(self.levels) != len(self.stages):
             return min(3, len(self.levels))
         return tuple(range(len(self.levels) + self.extra_level))
@@ -460,16 +441,10 @@ class BackboneSpec(Spec):
         """Returns the rate of stochastic depth of each block of each stage."""
         total, before, rates = sum(stage.depth for stage in self.stages), 0, []
         for stage in self.stages:
-            if self.drop_path_schedule == "stage":
-                first, steps = 0, stage.depth - 1
-            else:
-                first, steps = before, total - 1
-            rates.append(
-                tuple(
-                    stage.drop_path_rate * (first + index) / max(steps, 1)
-                    for index in range(stage.depth)
-                )
-            )
+            by_stage = self.drop_path_schedule == "stage"
+            first, steps = (0, stage.depth - 1) if by_stage else (before, total - 1)
+            blocks = range(first, first + stage.depth)
+            rates.append(tuple(stage.drop_path_rate * each / max(steps, 1) for each in blocks))
             before += stage.depth
         return tuple(rates)
 
@@ -581,10 +556,7 @@ class TNTSpec(Spec):
 
     @property
     def axes(self) -> Axes:
-        """Its line of the paper's Table 1.
-
-        Patches are cut out first: the kernel of the words inside one ends at its border.
-        """
+        # Patches are cut out first: the kernel of the words inside one ends at its border.
         return Axes(
             position="yes",
             embedding="non-overlapping (patch + pixel)",
@@ -594,11 +566,9 @@ class TNTSpec(Spec):
 
     @property
     def first_conv(self) -> str:
-        """What makes words of patches."""
         return "word_embed.proj"
 
     def tables(self, size: Grid) -> dict[str, tuple[Grid, int]]:
-        """Returns grid and number of prefix tokens of the patches' table at an image size."""
         return {"pos_embed.table": (self.grids(size)[0], 1)}
 
     def grids(self, size: Grid) -> list[Grid]:
@@ -616,17 +586,14 @@ class TNTSpec(Spec):
 
     @property
     def min_size(self) -> int:
-        """The smallest side of an image, in pixels: one patch."""
         return self.patch_size
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Pixels between neighbours of each level of the feature pyramid: one a block."""
         return (self.patch_size,) * self.depth
 
     @property
     def out_indices(self) -> int:
-        """Levels that `features_only` gives by default: the last three blocks."""
         return min(3, self.depth)
 
     @property

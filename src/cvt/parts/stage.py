@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from cvt.parts import Grid
 from cvt.parts.attention import Attention
 from cvt.parts.block import Block, PooledSkip, recompute
 from cvt.parts.embed import AttentionTokens, ConvEmbed, PerformerTokens
@@ -23,9 +24,7 @@ class Stage(nn.Module):
         grid: The grid that a position table is made for.
     """
 
-    def __init__(
-        self, whole: BackboneSpec, index: int, in_chans: int, grid: tuple[int, int]
-    ) -> None:
+    def __init__(self, whole: BackboneSpec, index: int, in_chans: int, grid: Grid) -> None:
         super().__init__()
         row = whole.stages[index]
         self.num_prefix = whole.num_prefix[index]
@@ -46,7 +45,7 @@ class Stage(nn.Module):
             tokens, grid = self.step(index, tokens, grid)
         return Gridded(tokens, grid)
 
-    def start(self, fmap: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def start(self, fmap: Tensor) -> tuple[Tensor, Grid]:
         """Returns what the first block gets: embedded tokens behind their prefix, and the grid."""
         tokens, grid = self.embed(fmap)
         prefix = [each for each in (self.cls_token, self.dist_token) if each is not None]
@@ -57,9 +56,7 @@ class Stage(nn.Module):
             tokens = self.pos_embed(tokens, grid, self.num_prefix)
         return self.pos_drop(tokens), grid
 
-    def step(
-        self, index: int, tokens: Tensor, grid: tuple[int, int]
-    ) -> tuple[Tensor, tuple[int, int]]:
+    def step(self, index: int, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """Returns what block number `index` makes of the tokens, and their grid."""
         block = self.blocks[index]
         if self.grad_checkpointing:
@@ -82,7 +79,7 @@ def _make_embed(row: StageSpec, whole: BackboneSpec, in_chans: int) -> nn.Module
 
 
 def _make_table(
-    row: StageSpec, whole: BackboneSpec, grid: tuple[int, int], num_prefix: int
+    row: StageSpec, whole: BackboneSpec, grid: Grid, num_prefix: int
 ) -> PositionTable | None:
     if row.pos_embed not in ("table", "sinusoid"):
         return None

@@ -8,10 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from cvt.parts import Grid
 from cvt.parts.attention import Attention
 from cvt.parts.block import Block, recompute
 from cvt.parts.mlp import make_mlp
-from cvt.parts.model import VisionModel
+from cvt.parts.model import Levels, VisionModel
 from cvt.parts.position import PositionTable
 from cvt.parts.projection import LinearProjection
 from cvt.parts.spec import TNTSpec
@@ -33,7 +34,7 @@ class WordEmbed(nn.Module):
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_chans, dim, kernel, stride, kernel // 2)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Grid]:
         side = self.patch_size
         if torch.jit.is_tracing():
             cut = self._cut_for_old_onnx(image)
@@ -64,7 +65,7 @@ class WordsToPatches(nn.Module):
         self.proj = nn.Linear(num_words * dim, embed_dim, bias=bias)
         self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
 
-    def forward(self, words: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, words: Tensor, grid: Grid) -> Tensor:
         by_image = words.reshape(-1, grid[0] * grid[1], words.shape[1] * words.shape[2])
         return self.norm2(self.proj(self.norm1(by_image)))
 
@@ -80,15 +81,13 @@ class TNTBlock(nn.Module):
     """
 
     def __init__(
-        self, *, inner: Block, fold: WordsToPatches, outer: Block, word_grid: tuple[int, int]
+        self, *, inner: Block, fold: WordsToPatches, outer: Block, word_grid: Grid
     ) -> None:
         super().__init__()
         self.inner, self.fold, self.outer = inner, fold, outer
         self.word_grid = word_grid
 
-    def forward(
-        self, words: Tensor, tokens: Tensor, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, words: Tensor, tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         words, _ = self.inner(words, self.word_grid, 0)
         patches = tokens[:, 1:] + self.fold(words, grid)
         tokens, _ = self.outer(torch.cat((tokens[:, :1], patches), dim=1), grid, 1)
@@ -149,7 +148,7 @@ class TNT(VisionModel):
             "blocks": blocks[:1] if coarse else blocks,
         }
 
-    def _embed(self, image: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def _embed(self, image: Tensor) -> tuple[Tensor, Tensor, Grid]:
         """Words (B*h*w, words, inner_dim), tokens (B, 1 + h*w, embed_dim), the grid (h, w)."""
         self.check_image(image)
         words, grid = self.word_embed(image)
@@ -159,16 +158,14 @@ class TNT(VisionModel):
         return words, self.pos_drop(self.pos_embed(tokens, grid, 1)), grid
 
     def _run(
-        self, block: nn.Module, words: Tensor, tokens: Tensor, grid: tuple[int, int]
+        self, block: nn.Module, words: Tensor, tokens: Tensor, grid: Grid
     ) -> tuple[Tensor, Tensor]:
         if self.grad_checkpointing:
             return recompute(block, words, tokens, grid)
         return cast("TNTBlock", block)(words, tokens, grid)
 
-    def _walk(
-        self, image: Tensor, last: int, norm: bool
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
-        found: list[tuple[Tensor, Tensor | None]] = []
+    def _walk(self, image: Tensor, last: int, norm: bool) -> tuple[Tensor, Levels]:
+        found: Levels = []
         words, tokens, grid = self._embed(image)
         for block in list(self.blocks)[: last + 1]:
             words, tokens = self._run(block, words, tokens, grid)

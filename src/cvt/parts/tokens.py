@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cvt.parts import Grid
+
 
 class Gridded(NamedTuple):
     """What blocks and stages return: tokens (B, num_prefix + H*W, C) and their grid (H, W).
@@ -14,7 +16,7 @@ class Gridded(NamedTuple):
     """
 
     tokens: Tensor
-    grid: tuple[int, int]
+    grid: Grid
 
     @property
     def requires_grad(self) -> bool:
@@ -26,7 +28,7 @@ class Gridded(NamedTuple):
         return self.tokens.register_hook(hook)
 
 
-def tokens_to_map(tokens: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
+def tokens_to_map(tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
     """Returns the grid tokens of (B, num_prefix + H*W, C) as a map (B, C, H, W).
 
     The map is a view whose memory is channels-last: convolutions take it as it is.

@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any, ClassVar
 
 from cvt.errors import UserError
-from cvt.parts.spec import Grid, Pool, Spec
+from cvt.parts import Grid
+from cvt.parts.spec import Pool, Spec
 from cvt.plain import Channels, Classes, Rate, Side
 from cvt.systems.system import Facts, System
 

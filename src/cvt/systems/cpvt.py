@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from cvt.parts.spec import BackboneSpec, Pool
 from cvt.systems.system import Facts, System
 from cvt.systems.vit import NANO, SIZES, plain_row
 
@@ -14,20 +13,20 @@ _facts = partial(Facts, source=_README)
 _small = partial(_facts, note=_NOTE.format("3,840", 23))
 _base = partial(_facts, note=_NOTE.format("7,680", 88))
 
-
-def _row(size: str, pegs: int, *, global_pool: Pool = "token") -> BackboneSpec:
-    """Generators stand behind the first `pegs` blocks."""
-    return plain_row(*SIZES[size], pos_embed="conditional", peg_depth=pegs, global_pool=global_pool)
-
+# Generators stand behind the first `peg_depth` blocks.
+_row = partial(plain_row, pos_embed="conditional")
 
 CPVT = System(
     name="CPVT",
     paper="Chu et al., ICLR 2023, arXiv 2102.10882",
     rows={
-        **{f"cpvt_{size}": _row(size, 1) for size in _SIZES},
-        **{f"cpvt_{size}_peg5": _row(size, 5) for size in _SIZES},
-        **{f"cpvt_{size}_gap": _row(size, 5, global_pool="avg") for size in _SIZES},
-        "cpvt_nano_32": plain_row(*NANO, patch=4, pos_embed="conditional", size=32, num_classes=10),
+        **{f"cpvt_{size}": _row(*SIZES[size]) for size in _SIZES},
+        **{f"cpvt_{size}_peg5": _row(*SIZES[size], peg_depth=5) for size in _SIZES},
+        **{
+            f"cpvt_{size}_gap": _row(*SIZES[size], peg_depth=5, global_pool="avg")
+            for size in _SIZES
+        },
+        "cpvt_nano_32": _row(*NANO, patch=4, size=32, num_classes=10),
     },
     facts={
         "cpvt_tiny": Facts(

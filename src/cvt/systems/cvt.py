@@ -16,9 +16,11 @@ def _published(
     Source: the YAML files of microsoft/CvT f851e68, experiments/imagenet/cvt. The stem's padding
     is 2, not the 3 that would be usual for its kernel of 7: the weights were trained so.
     """
-    stem = {"embed_kernel": 7, "embed_stride": 4, "embed_padding": 2}
-    last = {"cls_token": True, "drop_path_rate": drop_path_rate}
-    own: tuple[dict[str, Any], ...] = (stem, {}, last)
+    own: list[dict[str, Any]] = [
+        {"embed_kernel": 7, "embed_stride": 4, "embed_padding": 2},
+        {},
+        {"cls_token": True, "drop_path_rate": drop_path_rate},
+    ]
     return BackboneSpec(
         stages=tuple(
             StageSpec(embed_dim=dim, num_heads=head, depth=depth, **more)

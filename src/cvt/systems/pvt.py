@@ -5,16 +5,19 @@ from functools import partial
 from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.systems.system import Facts, Layout, Rule, System, linear, reduced_block_rules
 
+DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)
+MLP_RATIOS, REDUCTIONS = (8.0, 8.0, 4.0, 4.0), (8, 4, 2, 1)
+
 _facts = partial(Facts, source="whai362/PVT 57e2dfa, classification README")
 
 
 def pyramid_row(
     depths: tuple[int, ...],
     *,
-    dims: tuple[int, ...] = (64, 128, 320, 512),
-    heads: tuple[int, ...] = (1, 2, 5, 8),
-    mlp_ratios: tuple[float, ...] = (8.0, 8.0, 4.0, 4.0),
-    reductions: tuple[int, ...] = (8, 4, 2, 1),
+    dims: tuple[int, ...] = DIMS,
+    heads: tuple[int, ...] = HEADS,
+    mlp_ratios: tuple[float, ...] = MLP_RATIOS,
+    reductions: tuple[int, ...] = REDUCTIONS,
     stem: int = 4,
     size: int = 224,
     is_twins: bool = False,
