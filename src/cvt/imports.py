@@ -84,9 +84,6 @@ class _Announcing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)  # resources and sources are asked of the loader
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
         assert module.__spec__ is not None

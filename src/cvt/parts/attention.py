@@ -39,11 +39,11 @@ class Attention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
     def forward(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
-        q = self._heads(self.q(tokens, grid, num_prefix))
+        q = split_heads(self.q(tokens, grid, num_prefix), self.num_heads)
         if self.reduce is not None:
             tokens = self.reduce(tokens, grid, num_prefix)
-        k = self._heads(self.k(tokens, grid, num_prefix))
-        v = self._heads(self.v(tokens, grid, num_prefix))
+        k = split_heads(self.k(tokens, grid, num_prefix), self.num_heads)
+        v = split_heads(self.v(tokens, grid, num_prefix), self.num_heads)
         if self.fused_attn:
             drop = self.attn_drop.p if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
@@ -53,13 +53,10 @@ class Attention(nn.Module):
 
     def attention_map(self, tokens: Tensor, grid: Grid, num_prefix: int) -> Tensor:
         """Returns the softmax weights (B, num_heads, Nq, Nkv) for this module's input."""
-        q = self._heads(self.q(tokens, grid, num_prefix))
+        q = split_heads(self.q(tokens, grid, num_prefix), self.num_heads)
         if self.reduce is not None:
             tokens = self.reduce(tokens, grid, num_prefix)
-        return self._weights(q, self._heads(self.k(tokens, grid, num_prefix)))
-
-    def _heads(self, tokens: Tensor) -> Tensor:
-        return split_heads(tokens, self.num_heads)
+        return self._weights(q, split_heads(self.k(tokens, grid, num_prefix), self.num_heads))
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         return (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)

@@ -137,17 +137,14 @@ def _make_stages(spec: BackboneSpec) -> list[Stage]:
 
 
 def _feature_info(spec: BackboneSpec) -> list[dict[str, Any]]:
-    strides = spec.level_strides
     is_by_block = len(spec.levels) != len(spec.stages)
-    info = [
-        {
-            "num_chs": spec.stages[stage].embed_dim,
-            "reduction": stride,
-            "module": f"stages.{stage}" + (f".blocks.{block}" if is_by_block else ""),
-        }
-        for (stage, block), stride in zip(spec.levels, strides, strict=False)
+    modules = [
+        (f"stages.{stage}" + (f".blocks.{block}" if is_by_block else ""), spec.stages[stage])
+        for stage, block in spec.levels
     ]
     if spec.extra_level:
-        last = spec.stages[-1].embed_dim
-        info.append({"num_chs": last, "reduction": strides[-1], "module": "extra_level"})
-    return info
+        modules.append(("extra_level", spec.stages[-1]))
+    return [
+        {"num_chs": row.embed_dim, "reduction": stride, "module": module}
+        for (module, row), stride in zip(modules, spec.level_strides, strict=True)
+    ]

@@ -70,14 +70,9 @@ def recompute(block: nn.Module, *inputs: Any) -> Any:
     BatchNorm's running statistics alone. (A compiler keeps such side effects out of the second
     run by itself.)
     """
-    if torch.compiler.is_compiling():
-        return checkpoint(block, *inputs, use_reentrant=False)
-    return checkpoint(
-        block,
-        *inputs,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _statistics_kept(block)),
-    )
+    kept: dict[str, Any] = {"context_fn": lambda: (nullcontext(), _statistics_kept(block))}
+    own = {} if torch.compiler.is_compiling() else kept
+    return checkpoint(block, *inputs, use_reentrant=False, **own)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from cvt.parts.projection import AvgProjection, ConvProjection, LinearProjection
 from cvt.parts.spec import BackboneSpec, StageSpec
 from cvt.parts.tokens import Gridded
 
+_TABLES: dict[str, type[PositionTable]] = {"table": PositionTable, "sinusoid": SinusoidTable}
+
 
 class Stage(nn.Module):
     """Map (B, C, H, W) to tokens (B, num_prefix + H'*W', embed_dim) and their grid.
@@ -33,7 +35,11 @@ class Stage(nn.Module):
         is_distilled = self.num_prefix > int(row.cls_token)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, row.embed_dim)) if row.cls_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, row.embed_dim)) if is_distilled else None
-        self.pos_embed = _make_table(row, whole, grid, self.num_prefix)
+        self.pos_embed: PositionTable | None = None
+        if row.pos_embed in _TABLES:
+            self.pos_embed = _TABLES[row.pos_embed](
+                row.embed_dim, grid, self.num_prefix, whole.pos_interpolation
+            )
         self.pos_drop = nn.Dropout(row.proj_drop_rate)
         self.blocks = nn.ModuleList(make_block(whole, index, block) for block in range(row.depth))
         num_pegs = min(row.peg_depth, row.depth) if row.pos_embed == "conditional" else 0
@@ -76,15 +82,6 @@ def _make_embed(row: StageSpec, whole: BackboneSpec, in_chans: int) -> nn.Module
         return PerformerTokens(in_chans, row.embed_dim, **window)
     eps = whole.embed_norm_eps if row.embed_norm else None
     return ConvEmbed(in_chans, row.embed_dim, **window, norm_eps=eps)
-
-
-def _make_table(
-    row: StageSpec, whole: BackboneSpec, grid: Grid, num_prefix: int
-) -> PositionTable | None:
-    if row.pos_embed not in ("table", "sinusoid"):
-        return None
-    table = PositionTable if row.pos_embed == "table" else SinusoidTable
-    return table(row.embed_dim, grid, num_prefix, whole.pos_interpolation)
 
 
 def make_block(whole: BackboneSpec, stage: int, index: int) -> Block:

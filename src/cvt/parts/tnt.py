@@ -3,7 +3,7 @@
 Source: TNT, arXiv 2103.00112, section 2; huawei-noah/CV-Backbones 25531f7, tnt_pytorch/tnt.py.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +21,17 @@ from cvt.parts.tokens import map_to_tokens, prefix_of, tokens_to_map
 
 
 class WordEmbed(nn.Module):
-    """Image (B, C, H, W) to the words of each patch (B*h*w, words, dim), and the patch grid.
+    """Image (B, C, H, W) to the words of each patch (B*h*w, words, inner_dim), and the patch grid.
 
     The patches are cut out first, so that the convolution pads at the border of each and no word
     sees a neighbouring patch. A rest smaller than a patch, at the right and below, is not read.
     """
 
-    def __init__(
-        self, in_chans: int, dim: int, *, patch_size: int, kernel: int, stride: int
-    ) -> None:
+    def __init__(self, spec: TNTSpec) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, dim, kernel, stride, kernel // 2)
+        self.patch_size = spec.patch_size
+        kernel = spec.inner_kernel
+        self.proj = nn.Conv2d(spec.in_chans, spec.inner_dim, kernel, spec.inner_stride, kernel // 2)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Grid]:
         side = self.patch_size
@@ -52,18 +51,17 @@ class WordEmbed(nn.Module):
 
 
 class WordsToPatches(nn.Module):
-    """Words (B*N, words, dim) to tokens (B, N, embed_dim): concatenate, norm, linear map, norm.
+    """Words (B*N, words, C) to tokens (B, N, embed_dim): concatenate, norm, linear map, norm.
 
     The first arXiv version normed each word by itself, had a bias here and no second norm.
     """
 
-    def __init__(
-        self, dim: int, num_words: int, embed_dim: int, *, bias: bool, norm_eps: float
-    ) -> None:
+    def __init__(self, spec: TNTSpec, *, bias: bool) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(num_words * dim, eps=norm_eps)
-        self.proj = nn.Linear(num_words * dim, embed_dim, bias=bias)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
+        width = spec.word_grid[0] * spec.word_grid[1] * spec.inner_dim
+        self.norm1 = nn.LayerNorm(width, eps=spec.norm_eps)
+        self.proj = nn.Linear(width, spec.embed_dim, bias=bias)
+        self.norm2 = nn.LayerNorm(spec.embed_dim, eps=spec.norm_eps)
 
     def forward(self, words: Tensor, grid: Grid) -> Tensor:
         by_image = words.reshape(-1, grid[0] * grid[1], words.shape[1] * words.shape[2])
@@ -73,19 +71,16 @@ class WordsToPatches(nn.Module):
 class TNTBlock(nn.Module):
     """A block on the words of each patch, their sum into the patches, a block on the patches.
 
-    Args:
-        inner: The block on the words.
-        fold: What the words add to their patch.
-        outer: The block on the class token and the patches.
-        word_grid: The (H, W) of the words of a patch.
+    One rate of stochastic depth holds for both streams; in the inner one a patch is dropped by
+    itself, as in the authors' code, since each is a sample there.
     """
 
-    def __init__(
-        self, *, inner: Block, fold: WordsToPatches, outer: Block, word_grid: Grid
-    ) -> None:
+    def __init__(self, spec: TNTSpec, drop_path_rate: float) -> None:
         super().__init__()
-        self.inner, self.fold, self.outer = inner, fold, outer
-        self.word_grid = word_grid
+        self.inner = _make_stream(spec, spec.inner_dim, spec.inner_heads, drop_path_rate)
+        self.fold = WordsToPatches(spec, bias=False)
+        self.outer = _make_stream(spec, spec.embed_dim, spec.num_heads, drop_path_rate)
+        self.word_grid = spec.word_grid
 
     def forward(self, words: Tensor, tokens: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         words, _ = self.inner(words, self.word_grid, 0)
@@ -109,19 +104,14 @@ class TNT(VisionModel):
         (grid,) = spec.grids(spec.img_size)
         super().__init__(spec, num_features=spec.embed_dim, num_prefix_tokens=1)
         self.grad_checkpointing = False
-        self.word_embed = WordEmbed(
-            spec.in_chans,
-            spec.inner_dim,
-            patch_size=spec.patch_size,
-            kernel=spec.inner_kernel,
-            stride=spec.inner_stride,
-        )
+        self.word_embed = WordEmbed(spec)
         self.word_pos = PositionTable(spec.inner_dim, spec.word_grid, 0)
-        self.patch_embed = _make_fold(spec, bias=True)
+        self.patch_embed = WordsToPatches(spec, bias=True)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, spec.embed_dim))
         self.pos_embed = PositionTable(spec.embed_dim, grid, 1)
         self.pos_drop = nn.Dropout(spec.pos_drop_rate)
-        self.blocks = nn.ModuleList(_make_block(spec, index) for index in range(spec.depth))
+        rates = (spec.drop_path_rate * each / max(spec.depth - 1, 1) for each in range(spec.depth))
+        self.blocks = nn.ModuleList(TNTBlock(spec, rate) for rate in rates)
         self.norm = nn.LayerNorm(spec.embed_dim, eps=spec.norm_eps)
         self.head_drop = nn.Dropout(spec.drop_rate)
         init_stage(self)
@@ -157,12 +147,8 @@ class TNT(VisionModel):
         tokens = torch.cat((self.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1)
         return words, self.pos_drop(self.pos_embed(tokens, grid, 1)), grid
 
-    def _run(
-        self, block: nn.Module, words: Tensor, tokens: Tensor, grid: Grid
-    ) -> tuple[Tensor, Tensor]:
-        if self.grad_checkpointing:
-            return recompute(block, words, tokens, grid)
-        return cast("TNTBlock", block)(words, tokens, grid)
+    def _run(self, block: nn.Module, *inputs: Any) -> tuple[Tensor, Tensor]:
+        return recompute(block, *inputs) if self.grad_checkpointing else block(*inputs)
 
     def _walk(self, image: Tensor, last: int, norm: bool) -> tuple[Tensor, Levels]:
         found: Levels = []
@@ -184,21 +170,6 @@ class TNT(VisionModel):
         return head
 
 
-def _make_block(spec: TNTSpec, index: int) -> TNTBlock:
-    """Block number `index`, with its share of the network's stochastic depth.
-
-    One rate holds for both streams; in the inner one a patch is dropped by itself, as in the
-    authors' code, since each is a sample there.
-    """
-    rate = spec.drop_path_rate * index / max(spec.depth - 1, 1)
-    return TNTBlock(
-        inner=_make_stream(spec, spec.inner_dim, spec.inner_heads, rate),
-        fold=_make_fold(spec, bias=False),
-        outer=_make_stream(spec, spec.embed_dim, spec.num_heads, rate),
-        word_grid=spec.word_grid,
-    )
-
-
 def _make_stream(spec: TNTSpec, dim: int, num_heads: int, drop_path_rate: float) -> Block:
     """ViT's block: q, k and v by linear maps, logits scaled by `head_dim ** -0.5`."""
     q, k, v = (LinearProjection(dim, bias=spec.qkv_bias) for _ in range(3))
@@ -218,11 +189,4 @@ def _make_stream(spec: TNTSpec, dim: int, num_heads: int, drop_path_rate: float)
         mlp=make_mlp(dim, spec.mlp_ratio, spec.act_layer, spec.proj_drop_rate),
         norm_eps=spec.norm_eps,
         drop_path_rate=drop_path_rate,
-    )
-
-
-def _make_fold(spec: TNTSpec, *, bias: bool) -> WordsToPatches:
-    num_words = spec.word_grid[0] * spec.word_grid[1]
-    return WordsToPatches(
-        spec.inner_dim, num_words, spec.embed_dim, bias=bias, norm_eps=spec.norm_eps
     )

@@ -10,8 +10,6 @@ from typing import Any
 from cvt.parts.spec import BackboneSpec, Embed, StageSpec
 from cvt.systems.system import Facts, Layout, Rule, System, block_rules, linear
 
-_TOKEN_DIM = 64
-
 
 def _row(
     embed_dim: int,
@@ -20,7 +18,7 @@ def _row(
     mlp_ratio: float,
     embed: Embed,
     *,
-    token_dim: int = _TOKEN_DIM,
+    token_dim: int = 64,
     windows: tuple[tuple[int, int, int], ...] = ((7, 4, 2), (3, 2, 1), (3, 2, 1)),
     size: int = 224,
     num_classes: int = 1000,

@@ -60,19 +60,14 @@ SIZES = {
 # Ours, not a paper's: 8x8 tokens of a 32-pixel image, half a million parameters.
 NANO = (96, 5, 3)
 
-_VARIANTS = (
-    ("tiny", 16, 224),
-    ("small", 16, 224),
-    ("small", 32, 224),
-    ("base", 8, 224),
-    ("base", 16, 224),
-    ("base", 32, 224),
-    ("base", 16, 384),
-    ("large", 16, 224),
-    ("large", 32, 224),
-    ("large", 16, 384),
-    ("huge", 14, 224),
-)
+# Pixels of a patch and of the image.
+_VARIANTS = {
+    "tiny": ((16, 224),),
+    "small": ((16, 224), (32, 224)),
+    "base": ((8, 224), (16, 224), (32, 224), (16, 384)),
+    "large": ((16, 224), (32, 224), (16, 384)),
+    "huge": ((14, 224),),
+}
 
 _TORCHVISION = "torchvision's weight metadata (IMAGENET1K_V1, from scratch at 224)"
 _SCRATCH = "CvT, arXiv 2103.15808, Table 3 (from scratch on ImageNet-1k at 384)"
@@ -103,7 +98,8 @@ VIT = System(
     rows={
         **{
             f"vit_{size}_patch{patch}_{side}": plain_row(*SIZES[size], patch=patch, size=side)
-            for size, patch, side in _VARIANTS
+            for size, variants in _VARIANTS.items()
+            for patch, side in variants
         },
         "vit_nano_32": plain_row(*NANO, patch=4, size=32, num_classes=10),
     },
