@@ -122,24 +122,19 @@ _NAMED_UP_TO = 10
 def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
     """Draws three panels into a PNG. The epoch whose weights were kept is marked in two of them."""
     best = best_epoch(history)
-
-    def plot(axes: Any, name: str, color: str) -> None:
-        epochs, values = zip(*((row.epoch, getattr(row, name)) for row in history), strict=True)
-        axes.plot(epochs, values, color=color, linewidth=1.6, marker=_marker(history))
-
     with drawing(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
         losses, accuracy, rate = figure.subplots(1, 3)
-        plot(losses, "train_loss", _TRAINING)
-        plot(losses, "val_loss", _VALIDATION)
+        _plot(losses, history, "train_loss", color=_TRAINING)
+        _plot(losses, history, "val_loss", color=_VALIDATION)
         losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=5)
         losses.legend(["training", "validation", "best epoch"], frameon=False)
         losses.set_title("Loss (nats)")
-        plot(accuracy, "val_top1", _VALIDATION)
+        _plot(accuracy, history, "val_top1", color=_VALIDATION)
         label = f"best: {best.val_top1:.2f} in epoch {best.epoch}"
         accuracy.plot(best.epoch, best.val_top1, "o", color=_BEST, markersize=5, label=label)
         accuracy.legend(frameon=False, loc="lower right")
         accuracy.set_title("Validation top-1 (%)")
-        plot(rate, "lr", _RATE)
+        _plot(rate, history, "lr", color=_RATE)
         rate.set_title("Learning rate at the epoch's end")
         rate.set_ylim(bottom=0)
         rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -148,8 +143,12 @@ def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
         figure.suptitle(words(title, 120), fontsize=11)
 
 
-def _marker(history: Sequence[EpochRow]) -> str:
-    return "." if len(history) < _MARKED_UP_TO else ""
+def _plot(
+    axes: Any, history: Sequence[EpochRow], name: str, width: float = 1.6, **more: Any
+) -> None:
+    marker = "." if len(history) < _MARKED_UP_TO else ""
+    values = [getattr(row, name) for row in history]
+    axes.plot([row.epoch for row in history], values, marker=marker, linewidth=width, **more)
 
 
 def save_comparison(
@@ -171,16 +170,11 @@ def save_comparison(
 
 def _draw_panel(axes: Any, data: str, runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> None:
     for number, (name, history) in reversed(list(enumerate(runs))):
-        best = best_epoch(history)
-        named = number < _NAMED_UP_TO
-        axes.plot(
-            [row.epoch for row in history],
-            [row.val_top1 for row in history],
-            color=f"C{number}" if named else _REST,
-            linewidth=1.6 if named else 0.8,
-            marker=_marker(history),
-            label=f"{best.val_top1:.2f}  {_short(name)}" if named else None,
-        )
+        if number < _NAMED_UP_TO:
+            label = f"{best_epoch(history).val_top1:.2f}  {_short(name)}"
+            _plot(axes, history, "val_top1", color=f"C{number}", label=label)
+        else:
+            _plot(axes, history, "val_top1", width=0.8, color=_REST)
     handles, labels = axes.get_legend_handles_labels()
     rest = len(runs) - len(handles)
     title = f"best, run (and {rest} more in grey)" if rest else "best, run"
