@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cvt.parts.model import Levels, VisionModel
 from cvt.parts.spec import BackboneSpec
-from cvt.parts.stage import Stage, init_stage
+from cvt.parts.stage import Stage
 from cvt.parts.tokens import prefix_of, tokens_to_map
 
 
@@ -28,7 +28,7 @@ class Backbone(VisionModel):
             spec, num_features=spec.stages[-1].embed_dim, num_prefix_tokens=spec.num_prefix[-1]
         )
         self.distilled_training = False
-        self.stages = nn.ModuleList(_make_stages(spec))
+        self.stages = nn.ModuleList(Stage(spec, index) for index in range(len(spec.stages)))
         self.norm = nn.LayerNorm(self.num_features, eps=spec.norm_eps)
         self.head_drop = nn.Dropout(spec.drop_rate)
         self.head = self._make_head()
@@ -122,18 +122,6 @@ class Backbone(VisionModel):
             self.extra_level = None
         if stage < len(self.spec.stages) - 1:  # it is as wide as the last stage
             self.norm = nn.Identity()
-
-
-def _make_stages(spec: BackboneSpec) -> list[Stage]:
-    stages, in_chans = [], spec.in_chans
-    for index, (row, size) in enumerate(
-        zip(spec.stages, spec.incoming(spec.img_size), strict=True)
-    ):
-        stage = Stage(spec, index, in_chans, row.grid_after_embed(size))
-        init_stage(stage)
-        stages.append(stage)
-        in_chans = row.embed_dim
-    return stages
 
 
 def _feature_info(spec: BackboneSpec) -> list[dict[str, Any]]:

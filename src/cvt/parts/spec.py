@@ -242,13 +242,8 @@ class StageSpec:
             return grid
         if self.projection == "reduction":
             return _conv_grid(grid, self.kv_stride, self.kv_stride, 0)
-        return _conv_grid(
-            grid,
-            self.conv_kernel,
-            self.kv_stride,
-            self.conv_kernel // 2,
-            ceil=self.projection == "avg",
-        )
+        kernel, is_ceil = self.conv_kernel, self.projection == "avg"
+        return _conv_grid(grid, kernel, self.kv_stride, kernel // 2, ceil=is_ceil)
 
     def min_side(self, side: int) -> int:
         """Returns the least side of the incoming map that leaves one of at least `side`."""
@@ -357,11 +352,17 @@ class BackboneSpec(Spec):
 
     @property
     def axes(self) -> Axes:
+        positions = {stage.pos_embed for stage in self.stages}
+        has_table = bool(positions & {"table", "sinusoid"})
+        generated = "no (with PE generator)" if "conditional" in positions else "no"
+        # Blocks on several grids are a hierarchy; embeddings alone are one of tokenisation.
+        is_hierarchical = sum(stage.depth > 0 for stage in self.stages) > 1
+        tokenised = "partial (tokenisation)" if len(self.stages) > 1 else "no"
         return Axes(
-            position=_position(self.stages),
+            position="yes" if has_table else generated,
             embedding=_embedding(self.stages),
             projection=_projection(self.stages),
-            hierarchical=_hierarchical(self.stages),
+            hierarchical="yes" if is_hierarchical else tokenised,
         )
 
     @property
@@ -461,7 +462,7 @@ def _per_stage(name: str, value: Any, num_stages: int) -> list[Any]:
     return list(value)
 
 
-# The words of Table 1 for what the stages say.
+# The words of Table 1 for how the stages embed and project.
 
 _PROJECTIONS = {
     "linear": "linear",
@@ -469,13 +470,6 @@ _PROJECTIONS = {
     "avg": "average pooling",
     "reduction": "spatial reduction",
 }
-
-
-def _position(stages: tuple[StageSpec, ...]) -> str:
-    kinds = {stage.pos_embed for stage in stages}
-    if kinds & {"table", "sinusoid"}:
-        return "yes"
-    return "no (with PE generator)" if "conditional" in kinds else "no"
 
 
 def _embedding(stages: tuple[StageSpec, ...]) -> str:
@@ -495,14 +489,6 @@ def _projection(stages: tuple[StageSpec, ...]) -> str:
     }
     special = [kind for kind in kinds if kind != "linear"]
     return " and ".join(_PROJECTIONS[kind] for kind in special or ["linear"])
-
-
-def _hierarchical(stages: tuple[StageSpec, ...]) -> str:
-    """Blocks on several grids are a hierarchy; embeddings alone are one of tokenisation."""
-    with_blocks = sum(stage.depth > 0 for stage in stages)
-    if with_blocks > 1:
-        return "yes"
-    return "partial (tokenisation)" if len(stages) > 1 else "no"
 
 
 # TNT: one row for its two streams of tokens.

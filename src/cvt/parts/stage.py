@@ -22,13 +22,13 @@ class Stage(nn.Module):
     Args:
         whole: The network that it is a stage of.
         index: Its number there, from 0.
-        in_chans: Channels of the incoming map.
-        grid: The grid that a position table is made for.
     """
 
-    def __init__(self, whole: BackboneSpec, index: int, in_chans: int, grid: Grid) -> None:
+    def __init__(self, whole: BackboneSpec, index: int) -> None:
         super().__init__()
         row = whole.stages[index]
+        in_chans = whole.stages[index - 1].embed_dim if index else whole.in_chans
+        grid = row.grid_after_embed(whole.incoming(whole.img_size)[index])
         self.num_prefix = whole.num_prefix[index]
         self.grad_checkpointing = False
         self.embed = _make_embed(row, whole, in_chans)
@@ -44,6 +44,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(make_block(whole, index, block) for block in range(row.depth))
         num_pegs = min(row.peg_depth, row.depth) if row.pos_embed == "conditional" else 0
         self.pegs = nn.ModuleList(ConditionalPosition(row.embed_dim) for _ in range(num_pegs))
+        init_stage(self)
 
     def forward(self, fmap: Tensor) -> Gridded:
         tokens, grid = self.start(fmap)

@@ -126,11 +126,7 @@ class System:
 def rename(
     state_dict: "Mapping[str, Tensor]", rules: Sequence[Rule], where: str
 ) -> "dict[str, Tensor]":
-    """Applies to each name the first rule that it matches.
-
-    Args:
-        where: Whose names they are, for the message: `timm's ViT`.
-    """
+    """Applies to each name the first rule that it matches; `where` tells whose names they are."""
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
     renamed: dict[str, Tensor] = {}
     unknown = []
@@ -153,11 +149,9 @@ def rename(
 
 
 def block_rules(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """Returns the rules of ViT's block, its q, k and v fused, by the names that timm gives it.
+    """Returns the rules of ViT's block as timm names it, its q, k and v fused.
 
-    Args:
-        theirs: A pattern of what stands before the names in a block.
-        ours: What stands before ours.
+    Both arguments are what stands before the names, `theirs` as a pattern.
     """
     return (
         linear(rf"{theirs}attn\.qkv", *(f"{ours}attn.{each}.linear" for each in "qkv")),
