@@ -421,7 +421,7 @@ def hardware(device: torch.device, processes: int = 1) -> str:
     name = cpu_info("model name") or platform.processor() or platform.machine()
     if device.type != "cpu":
         return f"{name} ({device.type})"
-    cores = _num_cores()
+    cores = num_cores()
     return f"{name}, {cores} core{'s' * (cores > 1)}"
 
 
@@ -443,7 +443,8 @@ def cpu_info(*names: str, info: Path = CPU_INFO) -> str:
     )
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Returns the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

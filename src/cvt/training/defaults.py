@@ -21,7 +21,13 @@ from cvt.data import BadImage, DataSplits
 from cvt.errors import UserError, did_you_mean
 from cvt.files import expanded
 from cvt.plain import from_plain, layer_from_plain, read_yaml_file
-from cvt.runtime import choose_precision, may_gain_from_bf16, number_format
+from cvt.runtime import (
+    PRECISIONS,
+    choose_precision,
+    may_gain_from_bf16,
+    num_cores,
+    number_format,
+)
 from cvt.training.config import GROUPS, Layer, TrainConfig
 from cvt.weights.record import Preprocessing, Record
 
@@ -41,8 +47,7 @@ def said(plain: Layer, what: str) -> dict[str, Any]:
     """
     precision = plain.get("precision") if isinstance(plain, Mapping) else None
     if isinstance(precision, str | torch.dtype):
-        among = ("auto", "float32", "bf16", "fp16")
-        plain = {**plain, "precision": number_format(precision, among, "precision")}
+        plain = {**plain, "precision": number_format(precision, PRECISIONS, "precision")}
     return layer_from_plain(TrainConfig, plain, what)
 
 
@@ -202,12 +207,17 @@ def derive(
         raise UserError("Got freeze backbone without weights to keep; give some by --weights.")
     config = overlay(_defaults(asked, facts, device), asked)
     config.setdefault("image_size", 32 if facts.median_side <= 32 else SMALL_SIDE)
-    config.setdefault("num_workers", _share_of_cores())
+    # The cores that this process may use are shared with those that torchrun started beside it.
+    cores = num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    config.setdefault("num_workers", max(1, min(16, cores)))
     config["epochs"] = _epochs(config, facts)
-    config["optim"] = _rates(config["optim"], config["batch_size"])
+    optim = config["optim"]
+    lr = optim["lr"] if "lr" in optim else optim["base_lr"] * config["batch_size"] / 512
+    config["optim"] = {"min_lr": lr / 100, **optim, "lr": lr}
     config["distill"] = _distillation(config)
     config["device"] = str(device)
-    config["precision"] = _precision(config.get("precision", "auto"), device)
+    if config.setdefault("precision", "auto") != "auto" or not may_gain_from_bf16(device):
+        config["precision"] = choose_precision(config["precision"], device)
     return from_plain(TrainConfig, config, "the config")
 
 
@@ -249,11 +259,6 @@ def _epochs(config: Layer, facts: DataFacts) -> int:
     return epochs
 
 
-def _rates(optim: Layer, batch_size: int) -> dict[str, Any]:
-    lr = optim["lr"] if "lr" in optim else optim["base_lr"] * batch_size / 512
-    return {"min_lr": lr / 100, **optim, "lr": lr}
-
-
 def _distillation(config: Layer) -> dict[str, Any] | None:
     """How the teacher teaches, if there is one; without, only `kind` none may be said."""
     distill = config.get("distill", {})
@@ -266,19 +271,6 @@ def _distillation(config: Layer) -> dict[str, Any] | None:
             "or leave it out."
         )
     return None
-
-
-def _precision(name: str, device: torch.device) -> str:
-    if name == "auto" and may_gain_from_bf16(device):
-        return name
-    return choose_precision(name, device)
-
-
-def _share_of_cores() -> int:
-    """The cores that this process may use, shared with those that torchrun started beside it."""
-    may_use = getattr(os, "sched_getaffinity", None)
-    cores = len(may_use(0)) if may_use else os.cpu_count() or 1
-    return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def preprocessing_for(config: TrainConfig, in_chans: int, start: Record | None) -> Preprocessing:
@@ -325,28 +317,22 @@ def resumed(stored: TrainConfig, asked: Layer) -> TrainConfig:
     With `force` all changes are taken over. Nothing is fetched that is not asked for anew, and
     what `auto` chose then holds.
     """
-    config = {**said(stored.to_dict(), "the stored config"), "download": False}
-    for name, value in asked.items():
+    config: dict[str, Any] = {**said(stored.to_dict(), "the stored config"), "download": False}
+    for top, value in asked.items():
         if value == "auto":
             continue
-        if name in GROUPS:
-            old = config.get(name, {})
-            _check_changes(f"{name}.", value, old, asked)
-            config[name] = {**old, **value}
-        else:
-            _check_changes("", {name: value}, config, asked)
-            config[name] = value
+        prefix, old, new = "", config, {top: value}
+        if top in GROUPS:
+            prefix, old, new = f"{top}.", config.setdefault(top, {}), value
+        for name, each in new.items():
+            if each != old.get(name) and name not in _FREE and not asked.get("force"):
+                raise UserError(
+                    f"Got {prefix}{name} {each!r}, but the run to resume was started with "
+                    f"{old.get(name)!r}; leave it out, start a new run, or change it all the same "
+                    "with --force."
+                )
+        old.update(new)
     return from_plain(TrainConfig, config, "the config")
-
-
-def _check_changes(prefix: str, said: Layer, stored: Layer, asked: Layer) -> None:
-    for name, value in said.items():
-        old = stored.get(name)
-        if value != old and name not in _FREE and not asked.get("force"):
-            raise UserError(
-                f"Got {prefix}{name} {value!r}, but the run to resume was started with {old!r}; "
-                "leave it out, start a new run, or change it all the same with --force."
-            )
 
 
 def same_chunks(config: TrainConfig, chunks: int, world_size: int) -> TrainConfig:

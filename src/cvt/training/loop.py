@@ -18,12 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
 )
 
-from cvt.data import (
-    Batch,
-    ImageSet,
-    batch_names,
-    dead_workers_explained,
-)
+from cvt.data import Batch, ImageSet, batch_names, dead_workers_explained
 from cvt.errors import UserError
 from cvt.evaluation.answers import Logits, validate
 from cvt.figures import if_possible
@@ -89,7 +84,13 @@ def train(
         NonFinite: The loss or the gradient is not finite; the last good checkpoint is kept.
         Interrupted: Ctrl-C; the state was saved, and `resume` goes on exactly from there.
     """
-    asked = _asked(data, recipe, settings)
+    plain = to_plain(settings)
+    if isinstance(data, TrainConfig):
+        plain = {**data.to_dict(), **plain}
+    elif data is not None:
+        plain = {"data": str(data), **plain}
+    recipes = [recipe] if isinstance(recipe, str | Path) else recipe
+    asked = read_layers(map(str, recipes), said(plain, "the settings"))
     with dead_workers_explained(), join_world(asked.get("device", "auto")) as world:
         try:
             return _run(asked, world, progress and world.is_main)
@@ -100,21 +101,6 @@ def train(
                     "ended or no longer answers; go on with the same processes by --resume."
                 ) from error
             raise
-
-
-def _asked(
-    data: str | Path | TrainConfig | None,
-    recipe: str | Path | Sequence[str | Path],
-    settings: dict[str, Any],
-) -> Layer:
-    """All that was said as one layer."""
-    plain = to_plain(settings)
-    if isinstance(data, TrainConfig):
-        plain = {**data.to_dict(), **plain}
-    elif data is not None:
-        plain = {"data": str(data), **plain}
-    recipes = [recipe] if isinstance(recipe, str | Path) else recipe
-    return read_layers(map(str, recipes), said(plain, "the settings"))
 
 
 @dataclass(kw_only=True)
@@ -178,7 +164,20 @@ def _run(asked: Layer, world: World, shown: bool) -> TrainResult:
         stop = stack.enter_context(stop_requests())
         session = _Session(run=run, screen=screen, events=events, stop=stop)
         answers = _work(session)
-        result = _result(run, answers, time.monotonic() - start)
+        best = run.progress.best
+        assert best is not None
+        result = TrainResult(
+            run=run.folder,
+            data=run.config.data,
+            best_epoch=best.epoch,
+            best_top1=best.val_top1,
+            best_loss=best.val_loss,
+            test_top1=answers.top_k(1) if answers else None,
+            test_loss=answers.loss() if answers else None,
+            test_top5=answers.top_k(5) if answers and answers.logits.shape[1] > 5 else None,
+            seconds=time.monotonic() - start,
+            bad=tuple(run.progress.bad),
+        )
         keep_result(run, result)
         screen.report(report(result))
     return result
@@ -235,11 +234,7 @@ def _train_epoch(session: _Session) -> None:
 
 
 def make_update(run: Run, chunks: list[Batch]) -> StepResult:
-    """Makes one update of this process's chunks of a batch; does not count it.
-
-    Raises:
-        NonFinite: The loss or the gradient is not finite.
-    """
+    """Makes one update of this process's chunks of a batch; does not count it."""
     progress, config = run.progress, run.config
     run.set_lr(run.done_updates)
     try:
@@ -294,23 +289,6 @@ def _leave(run: Run, save: bool) -> None:
     if progress.epoch == run.epochs:
         where = "after the last epoch"
     raise Interrupted(run.folder, where, is_told_elsewhere=not run.world.is_main)
-
-
-def _result(run: Run, answers: Logits | None, seconds: float) -> TrainResult:
-    best = run.progress.best
-    assert best is not None
-    return TrainResult(
-        run=run.folder,
-        data=run.config.data,
-        best_epoch=best.epoch,
-        best_top1=best.val_top1,
-        best_loss=best.val_loss,
-        test_top1=answers.top_k(1) if answers else None,
-        test_loss=answers.loss() if answers else None,
-        test_top5=answers.top_k(5) if answers and answers.logits.shape[1] > 5 else None,
-        seconds=seconds,
-        bad=tuple(run.progress.bad),
-    )
 
 
 # --- What a run writes into its folder, in an order that an interruption anywhere leaves usable.
@@ -368,17 +346,16 @@ def keep_state(run: Run) -> None:
 
 def keep_result(run: Run, result: TrainResult) -> None:
     """Writes a finished run's card and, last, the file by which it is known to be finished."""
-    splits, config = run.splits, run.config
     facts = CardFacts(
         num_params=num_params(run.network.model),
         num_images={name: count for name, (count, _) in run.identity.data.items()},
-        val_was_cut=splits.val_was_cut,
+        val_was_cut=run.splits.val_was_cut,
         hardware=hardware(run.device, run.world.size),
         processes=run.world.size,
         software=software(),
     )
     history = run.progress.history
-    run.world.on_main(lambda: write_card(config, run.record, result, history, facts))
+    run.world.on_main(lambda: write_card(run.config, run.record, result, history, facts))
     run.world.on_main(lambda: save_result(run.folder, result))
 
 
@@ -414,15 +391,35 @@ _NONFINITE_FILE = "nonfinite.json"
 
 def _explained(run: Run, error: NonFinite) -> NonFinite:
     """Returns the error with where it happened, having written the batch's images to a file."""
-    update, names = run.done_updates + 1, _names_of_batch(run)
-    path = run.folder / _NONFINITE_FILE
+    progress, path = run.progress, run.folder / _NONFINITE_FILE
+    names = batch_names(
+        run.splits.train,
+        batch_size=run.config.batch_size,
+        seed=run.config.seed,
+        epoch=progress.epoch,
+        repeats=run.config.augment.repeats,
+        batch=progress.batch,
+    )
+    facts = {
+        "update": run.done_updates + 1,
+        "epoch": progress.epoch + 1,
+        "lr": run.lr,
+        "loss": str(error.loss),
+        "grad_norm": str(error.grad_norm),
+        "images": names,
+    }
+
+    def write() -> None:
+        with atomic_write(path, "w") as file:
+            json.dump(facts, file, indent=1)
+
     try:
-        run.world.on_main(lambda: _write_nonfinite(run, error, update, names))
+        run.world.on_main(write)
         listed = f"are named in {path}"
     except UserError as failure:
         listed = f"could not be listed ({str(failure).rstrip('.')})"
     explanation = NonFinite(
-        f"Training stopped at update {update} (epoch {run.progress.epoch + 1}, learning rate "
+        f"Training stopped at update {facts['update']} (epoch {facts['epoch']}, learning rate "
         f"{run.lr:.3g}): {error}; its {len(names)} images ({names[0]}, ...) {listed}, "
         f"and the last good checkpoint is kept in {quote(str(run.folder))}; look at them, or start "
         "again with a lower --optim.lr or a lower --optim.clip-grad.",
@@ -431,28 +428,3 @@ def _explained(run: Run, error: NonFinite) -> NonFinite:
     )
     explanation.is_told_elsewhere = not run.world.is_main
     return explanation
-
-
-def _names_of_batch(run: Run) -> list[str]:
-    """Returns the names of the images of the batch in hand, those of all processes."""
-    return batch_names(
-        run.splits.train,
-        batch_size=run.batch_size,
-        seed=run.config.seed,
-        epoch=run.progress.epoch,
-        repeats=run.config.augment.repeats,
-        batch=run.progress.batch,
-    )
-
-
-def _write_nonfinite(run: Run, error: NonFinite, update: int, names: list[str]) -> None:
-    with atomic_write(run.folder / _NONFINITE_FILE, "w") as file:
-        facts = {
-            "update": update,
-            "epoch": run.progress.epoch + 1,
-            "lr": run.lr,
-            "loss": str(error.loss),
-            "grad_norm": str(error.grad_norm),
-            "images": names,
-        }
-        json.dump(facts, file, indent=1)

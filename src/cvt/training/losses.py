@@ -36,16 +36,11 @@ def make_loss(config: MixConfig, distill: DistillConfig | None = None) -> nn.Mod
     With `distill` it is a `DistillationLoss` around that, which asks for the teacher's logits
     (B, K) as well.
     """
-    base = _base(config)
-    return base if distill is None else DistillationLoss(base, distill)
-
-
-def _base(config: MixConfig) -> nn.Module:
-    is_mixed = config.mixup or config.cutmix
-    smoothing = 0.0 if is_mixed else config.smoothing
+    smoothing = 0.0 if config.mixup or config.cutmix else config.smoothing
+    base = nn.CrossEntropyLoss(label_smoothing=smoothing)
     if config.loss == "bce":
-        return _YesOrNo(smoothing=smoothing)
-    return nn.CrossEntropyLoss(label_smoothing=smoothing)
+        base = _YesOrNo(smoothing=smoothing)
+    return base if distill is None else DistillationLoss(base, distill)
 
 
 class _YesOrNo(BinaryCrossEntropy):
@@ -97,7 +92,6 @@ class DistillationLoss(nn.Module):
 
     Args:
         base: A function of logits (B, K) and targets to the mean over images.
-        config: Kind, alpha and tau, all of them filled in.
     """
 
     def __init__(self, base: nn.Module, config: DistillConfig) -> None:
@@ -128,15 +122,13 @@ def distillation_term(
     divided by B * K. Dividing by K as well is what torch's `batchmean` does not do and its `mean`
     does; the published figures were had that way, and it makes the term K times smaller.
     """
-    led, taught = _at_least_float32(led), _at_least_float32(taught)
+    led, taught = (
+        each.to(torch.promote_types(each.dtype, torch.float32)) for each in (led, taught)
+    )
     if kind == "hard":
         return F.cross_entropy(led, taught.argmax(dim=1))
     ours, theirs = (F.log_softmax(each / tau, dim=1) for each in (led, taught))
     return tau**2 * (theirs.exp() * (theirs - ours)).sum() / led.numel()
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 # --- The network that a student learns from: found, checked, frozen.
@@ -175,20 +167,14 @@ class Teacher:
     It is no module, so that nothing counts, moves, averages or trains it with the student.
 
     Args:
-        source: The network.
         student: How the student's images were prepared.
-        device: Where it works from now on.
     """
 
     def __init__(self, source: FoundTeacher, student: Preprocessing, device: torch.device) -> None:
-        self.name, self.digest, self.class_names = source.name, source.digest(), source.class_names
+        self.name, self.digest = source.name, source.digest()
         self.network = source.network.eval().requires_grad_(False).to(device)
+        self.num_params = num_params(self.network)
         self._affine = _affine(student, source.preprocessing, device)
-
-    @property
-    def num_params(self) -> int:
-        """Parameters of the network, as papers count them."""
-        return num_params(self.network)
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -207,6 +193,8 @@ def find_teacher(name: str, changes: Mapping[str, Any]) -> FoundTeacher:
             `cvt.load` knows.
         changes: Fields of its row; for `timm/NAME` what timm's builder takes.
     """
+    from timm.models import is_model_pretrained
+
     if "num_classes" in changes:
         raise UserError(
             "Got teacher_args num_classes, which would give the teacher an untrained classifier; "
@@ -214,7 +202,14 @@ def find_teacher(name: str, changes: Mapping[str, Any]) -> FoundTeacher:
         )
     if name.startswith(_TIMM) and not Path(name).exists():
         return _from_timm(name, changes)
-    model = _from_here(name, changes)
+    is_row = name.partition(".")[0] in ENTRYPOINTS and not names_weights(name)
+    try:
+        model: Any = create_model(name, True, **changes) if is_row else load(name, **changes)
+    except UserError as error:
+        is_timms_already = name in ROWS and ROWS[name].made_by_timm
+        is_there = is_model_pretrained(name) and not is_timms_already
+        hint = f" Or take {_TIMM}{name}, which timm has." if is_there else ""
+        raise UserError(f"Cannot get the teacher: {error}{hint}") from error
     record = model.record
     if record.multi_label:
         raise UserError(
@@ -223,23 +218,10 @@ def find_teacher(name: str, changes: Mapping[str, Any]) -> FoundTeacher:
         )
     return FoundTeacher(
         name=name,
-        network=model,
+        network=model.eval(),
         preprocessing=record.preprocessing,
         class_names=record.class_names,
     )
-
-
-def _from_here(name: str, changes: Mapping[str, Any]) -> Any:
-    from timm.models import is_model_pretrained
-
-    is_row = name.partition(".")[0] in ENTRYPOINTS and not names_weights(name)
-    try:
-        return (create_model(name, True, **changes) if is_row else load(name, **changes)).eval()
-    except UserError as error:
-        is_timms_already = name in ROWS and ROWS[name].made_by_timm
-        is_there = is_model_pretrained(name) and not is_timms_already
-        hint = f" Or take {_TIMM}{name}, which timm has." if is_there else ""
-        raise UserError(f"Cannot get the teacher: {error}{hint}") from error
 
 
 def check_teacher(
@@ -247,8 +229,7 @@ def check_teacher(
 ) -> list[str]:
     """Makes sure that a teacher can teach these classes on the student's images.
 
-    Returns:
-        Sentences that the user should read: that its classes have other names, for one.
+    Returns sentences that the user should read: that its classes have other names, for one.
     """
     name, network = source.name, source.network
     count = getattr(network, "num_classes", None)
@@ -270,10 +251,6 @@ def check_teacher(
         ) from error
     if tuple(getattr(answer, "shape", ())) != (1, count):
         raise UserError(f"The teacher {name} does not answer an image with {count} logits.")
-    return _compare_names(source, class_names)
-
-
-def _compare_names(source: FoundTeacher, class_names: tuple[str, ...]) -> list[str]:
     theirs = source.class_names
     if theirs is None or theirs == class_names:
         return []
@@ -283,11 +260,11 @@ def _compare_names(source: FoundTeacher, class_names: tuple[str, ...]) -> list[s
     where = f"class {index} is {theirs[index]!r} to it and {class_names[index]!r} in the data"
     if sorted(theirs) == sorted(class_names):
         raise UserError(
-            f"Got the teacher {source.name} with the data's classes in another order ({where}), "
+            f"Got the teacher {name} with the data's classes in another order ({where}), "
             "expected the same order; take one that was trained on these data."
         )
     return [
-        f"The teacher {source.name} calls its classes otherwise ({where}); they are taken to be "
+        f"The teacher {name} calls its classes otherwise ({where}); they are taken to be "
         "the same ones in the same order."
     ]
 

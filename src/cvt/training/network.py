@@ -82,8 +82,10 @@ def _distribute(
     if world.size == 1:
         return model
     if config.parallel == "fsdp":
-        for each in (model, ema.module) if ema else (model,):
-            _shard(each)
+        for whole in (model, ema.module) if ema else (model,):
+            for block in [each for each in whole.modules() if isinstance(each, Block)]:
+                fully_shard(block)
+            fully_shard(whole)
         return model
     # A depthwise kernel's only input channel has a stride that says nothing, so it may differ.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -96,14 +98,6 @@ def _distribute(
             broadcast_buffers=False,  # they are kept equal after every update
             gradient_as_bucket_view=True,
         )
-
-
-def _shard(model: nn.Module) -> None:
-    """Spreads a model's parameters over all processes, block by block."""
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module)
-    fully_shard(model)
 
 
 def _check(config: TrainConfig, device: torch.device, world: World) -> None:
@@ -194,8 +188,6 @@ class ChunkNorms:
         for layer in learning:
             layer.training = counts
         yield
-        for layer in learning:
-            layer.training = True
         if not self._sums:
             self._sums = [torch.zeros_like(each) for each in buffers]
         if counts and buffers:
@@ -204,6 +196,7 @@ class ChunkNorms:
         for buffer, old in zip(buffers, before, strict=True):
             buffer.copy_(old)
         for layer in learning:
+            layer.training = True
             _count_batches(layer, -1 if counts else 0)
 
     def combine(self, world: World) -> None:

@@ -110,14 +110,9 @@ class Run:
         return -(-self.total_updates // self.updates_per_epoch)
 
     @property
-    def batch_size(self) -> int:
-        """Images per update, over all processes."""
-        return self.config.batch_size
-
-    @property
     def updates_per_epoch(self) -> int:
         """Full batches that the training images make; the rest sits an epoch out."""
-        return len(self.splits.train) // self.batch_size
+        return len(self.splits.train) // self.config.batch_size
 
     @property
     def total_updates(self) -> int:
@@ -161,7 +156,7 @@ class Run:
         return make_loader(
             self.splits.train,
             self.augmented,
-            batch_size=self.batch_size,
+            batch_size=self.config.batch_size,
             shuffle=True,
             seed=self.config.seed,
             epoch=self.progress.epoch,
@@ -177,7 +172,7 @@ class Run:
         return make_eval_loader(
             images,
             self.plain,
-            batch_size=max(self.batch_size // (self.world.size * self.config.accum_steps), 1),
+            batch_size=max(self.config.batch_size // self.step.num_chunks // self.world.size, 1),
             num_workers=self.config.num_workers,
             rank=self.world.rank,
             world_size=self.world.size,
@@ -185,28 +180,25 @@ class Run:
 
     def describe(self) -> str:
         """Returns sentences about data, model, device, processes and teacher."""
-        splits, world = self.splits, self.world
+        splits, world, taught = self.splits, self.world, ""
         sizes = f"{len(splits.train):,} training and {len(splits.val):,} validation images"
         if splits.test is not None:
             sizes += f", {len(splits.test):,} for the final test"
         cut = " (validation cut from training)" if splits.val_was_cut else ""
         processes = f"{world.size} processes ({self.config.parallel}), " if world.size > 1 else ""
+        teacher, distill = self.step.teacher, self.config.distill
+        if teacher is not None and distill is not None:
+            own = self.record.spec.distilled
+            where = "a classifier of its own" if own else "the only classifier"
+            taught = (
+                f"Taught by {teacher.name} ({teacher.num_params:,} parameters): {distill.kind} "
+                f"distillation into {where}. "
+            )
         return (
             f"{splits.name}: {sizes}{cut}, {len(splits.classes)} classes. "
             f"{self.record.model}: {num_params(self.network.model):,} parameters, "
-            f"{processes}on {self.device} in {self.config.precision}. {self._taught()}"
+            f"{processes}on {self.device} in {self.config.precision}. {taught}"
             f"Run folder: {self.folder}"
-        )
-
-    def _taught(self) -> str:
-        teacher, distill = self.step.teacher, self.config.distill
-        if teacher is None or distill is None:
-            return ""
-        own = self.record.spec.distilled
-        where = "a classifier of its own" if own else "the only classifier"
-        return (
-            f"Taught by {teacher.name} ({teacher.num_params:,} parameters): {distill.kind} "
-            f"distillation into {where}. "
         )
 
 
@@ -221,7 +213,6 @@ def prepare(asked: Layer, world: World, hold: Callable[[Path], None] | None = No
     but nothing is fetched that is not asked for anew, and nothing written elsewhere.
 
     Args:
-        asked: What was said of the run's config.
         hold: Marks the run's folder as in training, before anything in it is read; None leaves it.
     """
     with world.alike():
@@ -234,9 +225,11 @@ def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Run:
         folder = expanded(asked["resume"])
         if world.on_main(lambda: is_run(folder)):
             hold(folder)
-        if not world.on_main(lambda: _is_only_begun(folder)):
+        # Killed before its first checkpoint was saved, a run begins again: nothing is lost.
+        config_file = folder / CONFIG_FILE
+        if not world.on_main(lambda: config_file.exists() and not has_checkpoint(folder)):
             return _resume(asked, folder, world)
-        asked = said(resumed(load_config(folder / CONFIG_FILE), asked).to_dict(), "the config")
+        asked = said(resumed(load_config(config_file), asked).to_dict(), "the config")
     told = {**USUAL, **asked}
     device = _device(told["device"], world)
     splits = _splits(told, world)
@@ -246,7 +239,9 @@ def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Run:
     check_batch(config, len(splits.train), world.size)
     teacher, notes = _teacher(config, record, splits, device, world)
     if folder is None:
-        folder = world.on_main(lambda: _run_folder(config, world))
+        # After a loss before the first checkpoint there is nothing in a folder to keep.
+        made = Path(config.out) if world.is_restarted and config.out else None
+        folder = world.on_main(lambda: made or make_run_folder(config))
         hold(folder)
     config = replace(config, out=str(folder), resume=None)
     run = _assemble(config, folder, splits, device, model, record, world, teacher)
@@ -267,11 +262,6 @@ def _with_precision(
     return replace(config, precision=cast("Any", chosen)), [why]
 
 
-def _is_only_begun(folder: Path) -> bool:
-    """Whether a session was killed before it saved its first checkpoint: nothing is lost."""
-    return (folder / CONFIG_FILE).exists() and not has_checkpoint(folder)
-
-
 def _resume(asked: Layer, folder: Path, world: World) -> Run:
     checkpoint = world.on_main(lambda: newest(folder))
     facts = read_run_facts(checkpoint)
@@ -281,12 +271,8 @@ def _resume(asked: Layer, folder: Path, world: World) -> Run:
     device = _device(config.device, world)
     splits = _splits(config.to_dict(), world)
     record = Record.from_dict(facts.record)
-    model = build(
-        record.model,
-        record.spec,
-        num_classes=record.spec.num_classes,
-        in_chans=record.spec.in_chans,
-    )
+    spec = record.spec
+    model = build(record.model, spec, num_classes=spec.num_classes, in_chans=spec.in_chans)
     teacher, notes = _teacher(config, record, splits, device, world)
     config = replace(config, out=str(folder), resume=None, force=False)
     run = _assemble(config, folder, splits, device, model, record, world, teacher)
@@ -318,12 +304,6 @@ def _after_restart(asked: Layer, world: World) -> Layer:
     return asked
 
 
-def _run_folder(config: TrainConfig, world: World) -> Path:
-    if world.is_restarted and config.out:
-        return Path(config.out)  # lost before its first checkpoint: there is nothing to keep
-    return make_run_folder(config)
-
-
 def _device(name: str, world: World) -> torch.device:
     return choose_device(name, world.local_rank if world.size > 1 else None)
 
@@ -341,7 +321,7 @@ def _new_model(
     start, start_record = None, None
     if "weights" in asked:
         start = load(asked["weights"], num_classes=num_classes, **row_changes(asked))
-        start_record = _record_of(start)
+        start_record = cast("Record", start.record)
     config = derive(asked, measure(splits), device, start_record)
     changes, side = dict(row_changes(config.to_dict())), config.image_size
     model = start or create_model(config.model, num_classes=num_classes, **changes)
@@ -375,12 +355,6 @@ def _teacher(
     return Teacher(source, record.preprocessing, device), notes
 
 
-def _record_of(model: nn.Module) -> Record:
-    record = model.record
-    assert isinstance(record, Record)
-    return record
-
-
 def row_changes(told: Layer) -> dict[str, Any]:
     """Returns what a config changes in its model's row; refuses what is not for it to say."""
     args, drop_path_rate = told.get("model_args", {}), told.get("drop_path_rate")
@@ -406,11 +380,8 @@ def _assemble(
         cast("Backbone", model).set_distilled_training()
     network = make_network(model, config, device, world)
     optimizer = make_optimizer(network.model, config.optim)
-    identity = Identity.of(
-        splits,
-        world.size * config.accum_steps,
-        (teacher.name, teacher.digest) if teacher else (),
-    )
+    taught_by = (teacher.name, teacher.digest) if teacher else ()
+    identity = Identity.of(splits, world.size * config.accum_steps, taught_by)
     trained_on = RunData(
         name=config.data,
         data_dir=config.data_dir,

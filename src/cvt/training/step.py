@@ -99,32 +99,39 @@ def train_step(
         NonFinite: The loss or the gradient is not finite. No weight was changed.
     """
     optimizer.zero_grad(set_to_none=True)
-    world, scaler = options.world, options.scaler
+    world, scaler, norms = options.world, options.scaler, options.norms
     sums = torch.zeros(2, dtype=torch.float64)
     for position, (images, labels) in enumerate(chunks):
         seed_chunk(position * world.size + world.rank)
         if world.size == options.num_chunks == 1 and len(images) < _FEWEST:
             return StepResult(loss=0.0, grad_norm=0.0, num_images=0)
         is_last = position == options.num_chunks - 1
-        with _gradients_shared(network, is_last), _statistics(options.norms, len(images)):
+        statistics = norms.chunk(counts=len(images) >= _FEWEST) if norms else nullcontext()
+        with _gradients_shared(network, is_last), statistics:
             loss, count = _forward(network, images, labels, loss_fn, options)
             # Gradients are averaged over the processes, and are to be those of the batch's mean.
             share = loss * (count * world.size / options.batch_size)
             (share if scaler is None else scaler.scale(share)).backward()
         sums += torch.tensor([loss.item() * count, count], dtype=torch.float64)
-    if options.norms is not None:
-        options.norms.combine(world)
+    if norms is not None:
+        norms.combine(world)
     total, count = world.sum(sums).tolist()
     if not count:
         return StepResult(loss=0.0, grad_norm=0.0, num_images=0)
     if scaler is not None:
         scaler.unscale_(optimizer)
     if count != options.batch_size:
-        _multiply_gradients(network, options.batch_size / count)
-    norm = _clip(network, options.clip_grad)
+        grads = [each.grad for each in network.parameters() if each.grad is not None]
+        torch._foreach_mul_(grads, options.batch_size / count)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), options.clip_grad or math.inf)
+    norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
     result = StepResult(loss=total / count, grad_norm=norm, num_images=round(count))
     _check(result, scaler)
-    _step(optimizer, scaler)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
     return result
 
 
@@ -170,20 +177,6 @@ def _gradients_shared(network: nn.Module, is_last: bool) -> AbstractContextManag
     return nullcontext()
 
 
-def _statistics(norms: ChunkNorms | None, num_images: int) -> AbstractContextManager:
-    return nullcontext() if norms is None else norms.chunk(counts=num_images >= _FEWEST)
-
-
-def _multiply_gradients(network: nn.Module, factor: float) -> None:
-    grads = [each.grad for each in network.parameters() if each.grad is not None]
-    torch._foreach_mul_(grads, factor)
-
-
-def _clip(network: nn.Module, clip_grad: float) -> float:
-    norm = nn.utils.clip_grad_norm_(network.parameters(), clip_grad or math.inf)
-    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
-
-
 def _check(result: StepResult, scaler: torch.amp.GradScaler | None) -> None:
     """fp16 overflows now and then: its scaler leaves that update out and takes a smaller scale."""
     may_overflow = scaler is not None and scaler.get_scale() > _SMALLEST_SCALE
@@ -194,11 +187,3 @@ def _check(result: StepResult, scaler: torch.amp.GradScaler | None) -> None:
         loss=result.loss,
         grad_norm=result.grad_norm,
     )
-
-
-def _step(optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
