@@ -34,11 +34,7 @@ T = TypeVar("T")
 class Range:
     """What a number may be, in the annotation of a field: `Annotated[int, Range(1, 4096)]`.
 
-    Args:
-        least: The smallest value.
-        most: The largest one.
-        above: What it must be greater than, where the smallest value itself is not allowed.
-        below: What it must be less than, where the largest value itself is not allowed.
+    `above` and `below` are bounds that are themselves not allowed.
     """
 
     least: float = -math.inf
@@ -61,12 +57,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Length:
-    """How many items or letters, in the annotation of a field: `Annotated[str, Length(0, 80)]`.
-
-    Args:
-        least: The fewest.
-        most: The most.
-    """
+    """How many items or letters, in the annotation of a field: `Annotated[str, Length(0, 80)]`."""
 
     least: int
     most: int
@@ -120,21 +111,21 @@ def to_plain(value: Any, *, leave_out: Collection[str] = (), none: bool = True) 
         leave_out: Names of its fields that are not stored.
         none: Whether fields that are None are written.
     """
+
+    def part(item: Any) -> Any:
+        return item.to_dict() if hasattr(item, "to_dict") else to_plain(item, none=none)
+
     if isinstance(value, list | tuple):
-        return [_part(item, none) for item in value]
+        return [part(item) for item in value]
     if is_dataclass(value):
         value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     if not isinstance(value, Mapping):
         return str(value) if isinstance(value, Path) else value
     return {
-        name: _part(item, none)
+        name: part(item)
         for name, item in value.items()
         if name not in leave_out and (none or item is not None)
     }
-
-
-def _part(item: Any, none: bool) -> Any:
-    return item.to_dict() if hasattr(item, "to_dict") else to_plain(item, none=none)
 
 
 def check_values(instance: Any, what: str) -> None:
@@ -142,9 +133,6 @@ def check_values(instance: Any, what: str) -> None:
 
     For the `__post_init__` of a dataclass that is built by hand as well; lists become tuples where
     those are asked for, in a frozen dataclass too.
-
-    Args:
-        what: What a message calls the instance.
     """
     for name, hint in _hints(type(instance)).items():
         value = _fitted(getattr(instance, name), hint, _Place(what, name))
@@ -180,16 +168,13 @@ def _built(cls: Callable[..., T], plain: Any, place: _Place) -> T:
 def _said(cls: Any, plain: Any, place: _Place) -> dict[str, Any]:
     hints, said = _hints_of_keys(cls, plain, place), {}
     for key, value in plain.items():
-        group = next(filter(_is_group, (hints[key], *get_args(hints[key]))), None)
+        kinds = (hints[key], *get_args(hints[key]))
+        group = next((x for x in kinds if isinstance(x, type) and is_dataclass(x)), None)
         if value is not None and group is None:
             said[key] = _fitted(value, hints[key], place.at(key))
         elif value is not None and (inside := _said(group, value, place.at(key))):
             said[key] = inside
     return said
-
-
-def _is_group(hint: Any) -> bool:
-    return isinstance(hint, type) and is_dataclass(hint)
 
 
 def _hints_of_keys(cls: Any, plain: Any, place: _Place) -> dict[str, Any]:
@@ -218,10 +203,7 @@ def _fitted(value: Any, hint: Any, place: _Place) -> Any:
     if hint is Any:
         return value
     if origin is Annotated:
-        _check_length(value, arguments[1:], place)
-        if NOT_FINITE in arguments[1:] and isinstance(value, float):
-            return value
-        return _in_range(_fitted(value, arguments[0], place), arguments[1:], place)
+        return _bounded(value, arguments[0], arguments[1:], place)
     if origin in (Union, UnionType):
         return _one_of(value, arguments, place)
     if is_dataclass(hint):
@@ -235,9 +217,8 @@ def _fitted(value: Any, hint: Any, place: _Place) -> Any:
             for key, item in value.items()
         }
     if not _is_a(value, hint):
-        near = (
-            did_you_mean(value, arguments) if origin is Literal and isinstance(value, str) else ""
-        )
+        is_word = origin is Literal and isinstance(value, str)
+        near = did_you_mean(value, arguments) if is_word else ""
         raise UserError(f"Got {_quoted(value)} for {place}, expected {_words(hint)}.{near}")
     return value
 
@@ -245,17 +226,14 @@ def _fitted(value: Any, hint: Any, place: _Place) -> Any:
 def _one_of(value: Any, options: tuple[Any, ...], place: _Place) -> Any:
     if value is None and NoneType in options:
         return None
-    mistakes = []
+    options = tuple(each for each in options if each is not NoneType)
     for option in options:
         try:
             return _fitted(value, option, place)
-        except UserError as error:
-            mistakes.append(error)
-    if len(mistakes) == 1 + (NoneType in options):
-        raise next(
-            error for error, option in zip(mistakes, options, strict=True) if option is not NoneType
-        )
-    words = " or ".join(_words(option) for option in options if option is not NoneType)
+        except UserError:
+            if len(options) == 1:
+                raise
+    words = " or ".join(map(_words, options))
     raise UserError(f"Got {_quoted(value)} for {place}, expected {words}.")
 
 
@@ -269,17 +247,17 @@ def _items(value: Any, origin: Any, arguments: tuple[Any, ...], place: _Place) -
     return tuple(_fitted(item, each, place) for item, each in zip(value, arguments, strict=True))
 
 
-def _check_length(value: Any, marks: tuple[Any, ...], place: _Place) -> None:
-    """Before each item is looked at, since there may be millions."""
+def _bounded(value: Any, hint: Any, marks: tuple[Any, ...], place: _Place) -> Any:
+    """Looks at the length before each item is looked at, since there may be millions."""
     for mark in marks:
         if isinstance(mark, Length) and value not in mark:
             unit = "letters" if isinstance(value, str) else "items"
             raise UserError(
                 f"Got {len(value):,} {unit} for {place}, expected {mark.least:,} to {mark.most:,}."
             )
-
-
-def _in_range(value: Any, marks: tuple[Any, ...], place: _Place) -> Any:
+    if NOT_FINITE in marks and isinstance(value, float):
+        return value
+    value = _fitted(value, hint, place)
     for mark in marks:
         if isinstance(mark, Range) and value not in mark:
             raise UserError(f"Got {_quoted(value)} for {place}, expected a number {mark}.")
@@ -353,11 +331,7 @@ MOST_NESTED = 50
 
 
 def read_json(text: str | bytes, what: str) -> Any:
-    """Reads JSON into plain data.
-
-    Args:
-        what: What a message calls the text, such as `the record in m.safetensors`.
-    """
+    """Reads JSON into plain data; a message calls the text by `what`."""
     _check_size(text, MOST_TEXT, what)
     try:
         content = json.loads(text)
@@ -385,11 +359,7 @@ def json_text(content: Any, indent: int | None = None) -> str:
 
 
 def read_yaml(text: str, what: str = "the text") -> Any:
-    """Reads YAML into plain data.
-
-    Args:
-        what: What a message calls the text.
-    """
+    """Reads YAML into plain data."""
     import yaml
 
     _check_size(text, MOST_YAML, what)
@@ -397,20 +367,14 @@ def read_yaml(text: str, what: str = "the text") -> Any:
         content = yaml.load(text, Loader=_loader())
     except RecursionError:
         raise _too_deep(what) from None
-    except ValueError as error:  # a number of too many digits
-        raise UserError(f"{what} is not YAML: {error}.") from None
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: a number of too many digits
         raise UserError(f"{what} is not YAML: {' '.join(str(error).split())}.") from None
     _check_depth(content, what)
     return content
 
 
 def read_yaml_file(path: str | Path, what: str = "") -> Any:
-    """Reads a file of YAML into plain data.
-
-    Args:
-        what: What a message calls it, other than by its path.
-    """
+    """Reads a file of YAML into plain data; `what` is what a message calls it, if not its path."""
     what = what or str(path)
     try:
         text = read_small(path, MOST_YAML).decode()

@@ -75,8 +75,7 @@ _PROBE_S = 1.0
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
     """Returns the named device; `auto` is CUDA, else Apple's GPU, else the CPU.
 
-    Args:
-        local_rank: Number of this process on its machine where several work: that of its GPU.
+    `local_rank` is the number of this process where several work on a machine: that of its GPU.
     """
     if local_rank is not None and name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", local_rank)
@@ -366,7 +365,6 @@ class Interrupted(Exception):
     """A run was asked to stop and has saved its state; the message says how to go on.
 
     Args:
-        run: The run's folder.
         where: How far the run got, for the message.
         is_told_elsewhere: Whether another process prints the same.
     """

@@ -249,11 +249,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, plain: Any, what: str = "the config") -> "TrainConfig":
-        """Rebuilds what `to_dict` wrote, by this version or by one before it.
-
-        Args:
-            what: What a message calls the data.
-        """
+        """Rebuilds what `to_dict` wrote, by this version or by one before it."""
         return from_plain(cls, layer_from_plain(cls, plain, what), what)
 
 

@@ -40,11 +40,7 @@ _LOOKED_AT = 64
 
 
 def said(plain: Layer, what: str) -> dict[str, Any]:
-    """Returns the fields that plain data name, checked, number formats by their one name.
-
-    Args:
-        what: What a message calls the data.
-    """
+    """Returns the fields that plain data name, checked, number formats by their one name."""
     precision = plain.get("precision") if isinstance(plain, Mapping) else None
     if isinstance(precision, str | torch.dtype):
         plain = {**plain, "precision": number_format(precision, PRECISIONS, "precision")}
@@ -89,12 +85,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def read_layers(names: Iterable[str], flags: Layer) -> dict[str, Any]:
-    """Reads recipes and files in order and lays the flags on top.
-
-    Args:
-        names: Of recipes, and paths of files; what a later one says holds.
-        flags: What holds above all files.
-    """
+    """Reads recipes, by name, and files in order and lays the flags on top; the later one holds."""
     return reduce(overlay, [*map(read_recipe, names), flags], {})
 
 
@@ -152,12 +143,7 @@ def _merge(lower: Layer, upper: Layer) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What default recipes are chosen by.
-
-    Args:
-        num_images: Training images.
-        median_side: Median of their short sides, in pixels.
-    """
+    """What default recipes are chosen by; `median_side`, in pixels, is of the short sides."""
 
     name: str
     num_images: int

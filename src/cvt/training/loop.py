@@ -112,21 +112,6 @@ class _Session:
     events: Events
     stop: StopRequest
 
-    def show(self, result: StepResult) -> None:
-        """Shows an update that has been counted."""
-        run, progress = self.run, self.run.progress
-        self.screen.update(
-            f"{progress.epoch + 1}/{run.epochs}",
-            result.loss,
-            run.lr,
-            progress.images_per_s,
-            progress.data_wait,
-            peak_memory_mb(run.device),
-        )
-        self.events.update(
-            run.done_updates, result.loss, run.lr, result.grad_norm, progress.images_per_s
-        )
-
     def agree(self, bad: Sequence[str] = ()) -> tuple[bool, bool]:
         """Whether any process is to stop, and whether a checkpoint is due; the same in all.
 
@@ -225,7 +210,10 @@ def _train_epoch(session: _Session) -> None:
         now = time.monotonic()
         progress.count(result.loss, result.num_images, now - since, waited)
         since = now
-        session.show(result)
+        loss, speed = result.loss, progress.images_per_s
+        epoch, memory = f"{progress.epoch + 1}/{run.epochs}", peak_memory_mb(run.device)
+        session.screen.update(epoch, loss, run.lr, speed, progress.data_wait, memory)
+        session.events.update(run.done_updates, loss, run.lr, result.grad_norm, speed)
         must_stop, must_save = session.agree([each for chunk in chunks for each in chunk.bad])
         if must_stop:
             _leave(run, save=True)
@@ -302,7 +290,7 @@ def keep_epoch(run: Run, row: EpochRow) -> None:
     The best weights come first: interrupted after them, the epoch is repeated to the same result.
     """
     if run.progress.best is row:
-        _save_weights(run, BEST_WEIGHTS, row)
+        _save_weights(run, BEST_WEIGHTS)
     keep_state(run)
     run.world.on_main(lambda: write_metrics(run.folder, run.progress.history))
     if time.monotonic() - run.drawn_at > _DRAW_EVERY_S or run.progress.epoch == run.epochs:
@@ -311,10 +299,9 @@ def keep_epoch(run: Run, row: EpochRow) -> None:
 
 def keep_again(run: Run) -> None:
     """Writes anew what a session that was killed may have left behind the state it saved."""
-    history = run.progress.history
     run.world.on_main(lambda: remove_left_behind(run.folder))
-    _save_weights(run, LAST_WEIGHTS, history[-1] if history else None)
-    run.world.on_main(lambda: write_metrics(run.folder, history))
+    _save_weights(run, LAST_WEIGHTS)
+    run.world.on_main(lambda: write_metrics(run.folder, run.progress.history))
     if run.progress.epoch == run.epochs:
         draw(run)
 
@@ -331,7 +318,6 @@ def draw(run: Run) -> None:
 
 def keep_state(run: Run) -> None:
     """Writes the weights as they are, and a checkpoint that goes on from them."""
-    history = run.progress.history
     facts = RunFacts(
         config=run.config.to_dict(),
         identity=run.identity,
@@ -340,7 +326,7 @@ def keep_state(run: Run) -> None:
     )
     keep = run.config.keep_checkpoints
     save_state(run.folder, to_plain(facts), run.tensors, keep=keep, world=run.world)
-    _save_weights(run, LAST_WEIGHTS, history[-1] if history else None)
+    _save_weights(run, LAST_WEIGHTS)
     run.saved_at = time.monotonic()
 
 
@@ -373,8 +359,9 @@ def load_best(run: Run) -> None:
         ) from error
 
 
-def _save_weights(run: Run, name: str, row: EpochRow | None) -> None:
-    """Writes the model's weights; their average, where one is kept."""
+def _save_weights(run: Run, name: str) -> None:
+    """Writes the weights, their average where one is kept, with the last epoch's figures."""
+    row = run.progress.history[-1] if run.progress.history else None
     metrics = {"epoch": row.epoch, "top1": row.val_top1, "loss": row.val_loss} if row else {}
     record = replace(run.record, metrics=metrics)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
