@@ -220,7 +220,7 @@ def test_a_disk_too_full_for_the_list_does_not_hide_it(tiny_run, tmp_path):
     def full(*_):
         raise UserError("The disk is full: nonfinite.json was not written; free some space first.")
 
-    with patch("cvt.training.loop._write_nonfinite", full):
+    with patch("cvt.training.loop.atomic_write", full):
         ended = poisoned(tiny_run(tmp_path / "run"))
     assert ended.error == "NonFinite"
     assert ": the loss is nan, the gradient norm nan; its 4 images (" in ended.text
