@@ -807,7 +807,8 @@ def test_memory_is_a_stated_multiple_of_the_pixels():
     ):
         content = encoded(image, kind, **options)
         taken[name] = (bytes_taken(content) - 3 * len(content)) / 1500**2
-    assert taken["progressive"] > 4  # it measures something: RGB alone takes as much
+    # It measures something: RGB takes 4, a little of which may lie in memory that was there before.
+    assert taken["progressive"] > 3
     assert max(taken.values()) <= MOST_BYTES_PER_PIXEL, taken
 
 
