@@ -72,3 +72,9 @@ def test_ci_runs_the_readme_s_own_test_command():
     command = README.split("<!-- tests -->")[1].split("```")[1]
     assert "pytest" in command
     assert "pip install" in command
+
+
+def test_ci_names_tests_that_exist():
+    named = re.findall(r"tests/[\w/.]+", (ROOT / ".ci" / "run").read_text())
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
