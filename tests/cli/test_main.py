@@ -137,7 +137,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(run, arguments, words):
 
 def test_a_reader_that_stops_early_is_no_error():
     command = f"{sys.executable} -c 'from cvt.cli import main; import sys; sys.exit(main())'"
-    pipe = f"{command} models --json | head -n 1; exit ${{PIPESTATUS[0]}}"
+    # Nobody is there any more when, seconds later, the first line comes.
+    pipe = f"{command} models 'cvt_*_32' --json | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr == ""
