@@ -35,11 +35,7 @@ def url_in(name: str | Path) -> str | None:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Generator[Path]:
-    """Yields a temporary path beside `path` that is renamed to it once the block has ended well.
-
-    Raises:
-        UserError: The disk is full or the place is not writable; the file that was there is kept.
-    """
+    """Yields a temporary path beside `path` that is renamed to it once the block has ended well."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,11 +57,7 @@ def atomic_path(path: str | Path) -> Generator[Path]:
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Generator[IO]:
-    """Opens a temporary file beside `path` that replaces it once the block has ended well.
-
-    Raises:
-        UserError: The disk is full or the place is not writable; the file that was there is kept.
-    """
+    """Opens a temporary file beside `path` that replaces it once the block has ended well."""
     encoding, errors = (None, None) if "b" in mode else ("utf-8", NO_TEXT)
     with (
         atomic_path(path) as temporary,
@@ -83,10 +75,6 @@ def atomic_files(path: str | Path, *companions: str) -> Generator[Path]:
 
     Args:
         companions: Names of files that are written, and have to be, beside the one at `path`.
-
-    Raises:
-        UserError: The disk is full or the place is not writable; the files that were there are
-            kept.
     """
     path = Path(path)
     try:
@@ -109,12 +97,7 @@ def atomic_files(path: str | Path, *companions: str) -> Generator[Path]:
 
 
 def read_small(path: str | Path, most: int) -> bytes:
-    """Returns the content of a file that cannot be large.
-
-    Raises:
-        UserError: There is no such file, it may not be read, it is none (a folder, or a pipe, which
-            could keep the reader waiting for ever), or it has more than `most` bytes.
-    """
+    """Returns the content of a file that cannot be large."""
     try:
         # A pipe without a writer would keep even `open` waiting.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -133,9 +116,6 @@ def new_files(folder: Path, *names: str) -> list[Path]:
     """Makes empty files that were not there before, for what must not replace anything.
 
     If one of the names is taken, all of them get `-2` before the suffix, and so on.
-
-    Raises:
-        UserError: The folder cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -270,10 +250,6 @@ def file_inside(folder: str | Path, name: str) -> Path:
 
     Links may lead about inside the folder only; in the cache of the Hugging Face hub, where every
     file is a link to its content, inside that data set or model.
-
-    Raises:
-        UserError: It leads out of the folder (by a path from the root, `..` or a link), or is
-            there but no file.
     """
     inside, path = Path(folder).resolve(), Path(folder) / name
     if inside.parent.name == "snapshots" and "--" in inside.parents[1].name:
