@@ -23,6 +23,12 @@ from cvt.training.report import TrainResult
 from cvt.weights.checkpoint import load_checkpoint
 from stored import stored_facts, stored_tensors
 
+TINY_MODEL = {
+    "embed_dim": [8, 8, 16],
+    "depth": [1, 1, 2],
+    "num_heads": [1, 1, 2],
+    "embed_stride": [2, 2, 1],
+}
 DIGITS = DataFacts(name="digits", num_images=1259, median_side=8)
 
 

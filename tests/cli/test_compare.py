@@ -2,12 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from contests import WORK
 from cvt.bench.processes import Stopped
+from shades import write_shades
 
 QUICK = ("--image-size", "8", "--batch-size", "8", "--device", "cpu", "--num-workers", "0")
 
@@ -15,13 +14,7 @@ QUICK = ("--image-size", "8", "--batch-size", "8", "--device", "cpu", "--num-wor
 @pytest.fixture
 def images(tmp_path):
     """Two classes of ten tiny images each, to learn from and to choose by."""
-    random = np.random.default_rng(0)
-    for name, low in (("bright", 128), ("dark", 0)):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = random.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
-    return tmp_path / "images"
+    return write_shades(tmp_path / "images")
 
 
 def test_the_whole_way(run, images, tmp_path):

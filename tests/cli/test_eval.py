@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +14,7 @@ from cvt.evaluation import imagenet_synsets, subset_synsets
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.record import Preprocessing, Record
 from randomise import randomise
+from shades import write_shades
 
 
 @pytest.fixture(scope="module")
@@ -231,13 +231,7 @@ def test_outputs_that_are_no_numbers_are_not_measured(run, without_numbers, six)
 
 @pytest.fixture
 def images(tmp_path):
-    random = np.random.default_rng(0)
-    for name, low in (("bright", 128), ("dark", 0)):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = random.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
-    return tmp_path / "data"
+    return write_shades(tmp_path / "data")
 
 
 def test_bright_and_dark_are_told_apart_without_training(run, checkpoint, images):

@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from PIL import Image
+
+from shades import write_shades
 
 TINY = ("--model", "cvt_nano_32", "--model-args.depth", "1", "--image-size", "8")
 QUICK = (*TINY, "--batch-size", "8", "--num-workers", "0", "--device", "cpu")
@@ -17,13 +18,7 @@ QUICK = (*TINY, "--batch-size", "8", "--num-workers", "0", "--device", "cpu")
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Twenty images of 12x12 pixels to learn from: dark ones and bright ones."""
-    root, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for name, low in (("bright", 128), ("dark", 0)):
-        (root / name).mkdir()
-        for number in range(10):
-            pixels = random.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number}.png")
-    return root
+    return write_shades(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -25,6 +24,7 @@ import speed_benches
 from contests import FakeWork
 from cvt.cli import main
 from randomise import randomise
+from shades import write_shades
 from speed_benches import FakeSpeed
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +38,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Twenty pictures of 12x12 pixels to learn from: dark ones and bright ones."""
-    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for name, low in (("bright", 128), ("dark", 0)):
-        (root / name).mkdir()
-        for number in range(10):
-            pixels = random.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number}.png")
-    return root
+    return write_shades(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

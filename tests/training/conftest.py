@@ -3,31 +3,17 @@
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-TINY_MODEL = {
-    "embed_dim": [8, 8, 16],
-    "depth": [1, 1, 2],
-    "num_heads": [1, 1, 2],
-    "embed_stride": [2, 2, 1],
-}
+from shades import write_shades
+from trained import TINY_MODEL
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """Twelve train, four val and four test images of 12x12 pixels: dark ones and bright ones."""
-    root = tmp_path_factory.mktemp("tiny")
-    random = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 2), ("test", 2)):
-        for name, low in (("bright", 128), ("dark", 0)):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = random.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return root
+    counts = {"train": (6, 6), "val": (2, 2), "test": (2, 2)}
+    return write_shades(tmp_path_factory.mktemp("tiny"), counts)
 
 
 @pytest.fixture(scope="session")

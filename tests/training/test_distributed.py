@@ -4,14 +4,13 @@ import shutil
 import signal
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from cvt.data import epoch_order, load_data
 from cvt.weights.checkpoint import load_checkpoint
 from processes import in_processes
+from shades import write_shades
 from stored import stored_facts
 from trained import Event, differences, farthest, session, sessions
 
@@ -30,16 +29,8 @@ CUT, CUT_SOON = Event(STEP, 5, rank=1), Event(STEP, 2)
 @pytest.fixture(scope="module")
 def uneven_folder(tmp_path_factory):
     """Twelve training images, but five and three to measure: two cannot share them evenly."""
-    root = tmp_path_factory.mktemp("uneven")
-    random = np.random.default_rng(0)
-    for split, counts in (("train", (6, 6)), ("val", (3, 2)), ("test", (1, 2))):
-        for name, low, count in zip(("bright", "dark"), (128, 0), counts, strict=True):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = random.integers(low, low + 128, (12, 12, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return root
+    counts = {"train": (6, 6), "val": (3, 2), "test": (1, 2)}
+    return write_shades(tmp_path_factory.mktemp("uneven"), counts)
 
 
 @pytest.fixture(scope="module")

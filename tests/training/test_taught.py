@@ -19,15 +19,9 @@ from cvt.training.step import StepResult, train_step
 from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 from processes import in_processes
 from stored import stored_facts
-from trained import Event, differences, farthest, session
+from trained import TINY_MODEL, Event, differences, farthest, session
 
 STOP = Event("cvt.training.loop.train_step", 5)  # in the second epoch
-TINY_MODEL = {
-    "embed_dim": [8, 8, 16],
-    "depth": [1, 1, 2],
-    "num_heads": [1, 1, 2],
-    "embed_stride": [2, 2, 1],
-}
 
 
 @pytest.fixture(scope="module")
