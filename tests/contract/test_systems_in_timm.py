@@ -7,6 +7,7 @@ import torch
 import cvt
 from cvt.parts.model import VisionModel
 from cvt.systems.catalog import ROWS, SYSTEMS, timm_name
+from cvt.systems.system import is_ours
 from networks import FORMS, ROW_NAMES, changes_of, image
 from randomise import randomise
 
@@ -33,10 +34,10 @@ def test_a_row_is_registered_beside_a_name_that_timm_has(name):
 
 def test_the_flag_of_each_system_is_true_of_timm():
     for system in SYSTEMS:
-        theirs = {is_timms(name) for name in system.rows if not name.endswith("_32")}
+        theirs = {is_timms(name) for name in system.rows if not is_ours(name)}
         if system.name not in ("ResNet", "EfficientNet"):
             assert theirs == {system.is_in_timm}, system.name
-        assert not any(is_timms(name) for name in system.rows if name.endswith("_32"))
+        assert not any(is_timms(name) for name in system.rows if is_ours(name))
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -5,9 +5,11 @@ import torch
 
 from cvt.parts.backbone import Backbone
 from cvt.systems.cvt import PAPER_ROWS, ROWS
+from cvt.systems.system import is_ours
 from cvt.zoo.describe import describe
 
 NUM_PARAMS = {"cvt_13": 19_997_480, "cvt_21": 31_622_696, "cvt_w24": 277_196_392}
+PARAMS_AT_96 = {"cvt_nano_96": 1.6, "cvt_micro_96": 3.4, "cvt_mini_96": 5.9}  # millions
 # Stages 1 to 3, final norm, head.
 SPLIT = {
     "cvt_13": (61_696, 1_013_568, 18_536_448, 768, 385_000),
@@ -132,7 +134,13 @@ def test_table_7_macs_at_stride_1():
 
 
 def test_our_own_small_rows_keep_their_promises():
+    own = ROWS.keys() - set(PAPER_ROWS)
+    assert {name for name in own if name.endswith("_96")} == set(PARAMS_AT_96)
     assert num_params(ROWS["cvt_mini_32"]) <= 3_800_000
-    for name in ROWS.keys() - set(PAPER_ROWS):
-        assert ROWS[name].img_size == (32, 32)
+    for name in own:
+        assert is_ours(name)
+        assert ROWS[name].img_size == ((96, 96) if name in PARAMS_AT_96 else (32, 32))
+        if name in PARAMS_AT_96:  # with the 1,000 classes of ImageNet
+            assert round(num_params(ROWS[name]) / 1e6, 1) == PARAMS_AT_96[name]
+            assert describe(name).grids == ((24, 24), (12, 12), (6, 6))
         assert not describe(name).from_paper

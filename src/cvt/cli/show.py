@@ -79,6 +79,7 @@ class _Row:
 def _row(name: str, is_counted: bool) -> _Row:
     """Counts a model, or looks up what is on record of it."""
     from cvt.systems.catalog import ROWS, make_network, system_of
+    from cvt.systems.system import is_ours
 
     system, spec = system_of(name), ROWS[name]
     if is_counted:
@@ -101,7 +102,7 @@ def _row(name: str, is_counted: bool) -> _Row:
         params=params,
         macs=macs,
         size=spec.img_size,
-        from_paper=not name.endswith("_32"),
+        from_paper=not is_ours(name),
     )
 
 

@@ -11,7 +11,7 @@ from cvt.systems.cpvt import CPVT
 from cvt.systems.cvt import CVT
 from cvt.systems.deit import DEIT
 from cvt.systems.pvt import PVT
-from cvt.systems.system import System
+from cvt.systems.system import System, is_ours
 from cvt.systems.t2t import T2T
 from cvt.systems.tnt import TNT
 from cvt.systems.twins import TWINS
@@ -41,8 +41,7 @@ def row_of(name: str) -> Spec:
 
 def timm_name(name: str) -> str:
     """Returns a row's name in timm's registry: `cvt_NAME` where timm has a NAME of its own."""
-    is_ours = name.endswith("_32")
-    return f"cvt_{name}" if system_of(name).is_in_timm and not is_ours else name
+    return f"cvt_{name}" if system_of(name).is_in_timm and not is_ours(name) else name
 
 
 def make_network(spec: Spec, **options: Any) -> "VisionModel":

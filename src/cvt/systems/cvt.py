@@ -1,4 +1,4 @@
-"""CvT (Wu et al., ICCV 2021, arXiv 2103.15808) as rows, and rows of our own for small images."""
+"""CvT (Wu et al., ICCV 2021, arXiv 2103.15808) as rows, and rows of our own for small machines."""
 
 import re
 from functools import partial
@@ -29,44 +29,52 @@ def _published(
     )
 
 
-def _small(
+def _ours(
     dims: tuple[int, ...],
     heads: tuple[int, ...],
     depths: tuple[int, ...],
-    stem_stride: int,
-    drop_path_rate: float,
+    stem: dict[str, int],
+    img_size: int,
+    drop_path_rate: float = 0.0,
 ) -> BackboneSpec:
-    """Ours, not the paper's: the same blocks on a grid that suits images of 32 to 64 pixels.
+    """Ours, not the paper's: the same blocks, narrower, for small images and small machines.
 
-    The stem is a 3x3 convolution at stride 1 or 2 instead of 7x7 at stride 4, which would leave
-    2x2 tokens of a 32-pixel image; mean pooling takes the class token's place, and the attention
-    scale is the usual one, since there are no published weights to be true to.
+    Mean pooling takes the class token's place, and the attention scale is the usual one, since
+    there are no published weights to be true to.
     """
     stages = [
         StageSpec(
             embed_dim=dim,
             num_heads=head,
             depth=depth,
-            embed_stride=2 if index else stem_stride,
             drop_path_rate=drop_path_rate,
+            **({} if index else stem),
         )
         for index, (dim, head, depth) in enumerate(zip(dims, heads, depths, strict=True))
     ]
     return BackboneSpec(
         stages=tuple(stages),
-        img_size=(32, 32),
+        img_size=(img_size, img_size),
         global_pool="avg",
         attn_scale="head_dim",
-        num_classes=10,
+        num_classes=10 if img_size == 32 else 1000,
     )
 
+
+# A stem of 7x7 at stride 4 would leave 8x8 tokens of a 32-pixel image, and its last stage 2x2.
+_HALVES = {"embed_stride": 2}
+_KEEPS = {"embed_stride": 1}
+_QUARTERS = {"embed_kernel": 7, "embed_stride": 4, "embed_padding": 3}
 
 ROWS: dict[str, BackboneSpec] = {
     "cvt_13": _published((64, 192, 384), (1, 3, 6), (1, 2, 10), 0.1),
     "cvt_21": _published((64, 192, 384), (1, 3, 6), (1, 4, 16), 0.1),
     "cvt_w24": _published((192, 768, 1024), (3, 12, 16), (2, 2, 20), 0.3),
-    "cvt_nano_32": _small((32, 64, 128), (1, 2, 4), (1, 1, 2), 2, 0.0),
-    "cvt_mini_32": _small((64, 128, 256), (2, 4, 8), (2, 3, 3), 1, 0.1),
+    "cvt_nano_32": _ours((32, 64, 128), (1, 2, 4), (1, 1, 2), _HALVES, 32),
+    "cvt_mini_32": _ours((64, 128, 256), (2, 4, 8), (2, 3, 3), _KEEPS, 32, 0.1),
+    "cvt_nano_96": _ours((32, 64, 128), (1, 2, 4), (1, 2, 6), _QUARTERS, 96),
+    "cvt_micro_96": _ours((48, 96, 192), (1, 2, 4), (1, 2, 6), _QUARTERS, 96),
+    "cvt_mini_96": _ours((64, 128, 256), (1, 2, 4), (1, 2, 6), _QUARTERS, 96),
 }
 
 # Every module's name: ours, microsoft/CvT's (f851e68, lib/models/cls_cvt.py) and transformers'

@@ -98,7 +98,7 @@ class System:
     Args:
         name: What people call it.
         paper: Authors, venue and arXiv number.
-        rows: Its networks by name; those ending in `_32` are ours, for images of 32 pixels.
+        rows: Its networks by name; of some (`is_ours`) no paper says anything.
         facts: What is known of a row, by the same names.
         layouts: Whose checkpoints load.
         licence: Of the published weights; empty where there are none.
@@ -118,6 +118,11 @@ class System:
     std: tuple[float, float, float] = IMAGENET_STD
     crop_pct: float = 0.9
     is_in_timm: bool = False
+
+
+def is_ours(name: str) -> bool:
+    """Whether a row is of our making, no paper's: `cvt_nano_32`, for images of 32 pixels."""
+    return re.search(r"_(nano|micro|mini)_\d+$", name) is not None
 
 
 # Renaming, strict about every name.

@@ -7,7 +7,7 @@ from cvt.errors import UserError
 from cvt.parts.spec import Spec
 from cvt.plain import Channels, Length, Range, Side, check_values, from_plain, to_plain
 from cvt.systems.catalog import ROWS, spec_from_dict, system_of
-from cvt.systems.system import IMAGENET_MEAN, IMAGENET_STD
+from cvt.systems.system import IMAGENET_MEAN, IMAGENET_STD, is_ours
 
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
 CropMode = Literal["center", "squash"]
@@ -166,16 +166,16 @@ class Record:
 def preprocessing_of_row(name: str, spec: Spec | None = None) -> Preprocessing:
     """Returns how images are prepared for a row: as its system's published weights want it.
 
-    Above 320 pixels, and for our own rows for small images, the image is taken whole.
+    Above 320 pixels, and for rows of our own, the image is taken whole.
 
     Args:
         spec: A change of the row, whose image size and channels hold; None: the row itself.
     """
     system, spec = system_of(name), spec or ROWS[name]
-    is_ours = name.endswith("_32")
+    whole = is_ours(name)
     return Preprocessing(
         input_size=(3, *spec.img_size),
-        mean=IMAGENET_MEAN if is_ours else system.mean,
-        std=IMAGENET_STD if is_ours else system.std,
-        crop_pct=1.0 if is_ours or min(spec.img_size) > 320 else system.crop_pct,
+        mean=IMAGENET_MEAN if whole else system.mean,
+        std=IMAGENET_STD if whole else system.std,
+        crop_pct=1.0 if whole or min(spec.img_size) > 320 else system.crop_pct,
     ).with_channels(spec.in_chans)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cvt.parts.model import VisionModel, num_params
 from cvt.parts.spec import BackboneSpec, Spec
 from cvt.systems.catalog import ROWS, make_network, row_of
+from cvt.systems.system import is_ours
 from cvt.weights.published import find_published, imagenet_class_names
 from cvt.weights.record import Record
 from cvt.weights.source import DEMO, FILE_SUFFIXES, names_weights, open_weights
@@ -89,7 +90,7 @@ def describe(
         by_part[part] += count
     return Description(
         name=name,
-        from_paper=not name.endswith("_32"),
+        from_paper=not is_ours(name),
         size=size,
         stages=tuple(_describe_stages(model, size, macs)),
         grids=tuple(grids),
