@@ -41,7 +41,7 @@ def test_timm_first_and_nothing_heavy_is_added():
             "home": type(timm.create_model("cvt_13", depth=1)).__module__,
         }
     """)
-    assert answer["models"] == sorted(ROWS)
+    assert set(answer["models"]) == ROWS.keys()
     assert answer["published"] == 7
     assert answer["home"] == "cvt.parts.backbone"
     added = {name for name in answer["added"] if not name.startswith("__")}
