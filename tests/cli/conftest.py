@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cvt.cli import main
+from cvt.cli.main import Verb, main
 from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -14,7 +14,7 @@ def run(capfd):
 
     def call(*arguments):
         if callable(arguments[0]):
-            code = main(["verb"], {"verb": (arguments[0], "")})
+            code = main(["verb"], {"verb": Verb(arguments[0], "")})
         else:
             code = main([str(argument) for argument in arguments])
         return code, *capfd.readouterr()

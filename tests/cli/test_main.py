@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 
-from cvt.cli.main import VERBS, main
+from cvt.cli.main import VERBS, Verb, main
 from cvt.errors import Remark
 from streams import lost_stream
 
@@ -18,22 +18,22 @@ HEAVY = {"torch", "timm", "torchvision", "sklearn", "matplotlib", "numpy", "pyar
 def test_help_lists_the_verbs(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    assert all(verb in out and line in out for verb, (_, line) in VERBS.items())
-    assert out.endswith("Begin with: cvt train\n")
+    assert all(verb in out and each.line in out for verb, each in VERBS.items())
+    assert out.endswith("\n\nExamples:\n  cvt train\n  cvt predict photo.jpg\n")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(run, verb):
     code, out, err = run(verb, "--help")
     assert (code, err) == (0, "")
-    module, _, function = VERBS[verb][0].partition(":")
+    module, _, function = VERBS[verb].where.partition(":")
     docstring = getattr(import_module(f"cvt.cli.{module}"), function).__doc__
     usage, *said = (" ".join(each.split()) for each in out.split("\n\n"))
     assert usage.startswith(f"Usage: cvt {verb} ")
     paragraphs = [" ".join(each.split()) for each in docstring.split("\n\n")]
     assert said[: len(paragraphs)] == paragraphs
-    assert paragraphs[0] == VERBS[verb][1]
-    assert "Begin with" not in out
+    assert paragraphs[0] == VERBS[verb].line
+    assert out.endswith("".join(f"\n  {each}" for each in VERBS[verb].examples) + "\n")
     assert max(map(len, out.splitlines())) <= 80
     for line in out.splitlines():
         assert line == line.rstrip()
@@ -200,7 +200,7 @@ def test_a_verb_without_any_streams_works(monkeypatch):
 def test_letters_that_the_output_lacks_are_escaped(monkeypatch):
     content = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="ascii"))
-    assert main(["verb"], {"verb": (lambda: print("caf\xe9 \udcff"), "")}) == 0
+    assert main(["verb"], {"verb": Verb(lambda: print("caf\xe9 \udcff"), "")}) == 0
     assert content.getvalue() == b"caf\\xe9 \\udcff\n"
 
 

@@ -52,7 +52,7 @@ class BenchFlags:
             "are compared with float32 on others."
         ),
     ] = None
-    retry: Annotated[bool, Parameter(negative="")] = False
+    retry: Annotated[bool, Parameter(negative="", show_default=False)] = False
     """Measure again where something has failed."""
     out: Path | None = None
     """The results folder; one under runs/ if left out."""

@@ -35,7 +35,7 @@ class ExportFlags:
     """Folder of images to check with; by default scans of digits, enlarged."""
     calibration: str | None = None
     """For int8: a folder or parquet file of images like those it will see; 300 do."""
-    untrained: Annotated[bool, Parameter(negative="")] = False
+    untrained: Annotated[bool, Parameter(negative="", show_default=False)] = False
     """MODEL is one of `cvt models`, with fresh weights, for speed."""
 
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclopts import App, CycloptsError, UnknownOptionError
 
@@ -23,22 +23,92 @@ from cvt.cli.flags import explain_unknown
 from cvt.errors import Remark, UserError, shown
 from cvt.files import OutputLost, needed, quiet
 
-Verb = tuple[str | Callable[..., int | None], str]
+
+class Verb(NamedTuple):
+    """Where a verb's function is, as `FILE:FUNCTION` of this room, and what help says of it.
+
+    Args:
+        examples: Command lines that work when pasted, once there are photographs to name.
+    """
+
+    where: str | Callable[..., int | None]
+    line: str
+    examples: tuple[str, ...] = ()
+
 
 VERBS: Mapping[str, Verb] = {
-    "models": ("show:models", "List the models and the published weights."),
-    "show": ("show:show", "Show a model's stages: grids, tokens, parameters, MACs."),
-    "train": ("train:train", "Train a classifier; without arguments, on handwritten digits."),
-    "compare": ("contest:compare", "Train models side by side, or print what they count."),
-    "ablate": ("contest:ablate", "Make the paper's tables again: by counting, or by training."),
-    "bench": ("bench:bench", "Measure speed and memory of models side by side."),
-    "runs": ("runs:runs", "List the runs in a folder and compare them."),
-    "eval": ("evaluate:evaluate", "Measure a checkpoint on labelled images."),
-    "probe": ("evaluate:probe", "Measure a checkpoint's frozen features: k-NN and linear."),
-    "predict": ("predict:predict", "Say what images show."),
-    "convert": ("convert:convert", "Write a checkpoint in another library's layout."),
-    "export": ("export:export", "Write a network for ONNX, OpenVINO and other runtimes."),
+    "models": Verb(
+        "show:models",
+        "List the models and the published weights.",
+        ("cvt models 'cvt_*'", "cvt models '*_nano_32' --json"),
+    ),
+    "show": Verb(
+        "show:show",
+        "Show a model's stages: grids, tokens, parameters, MACs.",
+        ("cvt show cvt_13 --image-size 224x160", "cvt show demo"),
+    ),
+    "train": Verb(
+        "train:train",
+        "Train a classifier; without arguments, on handwritten digits.",
+        ("cvt train", "cvt train photos/ --out runs/photos"),
+    ),
+    "compare": Verb(
+        "contest:compare",
+        "Train models side by side, or print what they count.",
+        (
+            "cvt compare cvt_13 deit_small_patch16_224 pvt_small",
+            "cvt compare cvt_nano_32 vit_nano_32 --data digits --budget 5epochs",
+        ),
+    ),
+    "ablate": Verb(
+        "contest:ablate",
+        "Make the paper's tables again: by counting, or by training.",
+        ("cvt ablate 7", "cvt ablate 7 8 --data digits --budget 5epochs --seeds 2"),
+    ),
+    "bench": Verb(
+        "bench:bench",
+        "Measure speed and memory of models side by side.",
+        (
+            "cvt bench cvt_13 --form eager,deploy",
+            "cvt bench demo timm/resnet18 --image-size 32 --batch-size 1,16",
+        ),
+    ),
+    "runs": Verb(
+        "runs:runs",
+        "List the runs in a folder and compare them.",
+        ("cvt runs", "cvt runs runs/photos --plot curves.png"),
+    ),
+    "eval": Verb(
+        "evaluate:evaluate",
+        "Measure a checkpoint on labelled images.",
+        ("cvt eval runs/photos photos/", "cvt eval runs/photos held_out/ --split all --json"),
+    ),
+    "probe": Verb(
+        "evaluate:probe",
+        "Measure a checkpoint's frozen features: k-NN and linear.",
+        ("cvt probe demo digits", "cvt probe runs/photos photos/ --method knn -k 5"),
+    ),
+    "predict": Verb(
+        "predict:predict",
+        "Say what images show.",
+        ("cvt predict photo.jpg", "cvt predict runs/photos 'held_out/*/*.jpg' -k 1 --json"),
+    ),
+    "convert": Verb(
+        "convert:convert",
+        "Write a checkpoint in another library's layout.",
+        (
+            "cvt convert runs/photos photos.safetensors",
+            "cvt convert runs/photos for_timm --to timm",
+        ),
+    ),
+    "export": Verb(
+        "export:export",
+        "Write a network for ONNX, OpenVINO and other runtimes.",
+        ("cvt export runs/photos photos.onnx", "cvt export demo demo.pt2 --dynamic none"),
+    ),
 }
+
+_FIRST = ("cvt train", "cvt predict photo.jpg")
 
 _LIMITS = {
     errno.EMFILE: "this process may not open more files; allow more (ulimit -n 4096), or use fewer "
@@ -55,21 +125,26 @@ def make_app(called: str | None = None, verbs: Mapping[str, Verb] = VERBS) -> Ap
 
     That one's help is its own docstring; the others are a line of a list.
     """
+    verb = verbs.get(called or "")
     app = App(
         name="cvt",
         help="CvT: convolutions in vision transformers, from a photograph to a label.",
         version=__version__,
-        help_epilogue=None if called in verbs else "Begin with: cvt train",
+        help_epilogue=_examples(verb.examples if verb else _FIRST),
         help_format="plaintext",
         suppress_keyboard_interrupt=False,
     )
-    for name, (where, line) in verbs.items():
+    for name, (where, line, _) in verbs.items():
         if name == called:
             function = resolve_name(f"cvt.cli.{where}") if isinstance(where, str) else where
             app.command(function, name=name, help=_docstring(function))
         else:
             app.command(f"cvt.cli.{where}", name=name, help=line)
     return app
+
+
+def _examples(commands: Sequence[str]) -> str:
+    return "\n  ".join(("Examples:", *commands))
 
 
 def _docstring(function: Callable[..., int | None]) -> str:

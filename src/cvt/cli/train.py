@@ -59,9 +59,14 @@ class TrainFlags:
 
 
 @cache
-def train_flags(*without: str) -> type[TrainFlags]:
-    """Returns flags for the fields of `TrainConfig`, in sections; `without` are left out."""
-    named = {path: each for path, each in _flags_of(TrainConfig) if path not in without}
+def train_flags(*without: str, **words: str) -> type[TrainFlags]:
+    """Returns flags for the fields of `TrainConfig`, in sections.
+
+    Args:
+        without: Fields that are left out.
+        words: What the help says of a field where it is not what `cvt train` does with it.
+    """
+    named = {path: each for path, each in _flags_of(TrainConfig, words) if path not in without}
     made = [
         (path.replace(".", "__"), named[path], field(default=None))
         for section in _SECTIONS.values()
@@ -74,20 +79,24 @@ def train_flags(*without: str) -> type[TrainFlags]:
     return cast("type[TrainFlags]", flags)
 
 
-def _flags_of(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flags_of(
+    config: type, words: Mapping[str, str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     """The fields of a config by their paths, `optim.lr`, as annotations of flags."""
     docs = {each.arg_name: each.description or "" for each in parse_from_object(config).params}
     for name, hint in get_type_hints(config).items():
         path = f"{prefix}{name}"
         if name in GROUPS:
             group = next(each for each in (hint, *get_args(hint)) if inspect.isclass(each))
-            yield from _flags_of(group, f"{name}.")
+            yield from _flags_of(group, words, f"{name}.")
         else:
-            yield path, _flag(path, hint, " ".join(docs[name].split()))
+            usual = None if path in words else USUAL.get(path)
+            doc = words.get(path) or " ".join(docs[name].split())
+            yield path, _flag(path, hint, doc, usual)
 
 
-def _flag(path: str, hint: Any, doc: str) -> Any:
-    top, usual = path.partition(".")[0], USUAL.get(path)
+def _flag(path: str, hint: Any, doc: str, usual: Any) -> Any:
+    top = path.partition(".")[0]
     number = next(n for n, section in enumerate(_SECTIONS.values()) if top in section)
     short = [_SHORT[path]] if path in _SHORT else []
     parameter = Parameter(
