@@ -105,10 +105,9 @@ def test_without_a_checkpoint_the_demo_model_answers(run, photos):
     assert code == 0
     assert "a.jpg" in out
     assert "b.png" in out
-    assert err == (
-        "cvt: this is the demo model, which knows airplane, automobile, bird, cat, deer, dog, "
-        "frog, horse, ship, truck.\n"
-    )
+    known = cvt.load("demo").record.class_names
+    assert err.startswith(f"cvt: this is the demo model, which knows {len(known)} kinds of things")
+    assert known[0] in err
     code, out, err = run("predict", photos, "--json")
     assert names(out) == ["a.jpg", "b.png", "c.webp", "d.jpeg"]
     assert "demo model" in err

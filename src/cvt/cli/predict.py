@@ -13,7 +13,7 @@ from cvt.cli.flags import Device, JsonLines, Precision
 from cvt.cli.output import print_json, say, warn
 from cvt.errors import UserError
 from cvt.files import url_in
-from cvt.weights.source import DEMO
+from cvt.weights.published import DEMO
 
 if TYPE_CHECKING:
     from cvt.prediction import Prediction
@@ -26,10 +26,10 @@ def predict(
             name="[CHECKPOINT] IMAGE...",
             show_default=False,
             help="First the model: a run folder, a checkpoint file, a hub id or the name of "
-            "published weights; without one, the demo model, which knows the ten classes of "
-            "CIFAR-10. Then images: files, folders, quoted patterns such as 'photos/*.jpg', or - "
-            "for stdin (an image's bytes, or file names, one a line). Put -- before names that "
-            "begin with a dash.",
+            "published weights; without one, the demo model, which knows 200 kinds of things. "
+            "Then images: files, folders, quoted patterns such as 'photos/*.jpg', or - for stdin "
+            "(an image's bytes, or file names, one a line). Put -- before names that begin with a "
+            "dash.",
         ),
     ],
     top_k: Annotated[
@@ -57,8 +57,9 @@ def predict(
         found = _checked(found, images[0])
     predictor = Predictor(checkpoint, device=device, precision=precision, batch_size=batch_size)
     if checkpoint == DEMO:
-        names = ", ".join(predictor.class_names)
-        warn(f"this is the demo model, which knows {names}.")
+        names = predictor.class_names
+        some = ", ".join(names[:: -(-len(names) // _NAMED)])
+        warn(f"this is the demo model, which knows {len(names)} kinds of things, such as {some}.")
     num_bad = num_good = 0
     for prediction in predictor.stream(found, top_k):
         num_bad += prediction.error is not None
@@ -72,6 +73,7 @@ def predict(
     return 0 if not num_bad else 1 if num_good else 2
 
 
+_NAMED = 8  # of the things that the demo model knows, spread over all of them
 _STDIN = {"/dev/stdin": "-"}  # which `main` spells so
 
 

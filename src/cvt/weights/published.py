@@ -1,4 +1,4 @@
-"""The seven checkpoints that Microsoft published: where they are, how they are used, how good.
+"""Weights by name: the seven checkpoints that Microsoft published, and those that come along.
 
 No 22k-class checkpoint was ever released: "22k" tells the pre-training, every head has the 1000
 classes of ImageNet-1k. Names are those of timm's pull request 2176.
@@ -6,6 +6,7 @@ classes of ImageNet-1k. Names are those of timm's pull request 2176.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from cvt.weights.record import Preprocessing
 
@@ -75,6 +76,26 @@ PUBLISHED: dict[str, Published] = {
         ),
     )
 }
+
+
+# --- Ours, which come with the library: each has a folder with its card and its curves.
+
+DEMO = "demo"
+"""The best of them: what predicts where no checkpoint is named."""
+
+_SHIPPED = Path(__file__).with_name("shipped")
+SHIPPED: dict[str, Path] = {
+    each.name: each / "model.safetensors" for each in sorted(_SHIPPED.iterdir())
+}
+_BEST = "cvt_nano_32.cifar10"
+
+
+def shipped_file(name: str) -> Path | None:
+    """Returns the file of weights that come along, by their name or as `demo`."""
+    return SHIPPED.get(_BEST if name == DEMO else name)
+
+
+# --- Finding what others published.
 
 
 def find_published(name: str) -> Published | None:

@@ -30,18 +30,16 @@ from cvt.weights.layouts import StateDict, identify
 from cvt.weights.pickles import read_pickle
 from cvt.weights.published import (
     PUBLISHED,
+    SHIPPED,
     Published,
     find_published,
     imagenet_class_names,
     published_file,
+    shipped_file,
 )
 from cvt.weights.record import Record, preprocessing_of_row
 from cvt.weights.timm_folder import read_timm_folder
 
-DEMO = "demo"
-"""The small trained model that comes along; the README beside it says what it is worth."""
-
-DEMO_FILE = Path(__file__).with_name("demo_model") / "cvt_nano_32_cifar10.safetensors"
 _TIMEOUT_S = 5
 
 
@@ -156,8 +154,8 @@ def open_weights(source: str | Path) -> tuple[StateDict, Record]:
         source: Our `.safetensors` or a run's folder; a `.pth` of Microsoft's or of another
             system's authors, a state dict or training checkpoint; a Hugging Face or timm folder,
             or a weights file; a hub id such as `microsoft/cvt-13`; a published name such as
-            `cvt_13.msft_in1k`; `demo`, the small model that comes along. What exists as a path is
-            that; `hf-hub:OWNER/NAME` is a hub id in any case.
+            `cvt_13.msft_in1k`, or that of weights that come along, of which `demo` is the best.
+            What exists as a path is that; `hf-hub:OWNER/NAME` is a hub id in any case.
     """
     state_dict, record = _open(str(source) or ".")
     return check_described(state_dict, record, source=str(source)), record
@@ -181,8 +179,8 @@ def _open(source: str) -> tuple[StateDict, Record]:
         return _open_folder(Path(source))
     if os.path.isfile(source):
         return _open_file(Path(source))
-    if source == DEMO:
-        return load_checkpoint(DEMO_FILE)
+    if (file := shipped_file(source)) is not None:
+        return load_checkpoint(file)
     prefix = next(filter(source.startswith, HUB_PREFIXES), None)
     hub_id = source.removeprefix(prefix) if prefix else ""
     published = find_published(hub_id or source)
@@ -298,5 +296,5 @@ def _nothing_there(path: Path) -> UserError:
         return no_such_file(path)
     return UserError(
         f"There are no weights {str(path)!r}, expected a file, a folder, a hub id such as "
-        f"'microsoft/cvt-13' or a published name.{did_you_mean(str(path), PUBLISHED)}"
+        f"'microsoft/cvt-13' or a published name.{did_you_mean(str(path), [*PUBLISHED, *SHIPPED])}"
     )

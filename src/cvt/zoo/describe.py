@@ -13,9 +13,9 @@ from cvt.parts.model import VisionModel, num_params
 from cvt.parts.spec import BackboneSpec, Spec
 from cvt.systems.catalog import ROWS, make_network, row_of
 from cvt.systems.system import is_ours
-from cvt.weights.published import find_published, imagenet_class_names
+from cvt.weights.published import find_published, imagenet_class_names, shipped_file
 from cvt.weights.record import Record
-from cvt.weights.source import DEMO, FILE_SUFFIXES, names_weights, open_weights
+from cvt.weights.source import FILE_SUFFIXES, names_weights, open_weights
 
 PARTS = ("embedding", "depthwise", "linear", "attention", "mlp", "head")
 PARTS_OF_BASELINES = ("convolution", "head")
@@ -117,7 +117,8 @@ def _record(name: str) -> Record | None:
             licence=published.licence,
             source=published.hub_id,
         )
-    could_be = name == DEMO or os.path.exists(name) or "/" in name or name.endswith(FILE_SUFFIXES)
+    is_path = os.path.exists(name) or "/" in name or name.endswith(FILE_SUFFIXES)
+    could_be = is_path or shipped_file(name) is not None
     return open_weights(name)[1] if could_be and not is_row else None
 
 

@@ -19,13 +19,14 @@ HF, TIMM = "hf/", "timm/"
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a name is that of trained weights on this machine: a file, a folder, or `demo`."""
+    """Whether a name is that of trained weights on this machine: a file, a folder, or shipped."""
     if name in ROWS or name.startswith((HF, TIMM)) or ":" in name:
         return False
     # All of torch and timm comes with it, which planning can do without for other names.
-    from cvt.weights.source import DEMO, FILE_SUFFIXES, names_weights
+    from cvt.weights.published import shipped_file
+    from cvt.weights.source import FILE_SUFFIXES, names_weights
 
-    if name == DEMO or name.endswith(FILE_SUFFIXES):
+    if shipped_file(name) is not None or name.endswith(FILE_SUFFIXES):
         return True
     return os.path.isdir(name) and names_weights(name)
 
@@ -33,9 +34,9 @@ def is_checkpoint(name: str) -> bool:
 def check_name(name: str) -> None:
     """Refuses a name that is no model's, as far as that can be told without building one."""
     if is_checkpoint(name):
-        from cvt.weights.source import DEMO
+        from cvt.weights.published import shipped_file
 
-        if name != DEMO and not os.path.exists(name):
+        if shipped_file(name) is None and not os.path.exists(name):
             raise UserError(f"There is no file {name}; name a checkpoint that is there.")
         return
     if name.startswith(TIMM) or ":" in name:
