@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+import cvt
 from cvt.cli import main
 from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
