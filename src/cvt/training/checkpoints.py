@@ -107,7 +107,12 @@ def save_state(
 def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
     state: dict[str, Any] = {"model": get_model_state_dict(tensors.model)}
     if has_moments:
-        state["moments"] = get_optimizer_state_dict(tensors.model, tensors.optimizer)["state"]
+        found = get_optimizer_state_dict(tensors.model, tensors.optimizer)["state"]
+        # Muon also notes which parameters it orthogonalises, and knows that again by itself.
+        state["moments"] = {
+            name: {key: value for key, value in each.items() if isinstance(value, torch.Tensor)}
+            for name, each in found.items()
+        }
     if tensors.ema is not None:
         state["ema"] = get_model_state_dict(tensors.ema)
     return state

@@ -48,7 +48,7 @@ Count = Annotated[int, Range(1)]
 class OptimConfig:
     """An optimiser under a cosine with linear warm-up, stepped at every update."""
 
-    opt: Literal["adamw", "sgd", "lamb"] = "adamw"
+    opt: Literal["adamw", "sgd", "lamb", "muon"] = "adamw"
     """adamw, sgd (Nesterov) or lamb."""
 
     base_lr: Positive | None = None

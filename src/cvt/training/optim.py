@@ -13,6 +13,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "adamw": {"fused": True},  # one kernel over all tensors, where there is one a tensor and step
     "sgd": {},
     "lamb": {"max_grad_norm": None},  # clip_grad alone decides
+    "muon": {},
 }
 
 
