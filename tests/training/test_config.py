@@ -68,7 +68,7 @@ def test_a_config_has_no_gaps():
         ({"augment": {"scale": [0.5]}}, "Got 1 values for augment.scale in the file"),
         ({"updates": 0}, "Got 0 for updates in the file, expected a number from 1 on."),
         ({"freeze": "head"}, "'head' for freeze .* one of 'none', 'bn', 'backbone'."),
-        ({"optim": {"opt": "adam"}}, "'adam' for optim.opt .* 'lamb'. Did you mean 'adamw'?"),
+        ({"optim": {"opt": "adam"}}, "'adam' for optim.opt .* 'muon'. Did you mean 'adamw'?"),
         ({"optim": {"momentum": 1.0}}, "1.0 for optim.momentum .* from 0 to less than 1."),
         ({"optim": {"layer_decay": 0}}, "0 for optim.layer_decay .* above 0 to 1."),
         ({"ema_decay": 1}, "1 for ema_decay .* from 0 to less than 1."),

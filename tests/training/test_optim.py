@@ -199,9 +199,29 @@ def test_lamb_leaves_clipping_to_clip_grad():
     assert optimizer.defaults["max_grad_norm"] is None
 
 
+def test_muon_makes_matrices_steps_orthogonal_and_leaves_vectors_to_adam():
+    """Five steps of Newton and Schulz bring singular values to about 1, whatever they were.
+
+    timm scales them by 0.2 * sqrt(the longer side), so that entries are as large as Adam's steps.
+    """
+    torch.manual_seed(0)
+    model = nn.Linear(16, 8)
+    nn.init.zeros_(model.weight)
+    before = model.bias.detach().clone()
+    optimizer = make_optimizer(model, config(opt="muon", lr=0.1, weight_decay=0.0))
+    left, right = torch.linalg.qr(torch.randn(8, 8))[0], torch.linalg.qr(torch.randn(16, 16))[0]
+    model.weight.grad = left @ torch.diag(torch.logspace(-1, 2, 8)) @ right[:8]
+    model.bias.grad = torch.logspace(-1, 2, 8)
+    optimizer.step()
+    found = torch.linalg.svdvals(model.weight.detach() / (0.1 * 0.2 * 16**0.5))
+    assert found.min() > 0.3  # from 1000:1
+    assert found.max() < 1.5
+    assert torch.allclose(before - model.bias.detach(), torch.full((8,), 0.1), rtol=1e-3)
+
+
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-@pytest.mark.parametrize("opt", ["adamw", "sgd", "lamb"])
+@pytest.mark.parametrize("opt", ["adamw", "sgd", "lamb", "muon"])
 def test_what_is_frozen_is_in_no_group(opt, weight_decay, layer_decay):
     model = create_model("cvt_nano_32", depth=1)
     freeze(model, "backbone")

@@ -74,6 +74,19 @@ def test_interrupted_and_resumed_is_the_same_run(
     assert_same(whole, cut)
 
 
+@pytest.mark.parametrize("opt", ["sgd", "muon"])
+def test_the_moments_of_other_optimisers_come_back_too(
+    opt, tiny_run, tmp_path, interrupt, monkeypatch
+):
+    told = {"optim": {"opt": opt, "lr": 0.01, "weight_decay": 0.1}}
+    whole = train(**{**tiny_run(tmp_path / "whole"), **told}, progress=False)
+    interrupt("train_step", UPDATES_PER_EPOCH + 2)
+    with pytest.raises(Interrupted):
+        train(**{**tiny_run(tmp_path / "cut"), **told}, progress=False)
+    monkeypatch.undo()
+    assert_same(whole, train(resume=str(tmp_path / "cut"), progress=False))
+
+
 def assert_same(whole, cut) -> None:
     """The figures, the weights, the optimiser and the history are bit-equal, times apart."""
     for name in ("best_epoch", "best_top1", "best_loss", "test_top1", "test_loss"):

@@ -49,7 +49,7 @@ class OptimConfig:
     """An optimiser under a cosine with linear warm-up, stepped at every update."""
 
     opt: Literal["adamw", "sgd", "lamb", "muon"] = "adamw"
-    """adamw, sgd (Nesterov) or lamb."""
+    """adamw, sgd (Nesterov), lamb or muon."""
 
     base_lr: Positive | None = None
     """Peak learning rate for a batch of 512 images; it grows in proportion to the batch."""

@@ -13,7 +13,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "adamw": {"fused": True},  # one kernel over all tensors, where there is one a tensor and step
     "sgd": {},
     "lamb": {"max_grad_norm": None},  # clip_grad alone decides
-    "muon": {},
+    "muon": {"momentum": 0.95},
 }
 
 
@@ -21,13 +21,16 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """Returns an optimiser of the parameters that learn; frozen ones are in none of its groups.
 
     `adamw` has betas 0.9 and 0.999 and eps 1e-8, `sgd` Nesterov momentum, `lamb` AdamW's betas
-    and eps 1e-6. Biases, norms, class tokens and position tables are not decayed; linear,
-    embedding and depthwise kernels are. With `layer_decay` d, the classifier has the learning rate
-    itself and each layer before it d times that of the next one: the blocks (the final norm goes
-    with the last), the embeddings between the stages, and the stem.
+    and eps 1e-6. `muon` orthogonalises the steps of matrices and kernels and scales them to
+    AdamW's size, so that rates are alike; what has one dimension is AdamW's (betas 0.9 and 0.95).
+    Biases, norms, class tokens and position tables are not decayed; linear, embedding and depthwise
+    kernels are. With `layer_decay` d, the classifier has the learning rate itself and each layer
+    before it d times that of the next one: the blocks (the final norm goes with the last), the
+    embeddings between the stages, and the stem.
 
     Source: microsoft/CvT f851e68, lib/optim/build.py and the YAML files' WITHOUT_WD_LIST; layer
-    decay: BEiT, arXiv 2106.08254, through timm and the model's `group_matcher`.
+    decay: BEiT, arXiv 2106.08254, through timm and the model's `group_matcher`; Muon: Jordan et
+    al., kellerjordan.github.io/posts/muon, its scale Liu et al., arXiv 2502.16982.
     """
     opt, layer_decay = config.opt, config.layer_decay
     return create_optimizer_v2(
@@ -35,9 +38,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         opt=opt,
         lr=config.lr,
         weight_decay=config.weight_decay,
-        momentum=config.momentum,
         layer_decay=None if layer_decay == 1 else layer_decay,
-        **_ARGUMENTS[opt],
+        **{"momentum": config.momentum, **_ARGUMENTS[opt]},
     )
 
 
