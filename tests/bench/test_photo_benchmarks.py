@@ -93,7 +93,7 @@ def test_trials_try_each_value_equally_often(search):
         count = Counter(one[name] for one in tried)
         assert max(count.values()) - min(count.values()) <= 1, name
     rates = sorted(one["lr"] for one in tried)
-    assert sum(rate < (3e-4 * 4e-3) ** 0.5 for rate in rates) == 10
+    assert 9 <= sum(rate < (3e-4 * 4e-3) ** 0.5 for rate in rates) <= 11
     assert all(one["freeze"] == "none" for one in tried if one["weights"] == "none")
 
 
