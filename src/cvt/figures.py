@@ -59,9 +59,13 @@ def if_possible() -> Generator[None]:
 
 
 def words(text: object, most: int = 60) -> str:
-    """Returns a name as it is drawn: on one line, and no longer than so many characters."""
+    """Returns a name as it is drawn: on one line, and no longer than so many characters.
+
+    Of a longer one the end stays as well: long names often differ there.
+    """
     text = shown(text)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    tail = (most - 1) // 3
+    return text if len(text) <= most else f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 @cache

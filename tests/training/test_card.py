@@ -8,8 +8,8 @@ from markdown_it import MarkdownIt
 import cvt
 from cvt.errors import UserError, is_unsafe
 from cvt.runtime import hardware, software
-from cvt.training.card import CardFacts, interval, write_card
-from cvt.training.report import TrainResult
+from cvt.training.card import CardFacts, write_card
+from cvt.training.report import TrainResult, interval
 from cvt.training.run_folder import EpochRow
 from cvt.weights.checkpoint import read_record
 from trained import config_of

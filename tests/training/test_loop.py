@@ -4,7 +4,9 @@ import csv
 import json
 import math
 import os
+import random
 import shutil
+from itertools import islice
 from unittest.mock import patch
 
 import numpy as np
@@ -13,30 +15,41 @@ import torch
 from PIL import Image
 
 from cvt.data import epoch_order, load_data
-from cvt.errors import UserError
+from cvt.errors import Remark, UserError
+from cvt.runtime import ALONE
 from cvt.training import loop
 from cvt.training.config import load_config
+from cvt.training.defaults import said
 from cvt.training.loop import train
 from cvt.training.report import report
+from cvt.training.setup import prepare
 from cvt.training.step import NonFinite
 from cvt.weights.checkpoint import read_record
 from cvt.zoo.create import load
 from processes import in_processes
-from trained import differences, session
+from trained import Event, differences, session
 
 
 def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
     result = train(**tiny_config())
     run = tmp_path / "run"
-    assert {each.name for each in run.iterdir()} == {
+    with open(run / "mistakes.csv", newline="") as file:
+        mistakes = list(csv.DictReader(file))
+    wrong = round(4 * (1 - result.best_top1 / 100)), round(4 * (1 - result.test_top1 / 100))
+    assert [each["split"] for each in mistakes] == ["validation"] * wrong[0] + ["test"] * wrong[1]
+    assert (run / "mistakes.png").exists() == any(wrong)
+    assert {each.name for each in run.iterdir()} - {"mistakes.png"} == {
         ".lock",
         "README.md",
+        "batch.png",
         "best.safetensors",
         "config.yaml",
+        "confusion.png",
         "curves.png",
         "checkpoints",
         "last.safetensors",
         "metrics.csv",
+        "mistakes.csv",
         "result.json",
         "tensorboard",
     }
@@ -51,7 +64,7 @@ def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
     assert best["val_top1"] == max(row["val_top1"] for row in rows)
     assert best["val_loss"] == pytest.approx(result.best_loss, rel=1e-5)
     with Image.open(run / "curves.png") as image:
-        assert image.size[0] > 900
+        assert image.size[0] > 800
         assert np.asarray(image.convert("L")).std() > 5
     record = read_record(run / "best.safetensors")
     assert record.metrics == {
@@ -225,3 +238,42 @@ def test_a_disk_too_full_for_the_list_does_not_hide_it(tiny_run, tmp_path):
     assert ended.error == "NonFinite"
     assert ": the loss is nan, the gradient norm nan; its 4 images (" in ended.text
     assert "could not be listed (The disk is full: nonfinite.json was not written; " in ended.text
+
+
+# --- The first batch, as an image.
+
+
+@pytest.mark.parametrize("mix", [{"mixup": 0.8}, {"cutmix": 1.0, "smoothing": 0.1}, {}])
+def test_the_first_images_are_those_that_the_network_gets(tiny_config, mix):
+    run = prepare(said(tiny_config(mix=mix), "the test"), ALONE)
+    before = random.getstate(), torch.get_rng_state()
+    images, targets = run.first_images(1)
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    seen = []
+    run.network.forward.register_forward_pre_hook(lambda network, args: seen.append(args[0]))
+    (batch,) = islice(run.train_loader(), 1)
+    loop.make_update(run, [batch])
+    assert torch.equal(images, seen[0][:1])
+    if mix:
+        assert targets.sum() == pytest.approx(1.0)
+    else:
+        assert targets == batch.labels[:1]
+
+
+def test_the_first_batch_is_drawn_once(tiny_config, tmp_path):
+    session(tiny_config(), Event("cvt.training.loop.keep_epoch", 1))
+    drawn = (tmp_path / "run" / "batch.png").stat().st_mtime_ns
+    assert session({"resume": str(tmp_path / "run")}).result
+    assert (tmp_path / "run" / "batch.png").stat().st_mtime_ns == drawn
+
+
+def test_a_run_without_images_trains_on(tiny_config, monkeypatch):
+    def fails(*args):
+        raise UserError("No room.")
+
+    monkeypatch.setattr(loop, "save_batch", fails)
+    monkeypatch.setattr(loop, "list_mistakes", fails)
+    monkeypatch.setattr("cvt.errors._remarked", set())
+    with pytest.warns(Remark, match="There is no plot: No room"):
+        assert train(**tiny_config(), progress=False).best_epoch

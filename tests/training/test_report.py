@@ -2,11 +2,20 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cvt.errors import UserError
-from cvt.training.report import TrainResult, report, save_comparison, save_curves, save_result
+from cvt.training.report import (
+    TrainResult,
+    harder_by,
+    report,
+    save_comparison,
+    save_curves,
+    save_result,
+)
 from cvt.training.run_folder import EpochRow
+from trained import config_of
 
 
 def result(run, **changes):
@@ -38,10 +47,26 @@ def test_the_end_names_figures_files_and_what_to_type_next(tmp_path):
     for command in (
         f"cvt eval '{run}' 'my photos'",
         f"cvt predict '{run}' IMAGE",
+        f"cvt export '{run}' 'my run.onnx'",
         f"cvt runs {tmp_path}",
         f"tensorboard --logdir '{run}'",
     ):
         assert f"  {command}" in lines
+
+
+def test_images_are_named_where_there_are_any(tmp_path):
+    assert not [name for name in IMAGES if name in report(result(tmp_path))]
+    for name in IMAGES:
+        (tmp_path / name).touch()
+    assert all(name in report(result(tmp_path)) for name in IMAGES)
+
+
+IMAGES = ("batch.png", "mistakes.png", "mistakes.csv", "confusion.png")
+
+
+def test_without_onnx_the_export_is_one_of_torch(tmp_path, monkeypatch):
+    monkeypatch.setattr("cvt.training.report.find_spec", lambda name: None)
+    assert f"cvt export {tmp_path} {tmp_path.name}.pt2" in report(result(tmp_path))
 
 
 def test_what_was_not_measured_is_not_said(tmp_path):
@@ -73,9 +98,28 @@ def count(path, colour):
 
 @pytest.mark.parametrize("epochs", [1, 40])
 def test_curves_mark_the_best_epoch(tmp_path, epochs):
-    save_curves(tmp_path / "curves.png", history(epochs), "a title")
+    save_curves(tmp_path / "curves.png", history(epochs), "a title", 500)
     assert count(tmp_path / "curves.png", RED) > 100
     assert (count(tmp_path / "curves.png", BLUE) > 300) == (epochs > 1)
+
+
+def test_curves_say_how_sure_the_best_is_and_why_training_lies_above(tmp_path, monkeypatch):
+    figures, saved = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **o: (figures.append(figure), saved(figure, *a, **o))
+    )
+    path = tmp_path / "curves.png"
+    config = config_of(mix={"mixup": 0.2, "smoothing": 0.1}, augment={"crop": "none"})
+    save_curves(path, history(4), "a title", 500, harder_by(config, drops_path=True))
+    accuracy, losses, rate = figures[0].axes
+    said = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert said[0] == "best: 67.50 % in epoch 4"
+    assert said[1].startswith("95 % interval of 500 images: 63.")
+    why = losses.get_legend().get_texts()[0].get_text()
+    assert " ".join(why.split()) == "training, raised by mixing, label smoothing and drop path"
+    assert rate.get_position().height < accuracy.get_position().height / 2
+    plain = config_of(mix={"mixup": 0, "smoothing": 0}, augment={"crop": "none"})
+    assert harder_by(plain, drops_path=False) == []
 
 
 def test_comparison_gives_every_data_set_a_panel(tmp_path):
@@ -99,4 +143,4 @@ def test_runs_past_the_tenth_are_grey(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
-        save_curves(tmp_path / "file" / "curves.png", history(2), "a title")
+        save_curves(tmp_path / "file" / "curves.png", history(2), "a title", 500)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         epoch_order,
         make_eval_loader,
         make_loader,
+        outermost,
     )
     from cvt.data.sets import (
         ArraySet,
@@ -44,7 +45,7 @@ __getattr__, __dir__, __all__ = lazy_door(
         "labels": "class_positions",
         "load": "Selection load_data load_split select",
         "loader": "Batch Share batch_names dead_workers_explained epoch_order make_eval_loader "
-        "make_loader",
+        "make_loader outermost",
         "sets": "ArraySet DataSplits FileSet ImageSet Joined check_labels stratified_split",
         "sources": "digit_splits folder_splits",
         "transforms": "eval_transform train_transform",

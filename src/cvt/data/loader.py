@@ -349,6 +349,30 @@ def make_eval_loader(
     return BatchLoader(Samples(image_set, transform, 0, 0), mine, num_workers)
 
 
+def outermost(
+    image_set: ImageSet,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    repeats: int = 1,
+    share: Share = WHOLE,
+    most: int,
+) -> Batch:
+    """Returns images of the first chunk of a shuffled run's first batch, as its loader yields them.
+
+    Of a chunk with more than `2 * most` images, these are the first and the last `most`: what
+    pairs the first image with the last, the second with the one before, finds the same pairs.
+    """
+    order = epoch_order(len(image_set), shuffle=True, seed=seed, epoch=0, repeats=repeats)
+    chunk = chunks_of(order[:batch_size], share)[0]
+    if len(chunk) > 2 * most:
+        even = len(chunk) // 2 * 2
+        chunk = chunk[:most] + chunk[even - most : even]
+    samples = Samples(image_set, transform, seed, 0)
+    return samples.collate(samples.__getitems__(chunk))
+
+
 def batch_names(
     image_set: ImageSet, *, batch_size: int, seed: int, epoch: int, repeats: int, batch: int
 ) -> list[str]:

@@ -2,6 +2,7 @@
 
 from cvt.evaluation.answers import (
     Batching,
+    Guesses,
     Logits,
     ModelUnderTest,
     class_names_of,
@@ -9,6 +10,7 @@ from cvt.evaluation.answers import (
     validate,
 )
 from cvt.evaluation.evaluate import evaluate, matched_labels
+from cvt.evaluation.gallery import Mistakes, list_mistakes, save_batch, save_mistakes
 from cvt.evaluation.imagenet import (
     ALEXNET_ERRORS,
     BENCHMARKS,
@@ -34,8 +36,10 @@ from cvt.evaluation.probe import (
     probe,
 )
 from cvt.evaluation.scores import (
+    ClassScore,
     Evaluation,
     Reliability,
+    class_scores,
     reliability,
     save_confusion,
     save_reliability,
@@ -47,16 +51,20 @@ __all__ = [
     "BENCHMARKS",
     "STRENGTHS",
     "Batching",
+    "ClassScore",
     "CorruptionScores",
     "Evaluation",
     "Features",
+    "Guesses",
     "Logits",
+    "Mistakes",
     "ModelUnderTest",
     "Probe",
     "ProbeScore",
     "RealScore",
     "Reliability",
     "class_names_of",
+    "class_scores",
     "evaluate",
     "extract",
     "find_corruptions",
@@ -65,13 +73,16 @@ __all__ = [
     "imagenet_synsets",
     "knn_votes",
     "linear_shares",
+    "list_mistakes",
     "matched_labels",
     "preprocessing_of",
     "probe",
     "read_classes",
     "real_labels",
     "reliability",
+    "save_batch",
     "save_confusion",
+    "save_mistakes",
     "save_reliability",
     "score_corruptions",
     "subset_synsets",

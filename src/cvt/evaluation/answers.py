@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -108,6 +109,45 @@ class Logits:
         """Returns the percentage of images whose label is among the `k` largest logits."""
         hits = self.logits.topk(k, dim=1).indices == self.labels[:, None]
         return 100 * hits.any(dim=1).double().mean().item()
+
+    def guesses(self) -> "Guesses":
+        """Returns the most likely class of each image, which takes little memory to keep."""
+        sure, classes = [], []
+        for part in self.logits.split(_AT_ONCE):
+            best = part.double().softmax(dim=1).max(dim=1)
+            sure.append(best.values)
+            classes.append(best.indices)
+        indices = torch.arange(len(self.labels)) if self.indices is None else self.indices
+        return Guesses(
+            classes=torch.cat(classes).numpy(),
+            confidences=torch.cat(sure).numpy(),
+            labels=self.labels.numpy(),
+            indices=indices.numpy(),
+        )
+
+
+_AT_ONCE = 4096  # images whose probabilities are in memory together
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guesses:
+    """The class that a model finds most likely for each of N images, and the true one.
+
+    Args:
+        classes: int64, shape (N,); so are the `labels`.
+        confidences: Their probabilities, 0 to 1, float64, shape (N,).
+        indices: Position of each image in its set, int64, shape (N,).
+    """
+
+    classes: np.ndarray
+    confidences: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+    def confusion(self, num_classes: int) -> np.ndarray:
+        """Counts images of class i (row) that were taken for class j: int64, (N, N)."""
+        pairs = np.bincount(self.labels * num_classes + self.classes, minlength=num_classes**2)
+        return pairs.reshape(num_classes, num_classes)
 
 
 def validate(

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 
-from cvt.evaluation.answers import Logits
+from cvt.evaluation.answers import Guesses, Logits
 from cvt.figures import drawing, words
 from cvt.plain import to_plain
 
@@ -151,31 +152,32 @@ class Evaluation:
 
 def summarise(answers: Logits, class_names: Sequence[str]) -> Evaluation:
     """Returns the figures of a model's answers; `class_names` are those of its outputs."""
-    probabilities = answers.logits.double().softmax(dim=1)
-    confidences, guesses = (each.numpy() for each in probabilities.max(dim=1))
-    labels = answers.labels.numpy()
-    num_classes = len(class_names)
-    pairs = np.bincount(labels * num_classes + guesses, minlength=num_classes**2)
-    confusion = pairs.reshape(num_classes, num_classes)
-    bins = reliability(confidences, guesses == labels)
+    guesses, num_classes = answers.guesses(), len(class_names)
+    confusion = guesses.confusion(num_classes)
+    bins = reliability(guesses.confidences, guesses.classes == guesses.labels)
     return Evaluation(
         top1=answers.top_k(1),
         top5=answers.top_k(5) if num_classes > 5 else None,
         loss=answers.loss(),
         ece=bins.ece,
         reliability=bins,
-        num_images=len(labels),
+        num_images=len(guesses.labels),
         bad=answers.bad,
-        per_class=_class_scores(confusion, class_names),
+        per_class=class_scores(guesses, class_names),
         confusion=confusion,
     )
 
 
-def _class_scores(confusion: np.ndarray, names: Sequence[str]) -> tuple[ClassScore, ...]:
+def class_scores(guesses: Guesses, names: Sequence[str]) -> tuple[ClassScore, ...]:
+    """Returns the figures of every class."""
+
     def share(hits: int, total: int) -> float | None:
         return 100 * hits / total if total else None
 
-    right, truly, named = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    hits = guesses.labels[guesses.classes == guesses.labels]
+    right, truly, named = (
+        np.bincount(each, minlength=len(names)) for each in (hits, guesses.labels, guesses.classes)
+    )
     return tuple(
         ClassScore(
             name=name,
@@ -187,64 +189,143 @@ def _class_scores(confusion: np.ndarray, names: Sequence[str]) -> tuple[ClassSco
     )
 
 
-# --- The confusion matrix, drawn.
+# --- The confusion matrix, drawn: what is right in blue, what is wrong in orange.
 
-_NAMED_UP_TO = 40
+_NAMED_UP_TO = 50
 _NUMBERED_UP_TO = 20
+_LISTED = 12
+_LEAST_SHADE = 0.12  # of a colour map: of what happened at all, the palest shade can be seen
+_INK, _FAINT = "#1a1d21", "#5f6670"
 
 
-def save_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
+def save_confusion(
+    path: Path, confusion: np.ndarray, names: Sequence[str], split: str = ""
+) -> None:
     """Draws an (N, N) matrix as shares of its rows, in the format of the path's suffix.
 
-    Up to 40 classes carry their names, up to 20 the share in percent; beyond that the plot is
-    about where confusions cluster.
+    Up to 50 classes carry their names and how many images each has, up to 20 every share in
+    percent. Of more classes the twelve most frequent confusions are listed by name.
     """
-    from matplotlib.colors import PowerNorm
-
     count = len(names)
-    shares = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = 4.5 + 0.22 * min(count, _NAMED_UP_TO)
-    with drawing(path, figsize=(side + 1, side), layout="constrained") as figure:
-        axes = figure.subplots()
-        shades = PowerNorm(gamma=0.5, vmin=0, vmax=100)  # so that a few percent can be seen
-        image = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="nearest")
-        figure.colorbar(image, ax=axes, label="% of the class", shrink=0.8)
-        axes.set(
-            xlabel="predicted", ylabel="true", title=f"Confusion, {int(confusion.sum()):,} images"
-        )
-        if count <= _NAMED_UP_TO:
-            short = [words(name, 20) for name in names]
-            is_long = max(map(len, short)) > 2
-            axes.set_xticks(range(count), short, rotation=90 if is_long else 0)
-            axes.set_yticks(range(count), short)
-        if count <= _NUMBERED_UP_TO:
-            style = {"ha": "center", "va": "center", "fontsize": 8}
-            for row, column in zip(*np.nonzero(shares), strict=True):
-                share = shares[row, column]
-                colour = "white" if share > 30 else "black"
-                axes.text(column, row, f"{share:.0f}", color=colour, **style)
+    totals = confusion.sum(axis=1)
+    shares = 100 * confusion / np.maximum(totals, 1)[:, None]
+    is_named, is_numbered = count <= _NAMED_UP_TO, count <= _NUMBERED_UP_TO
+    cell = 0.36 if is_numbered else 0.2
+    side = max(cell * count, 2.2) if is_named else 5.6
+    margin = 0.085 * max(map(_cells, (words(name, 20) for name in names))) if is_named else 0.3
+    width = side + margin + (1.1 if is_numbered else 2.2)
+    height = side + 1.2 + (margin if is_named else 2.7)
+    with drawing(path, figsize=(max(width, 4.6), height), layout="constrained") as figure:
+        axes = figure.subplots() if is_named else None
+        if axes is None:
+            axes, below = figure.subplots(2, 1, height_ratios=(side, 2.6))
+            _list_confusions(below, confusion, totals, names)
+        _colour(figure, axes, shares, has_scale=not is_numbered)
+        _name(axes, names, totals) if is_named else axes.set(xticks=[], yticks=[])
+        if is_numbered:
+            _number(axes, shares)
+        axes.set_xlabel("what the model said", color=_INK)
+        axes.set_ylabel("what is true (images)" if is_named else "what is true", color=_INK)
+        of = f"{int(confusion.sum()):,} {split} images".replace("  ", " ")
+        right = f"{np.trace(confusion) / max(confusion.sum(), 1):.1%}"
+        figure.suptitle(f"Confusion of {count} classes, {of}", fontsize=11, weight="bold")
+        told = f"each row adds up to 100 %\nblue: right ({right} in all), orange: wrong"
+        axes.set_title(told, fontsize=9, color=_FAINT)
+
+
+def _cells(text: str) -> int:
+    """How wide a text is, in letters: those of East Asia are as wide as two."""
+    return sum(1 + (east_asian_width(each) in "WF") for each in text)
+
+
+def _colour(figure: Any, axes: Any, shares: np.ndarray, has_scale: bool) -> None:
+    """Colours the cells; both scales are straight, so that a share twice as large looks it."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    is_right = np.eye(len(shares), dtype=bool)
+    for label, name, chosen in (("right", "Blues", is_right), ("wrong", "Oranges", ~is_right)):
+        shades = ListedColormap(colormaps[name](np.linspace(_LEAST_SHADE, 1, 256)))
+        values = np.ma.masked_array(shares, ~chosen | (shares == 0))
+        image = axes.imshow(values, cmap=shades, vmin=0, vmax=100, interpolation="nearest")
+        if has_scale:
+            scale = figure.colorbar(image, ax=axes, shrink=0.4, aspect=18, pad=0.015)
+            scale.set_label(f"{label}, % of the row", fontsize=8)
+            scale.ax.tick_params(labelsize=8)
+    axes.set_facecolor("#f4f5f6" if has_scale else "white")
+    axes.spines[:].set_color("#c9cdd2")
+
+
+def _name(axes: Any, names: Sequence[str], totals: np.ndarray) -> None:
+    short = [words(name, 20) for name in names]
+    size = 9 if len(names) <= _NUMBERED_UP_TO else 8
+    is_long = max(map(len, short)) > 2
+    axes.set_xticks(range(len(names)), short, rotation=90 if is_long else 0, fontsize=size)
+    rows = [f"{name}  ({total:,})" for name, total in zip(short, totals, strict=True)]
+    axes.set_yticks(range(len(names)), rows, fontsize=size)
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(len(names)) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(names)) + 0.5, minor=True)
+    axes.grid(which="minor", color="#e3e6e9", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+
+
+def _number(axes: Any, shares: np.ndarray) -> None:
+    style = {"ha": "center", "va": "center", "fontsize": 9}
+    for row, column in zip(*np.nonzero(shares), strict=True):
+        share = shares[row, column]
+        text = f"{share:.0f}" if share >= 0.5 else "<1"
+        axes.text(column, row, text, color="white" if share > 55 else _INK, **style)
+
+
+def _list_confusions(
+    axes: Any, confusion: np.ndarray, totals: np.ndarray, names: Sequence[str]
+) -> None:
+    """Names what is confused most often, as the matrix is too large for names."""
+    wrong = confusion * ~np.eye(len(confusion), dtype=bool)
+    first = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
+    rows, columns = np.unravel_index(first, wrong.shape)
+    found = [pair for pair in zip(rows, columns, strict=True) if wrong[pair]]
+    axes.axis("off")
+    lines = [
+        f"{wrong[i, j]:>3,} of {totals[i]:,}  {words(names[i], 26)} → {words(names[j], 26)}"
+        for i, j in found
+    ]
+    head = (
+        f"{len(names):,} names have no room there; the most frequent of "
+        f"{np.count_nonzero(wrong):,} confusions (true → said):"
+    )
+    axes.text(0, 1, "\n".join([head, *lines]), va="top", fontsize=9, color=_INK, linespacing=1.4)
 
 
 # --- The reliability diagram: how often a model is right, by how sure it is.
 
 _TOO_SURE, _TOO_MODEST = "#d1495b", "#edae49"
+_FEW = 30  # answers of a bin, fewer of which say little
+_PALEST = 0.2
 
 
 def save_reliability(path: Path, answers: Reliability) -> None:
     """Draws accuracy against confidence, bin by bin, over a histogram of the confidences.
 
     A dot on the diagonal is a calibrated bin; the hatched gap between its accuracy and its mean
-    confidence is what the calibration error adds up, and the colour tells the direction.
+    confidence is what the calibration error adds up, and the colour tells the direction. A bin
+    of fewer than thirty images fades; how many each has stands over the histogram.
     """
     count = int(answers.counts.sum())
     title = f"Reliability, {count:,} images: calibration error {100 * answers.ece:.2f} %"
     with drawing(path, figsize=(5.6, 6.8), layout="constrained") as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.1))
         _draw_bins(upper, answers)
         _draw_histogram(lower, answers)
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
-        upper.set_title(title)
+        upper.set_title(title, fontsize=11, weight="bold")
+
+
+def _strengths(counts: np.ndarray) -> np.ndarray:
+    """How strong the colours of bins with so many answers are, 0 to 1."""
+    return np.clip(counts / _FEW, _PALEST, 1)
 
 
 def _draw_bins(axes: Any, answers: Reliability) -> None:
@@ -252,31 +333,54 @@ def _draw_bins(axes: Any, answers: Reliability) -> None:
     lefts, width = 100 * answers.edges[filled], 100 / len(answers.counts)
     accuracy, confidence = 100 * answers.accuracy[filled], 100 * answers.confidence[filled]
     low, high = np.minimum(accuracy, confidence), np.maximum(accuracy, confidence)
-    axes.bar(lefts, low, width, align="edge", color="C0", edgecolor="white")
+    strengths = _strengths(answers.counts[filled])
+    bars = axes.bar(lefts, low, width, align="edge", color="C0", edgecolor="white")
+    _fade(bars, strengths)
     for label, colour, chosen in (
         ("accuracy short of confidence", _TOO_SURE, confidence > accuracy),
         ("accuracy beyond confidence", _TOO_MODEST, confidence < accuracy),
     ):
         gap = (high - low)[chosen]
-        axes.bar(
+        bars = axes.bar(
             lefts[chosen], gap, width, low[chosen], align="edge", facecolor=f"{colour}55",
-            edgecolor=colour, hatch="///", linewidth=0.8, label=label,
+            edgecolor=colour, hatch="///", linewidth=0.8,
         )  # fmt: skip
-    axes.plot(
-        confidence, accuracy, "o", color="black", markersize=4, clip_on=False, label="mean of a bin"
-    )
+        _fade(bars, strengths[chosen])
+        axes.bar([0], [0], facecolor=f"{colour}55", edgecolor=colour, hatch="///", label=label)
+    axes.scatter(
+        confidence, accuracy, 16, color="black", alpha=strengths, clip_on=False, zorder=3,
+        label="mean of a bin",
+    )  # fmt: skip
     axes.plot([0, 100], [0, 100], "--", color="0.35", linewidth=1.2, label="calibrated")
+    if strengths.min() < 1:
+        axes.plot([], [], " ", label=f"faded: fewer than {_FEW} images")
     axes.set(xlim=(0, 100), ylim=(0, 101), ylabel="accuracy (%)")
     axes.legend(loc="upper left", fontsize=9, framealpha=0.9, edgecolor="none")
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
 
 
+def _fade(bars: Any, strengths: np.ndarray) -> None:
+    for bar, strength in zip(bars, strengths, strict=True):
+        for get, put in (
+            (bar.get_facecolor, bar.set_facecolor),
+            (bar.get_edgecolor, bar.set_edgecolor),
+        ):
+            *colour, alpha = get()
+            put((*colour, alpha * strength))
+
+
 def _draw_histogram(axes: Any, answers: Reliability) -> None:
-    """Shares of the answers, with the two means whose distance is the overall bias."""
+    """Shares of the answers, counted, with the two means whose distance is the overall bias."""
     total = answers.counts.sum()
     shares, width = 100 * answers.counts / total, 100 / len(answers.counts)
-    axes.bar(100 * answers.edges[:-1], shares, width, align="edge", color="0.75", edgecolor="white")
+    bars = axes.bar(
+        100 * answers.edges[:-1], shares, width, align="edge", color="0.75", edgecolor="white"
+    )
+    counts = [f"{count:,}" if count else "" for count in answers.counts]
+    plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    for text in axes.bar_label(bars, counts, fontsize=7, padding=1.5):
+        text.set(bbox=plate if text.get_text() else None, zorder=5)
     means = (
         ("accuracy", "C0", "-", 100 * answers.hits.sum() / total),
         ("mean confidence", _TOO_SURE, ":", 100 * answers.confidences.sum() / total),
@@ -286,4 +390,5 @@ def _draw_histogram(axes: Any, answers: Reliability) -> None:
             mean, color=colour, linestyle=style, linewidth=1.8, label=f"{label} {mean:.1f} %"
         )
     axes.set(xlabel="confidence (%)", ylabel="% of images")
+    axes.margins(y=0.18)
     axes.legend(loc="upper left", fontsize=9, framealpha=0.9, edgecolor="none")

@@ -9,10 +9,11 @@ from shlex import quote
 from typing import Any
 
 from cvt.errors import shown
+from cvt.evaluation import ClassScore
 from cvt.files import atomic_write
 from cvt.tables import code, table, text
 from cvt.training.config import TrainConfig
-from cvt.training.report import TrainResult
+from cvt.training.report import TrainResult, interval
 from cvt.training.run_folder import (
     BEST_WEIGHTS,
     CARD_FILE,
@@ -104,6 +105,7 @@ class CardFacts:
         num_images: Images of each split: training, validation and, where there is one, test.
         val_was_cut: Whether the validation split was cut from the training images.
         software: Versions by name.
+        classes: How well each of them is recognised, on the split `classes_of`.
     """
 
     num_params: int
@@ -112,6 +114,8 @@ class CardFacts:
     hardware: str
     processes: int
     software: Mapping[str, str]
+    classes: Sequence[ClassScore] = ()
+    classes_of: str = "validation"
 
 
 def write_card(
@@ -221,18 +225,6 @@ def _dataset(data: str) -> str | None:
 def _base_model(weights: str | None) -> str | None:
     ids = {name: each.hub_id for name, each in PUBLISHED.items()}
     return ids.get(weights or "") or (weights if weights in ids.values() else None)
-
-
-def interval(top1: float, num_images: int) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval of a percentage that was measured on so many images.
-
-    Wilson, J. Amer. Statist. Assoc. 22 (1927): unlike the usual one it stays within 0 and 100.
-    """
-    from scipy.stats import binomtest
-
-    right = binomtest(round(top1 / 100 * num_images), num_images)
-    low, high = right.proportion_ci(method="wilson")
-    return 100 * float(low), 100 * float(high)
 
 
 def _classes(record: Record) -> str:

@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from shlex import quote
@@ -20,11 +20,21 @@ from torch.distributed.checkpoint.state_dict import (
 
 from cvt.data import Batch, ImageSet, batch_names, dead_workers_explained
 from cvt.errors import UserError
-from cvt.evaluation.answers import Logits, validate
+from cvt.evaluation import (
+    Guesses,
+    Logits,
+    Mistakes,
+    class_scores,
+    list_mistakes,
+    save_batch,
+    save_confusion,
+    save_mistakes,
+    validate,
+)
 from cvt.figures import if_possible
 from cvt.files import atomic_write, remove_left_behind
 from cvt.parts.model import num_params
-from cvt.plain import to_plain
+from cvt.plain import to_plain, write_yaml
 from cvt.runtime import (
     Interrupted,
     StopRequest,
@@ -42,12 +52,23 @@ from cvt.training.checkpoints import RunFacts, save_state
 from cvt.training.config import Layer, TrainConfig, save_config
 from cvt.training.defaults import read_layers, said
 from cvt.training.network import set_train_mode
-from cvt.training.report import TrainResult, report, save_curves, save_result
+from cvt.training.report import (
+    TrainResult,
+    harder_by,
+    report,
+    save_curves,
+    save_result,
+    seen_as,
+)
 from cvt.training.run_folder import (
+    BATCH_FILE,
     BEST_WEIGHTS,
     CONFIG_FILE,
+    CONFUSION_FILE,
     CURVES_FILE,
     LAST_WEIGHTS,
+    MISTAKES_FILE,
+    MISTAKES_TABLE,
     EpochRow,
     Events,
     held,
@@ -111,6 +132,8 @@ class _Session:
     screen: Screen
     events: Events
     stop: StopRequest
+    guesses: dict[str, Guesses] = field(default_factory=dict)
+    """By split, those of the best weights so far; a session that did not measure them has none."""
 
     def agree(self, bad: Sequence[str] = ()) -> tuple[bool, bool]:
         """Whether any process is to stop, and whether a checkpoint is due; the same in all.
@@ -144,7 +167,7 @@ def _run(asked: Layer, world: World, shown: bool) -> TrainResult:
         # From here on the run can be resumed, if only from its beginning.
         world.on_main(lambda: save_config(run.folder / CONFIG_FILE, run.config))
         screen = stack.enter_context(Screen(run.total_updates, done, shown))
-        first = done + (not is_unmeasured)
+        first = done + (not is_unmeasured) if done else 0
         events = stack.enter_context(Events(run.folder, first, screen.say, enabled=world.is_main))
         stop = stack.enter_context(stop_requests())
         session = _Session(run=run, screen=screen, events=events, stop=stop)
@@ -163,7 +186,7 @@ def _run(asked: Layer, world: World, shown: bool) -> TrainResult:
             seconds=time.monotonic() - start,
             bad=tuple(run.progress.bad),
         )
-        keep_result(run, result)
+        keep_result(run, result, session.guesses)
         screen.report(report(result))
     return result
 
@@ -179,19 +202,28 @@ def _work(session: _Session) -> Logits | None:
         keep_again(run)
     else:
         keep_state(run)
+    show_start(session)
     while run.done_updates < run.total_updates or run.progress.batch:
         _train_epoch(session)
         answers = _measure(session, run.splits.val, save=True)
         row = run.progress.finish_epoch(
             answers.loss(), answers.top_k(1), run.lr, peak_memory_mb(run.device)
         )
+        if run.progress.best is row:
+            session.guesses[_VAL] = answers.guesses()
         # First: what the state does not have behind it is taken back.
         session.events.epoch(run.done_updates, row)
         keep_epoch(run, row)
         screen.epoch(row, run.epochs, is_best=run.progress.best is row)
     load_best(run)
     # Interrupted here, nothing is saved: it would be the best weights in place of the last.
-    return _measure(session, run.splits.test, save=False) if run.splits.test else None
+    if _VAL not in session.guesses:  # measured by an earlier session
+        session.guesses[_VAL] = _measure(session, run.splits.val, save=False).guesses()
+    answers = _measure(session, run.splits.test, save=False) if run.splits.test else None
+    if answers is not None:
+        session.guesses[_TEST] = answers.guesses()
+    show_end(session, answers)
+    return answers
 
 
 def _train_epoch(session: _Session) -> None:
@@ -311,9 +343,54 @@ def draw(run: Run) -> None:
     title = f"{run.record.model} on {run.splits.name}"
     history = run.progress.history
     if history and run.world.is_main:
+        drops = any(getattr(each, "drop_prob", 0) for each in run.network.model.modules())
+        harder = harder_by(run.config, drops_path=drops)
         with if_possible():
-            save_curves(run.folder / CURVES_FILE, history, title)
+            save_curves(run.folder / CURVES_FILE, history, title, len(run.splits.val), harder)
     run.drawn_at = time.monotonic()
+
+
+_VAL, _TEST = "validation", "test"
+_FIRST_IMAGES = 16
+_MOST_CLASSES = 1000  # of a confusion matrix
+
+
+def show_start(session: _Session) -> None:
+    """Draws what the network sees, once a run, and tells TensorBoard what the run is."""
+    run, events = session.run, session.events
+    path = run.folder / BATCH_FILE
+    if not run.done_updates:
+        events.text("description", run.describe(), step=0)
+        events.text("config", f"```yaml\n{write_yaml(run.config.to_dict())}```", step=0)
+    if not run.world.is_main or path.exists():
+        return
+    with if_possible():
+        images, targets = run.first_images(_FIRST_IMAGES)
+        if len(images):
+            notes = seen_as(run.config)
+            save_batch(path, images, targets, run.splits.classes, run.record.preprocessing, notes)
+            events.image("batch", path, step=0)
+
+
+def show_end(session: _Session, test: Logits | None) -> None:
+    """Draws where the best weights are wrong, and tells TensorBoard; `test` are their answers."""
+    run, events = session.run, session.events
+    if not run.world.is_main:
+        return
+    sets = {_VAL: run.splits.val, _TEST: run.splits.test or run.splits.val}
+    mistakes = [Mistakes.of(name, sets[name], each) for name, each in session.guesses.items()]
+    folder, classes = run.folder, run.splits.classes
+    with if_possible():
+        list_mistakes(folder / MISTAKES_TABLE, mistakes)
+        save_mistakes(folder / MISTAKES_FILE, mistakes)
+        if len(classes) <= _MOST_CLASSES:
+            split, guesses = list(session.guesses.items())[-1]
+            save_confusion(folder / CONFUSION_FILE, guesses.confusion(len(classes)), classes, split)
+    step = run.done_updates + 1  # of a finished run that is resumed this is taken back
+    if test is not None:
+        events.test(step, {"top1": test.top_k(1), "loss": test.loss()})
+    for name in (MISTAKES_FILE, CONFUSION_FILE):
+        events.image(Path(name).stem, folder / name, step)
 
 
 def keep_state(run: Run) -> None:
@@ -330,8 +407,13 @@ def keep_state(run: Run) -> None:
     run.saved_at = time.monotonic()
 
 
-def keep_result(run: Run, result: TrainResult) -> None:
-    """Writes a finished run's card and, last, the file by which it is known to be finished."""
+def keep_result(run: Run, result: TrainResult, guesses: Mapping[str, Guesses]) -> None:
+    """Writes a finished run's card and, last, the file by which it is known to be finished.
+
+    Args:
+        guesses: Those of the best weights, by split.
+    """
+    split, said = list(guesses.items())[-1]
     facts = CardFacts(
         num_params=num_params(run.network.model),
         num_images={name: count for name, (count, _) in run.identity.data.items()},
@@ -339,6 +421,8 @@ def keep_result(run: Run, result: TrainResult) -> None:
         hardware=hardware(run.device, run.world.size),
         processes=run.world.size,
         software=software(),
+        classes=class_scores(said, run.splits.classes),
+        classes_of=split,
     )
     history = run.progress.history
     run.world.on_main(lambda: write_card(run.config, run.record, result, history, facts))

@@ -2,22 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
+from textwrap import fill
 from typing import Annotated, Any
 
 from cvt.errors import UserError, shown
 from cvt.figures import drawing, words
 from cvt.files import atomic_write
 from cvt.plain import NOT_FINITE, Range, from_others, json_text, read_json_file, to_plain
+from cvt.training.config import TrainConfig
 from cvt.training.run_folder import (
+    BATCH_FILE,
     BEST_WEIGHTS,
     CARD_FILE,
     CONFIG_FILE,
+    CONFUSION_FILE,
     CURVES_FILE,
     EVENTS_FOLDER,
     LAST_WEIGHTS,
     METRICS_FILE,
+    MISTAKES_FILE,
+    MISTAKES_TABLE,
     RESULT_FILE,
     EpochRow,
     best_epoch,
@@ -92,24 +99,80 @@ def report(result: TrainResult) -> str:
     run, data, beside = (
         quote(shown(each)) for each in (result.run, result.data, result.run.parent)
     )
+    exported = quote(shown(export_name(result.run)))
     files = {
         CARD_FILE: "what was trained, on what, how, and how good it is",
         f"{BEST_WEIGHTS}, {LAST_WEIGHTS}": "weights that describe themselves",
         f"{METRICS_FILE}, {CURVES_FILE}": "every epoch, as a table and as a plot",
+        _there(result.run, BATCH_FILE): "what the network saw in training, with its labels",
+        _there(result.run, MISTAKES_FILE, MISTAKES_TABLE): "the most confident wrong answers",
+        _there(result.run, CONFUSION_FILE): "which classes were taken for which",
         f"{EVENTS_FOLDER}/": "the same, and single updates, for TensorBoard",
         CONFIG_FILE: "everything that the run was told",
     }
     commands = (
         f"cvt eval {run} {data}",
         f"cvt predict {run} IMAGE",
+        f"cvt export {run} {exported}",
         f"cvt runs {beside}",
         f"tensorboard --logdir {run}",
     )
+    files.pop("", None)
     width = max(map(len, files))
     lines += ["", f"Written to {shown(result.run)}:"]
     lines += [f"  {name:<{width}}  {content}" for name, content in files.items()]
     lines += ["", "Next:", *(f"  {command}" for command in commands)]
     return "\n".join(lines)
+
+
+def _there(run: Path, *names: str) -> str:
+    """Which of these files a run has; drawing is an extra, and there may be nothing to draw."""
+    return ", ".join(name for name in names if (run / name).exists())
+
+
+def export_name(run: Path) -> str:
+    """Returns a file to export a run to, in a format that this machine can write."""
+    has_onnx = all(map(find_spec, ("onnx", "onnxscript", "onnxruntime")))
+    return f"{run.resolve().name}.{'onnx' if has_onnx else 'pt2'}"
+
+
+# --- What makes training images harder than those of validation, in words.
+
+
+def seen_as(config: TrainConfig) -> list[str]:
+    """Returns sentences on how the images of a batch were varied and mixed."""
+    augment, mix = config.augment, config.mix
+    crop = {"random_resized": "cut at random", "pad": "shifted", "none": ""}[augment.crop]
+    policy = augment.auto_augment
+    colour = (
+        f"changed by {policy}" if policy != "off" else "recoloured" * (augment.color_jitter > 0)
+    )
+    steps = [crop, "flipped" * (augment.hflip > 0), colour, "partly erased" * (augment.re_prob > 0)]
+    said = _listed(list(filter(None, steps)))
+    notes = [f"Each is {said} by chance; another epoch sees it otherwise."] if said else []
+    kinds = [name for name in ("mixup", "cutmix") if getattr(mix, name)]
+    if kinds:
+        notes += [f"Mixed in pairs by {' or '.join(kinds)}: the shares are those of each label."]
+    return notes
+
+
+def harder_by(config: TrainConfig, drops_path: bool) -> list[str]:
+    """Returns what is on that raises the training loss and not that of validation.
+
+    Args:
+        drops_path: Whether the network leaves out branches at random in training.
+    """
+    augment, mix = config.augment, config.mix
+    is_varied = augment.crop != "none" or augment.auto_augment != "off" or augment.color_jitter
+    reasons = {
+        "augmentation": is_varied or augment.re_prob,
+        "mixing": mix.mixup or mix.cutmix,
+        "label smoothing": mix.smoothing,
+        "drop path": drops_path,
+        "the teacher": config.is_taught,
+        "yes-or-no loss": mix.loss == "bce",
+    }
+    return [name for name, is_on in reasons.items() if is_on]
 
 
 # --- Plots of runs: losses, accuracy and learning rate over the epochs.
@@ -119,28 +182,73 @@ _MARKED_UP_TO = 15
 _NAMED_UP_TO = 10
 
 
-def save_curves(path: Path, history: list[EpochRow], title: str) -> None:
-    """Draws three panels into a PNG. The epoch whose weights were kept is marked in two of them."""
+def interval(top1: float, num_images: int) -> tuple[float, float]:
+    """Returns Wilson's 95 % interval of a percentage that was measured on so many images.
+
+    Wilson, J. Amer. Statist. Assoc. 22 (1927): unlike the usual one it stays within 0 and 100.
+    """
+    from scipy.stats import binomtest
+
+    right = binomtest(round(top1 / 100 * num_images), num_images)
+    low, high = right.proportion_ci(method="wilson")
+    return 100 * float(low), 100 * float(high)
+
+
+def save_curves(
+    path: Path,
+    history: Sequence[EpochRow],
+    title: str,
+    num_val: int,
+    harder: Sequence[str] = (),
+) -> None:
+    """Draws accuracy, losses and, small, the learning rate, one above the other, into a PNG.
+
+    The epoch whose weights were kept is marked, with the interval that its accuracy is known to.
+
+    Args:
+        num_val: Images that the accuracies were measured on.
+        harder: What raises the training loss alone (`harder_by`).
+    """
     best = best_epoch(history)
-    with drawing(path, dpi=120, figsize=(11, 3.6), layout="constrained") as figure:
-        losses, accuracy, rate = figure.subplots(1, 3)
-        _plot(losses, history, "train_loss", color=_TRAINING)
-        _plot(losses, history, "val_loss", color=_VALIDATION)
-        losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=5)
-        losses.legend(["training", "validation", "best epoch"], frameon=False)
-        losses.set_title("Loss (nats)")
-        _plot(accuracy, history, "val_top1", color=_VALIDATION)
-        label = f"best: {best.val_top1:.2f} in epoch {best.epoch}"
-        accuracy.plot(best.epoch, best.val_top1, "o", color=_BEST, markersize=5, label=label)
-        accuracy.legend(frameon=False, loc="lower right")
-        accuracy.set_title("Validation top-1 (%)")
-        _plot(rate, history, "lr", color=_RATE)
-        rate.set_title("Learning rate at the epoch's end")
+    with drawing(path, dpi=120, figsize=(7.2, 7.6), layout="constrained") as figure:
+        accuracy, losses, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
+        _draw_accuracy(accuracy, history, best, num_val)
+        why = f", raised by {_listed(harder)}" if harder else ""
+        _plot(losses, history, "train_loss", color=_TRAINING, label=fill(f"training{why}", 48))
+        _plot(losses, history, "val_loss", color=_VALIDATION, label="validation")
+        losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=6)
+        losses.legend(frameon=False, loc="upper right")
+        losses.set_ylabel("loss (nats)")
+        _plot(rate, history, "lr", width=1.2, color=_RATE)
+        rate.set_ylabel("learning rate")
         rate.set_ylim(bottom=0)
         rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        for axes in (losses, accuracy, rate):
+        for axes in (accuracy, losses, rate):
             _tidy(axes)
-        figure.suptitle(words(title, 120), fontsize=11)
+        for axes in (accuracy, losses):
+            axes.set_xlabel("")
+        figure.suptitle(words(title, 70), fontsize=12, weight="bold")
+
+
+def _draw_accuracy(axes: Any, history: Sequence[EpochRow], best: EpochRow, num_val: int) -> None:
+    low, high = interval(best.val_top1, num_val)
+    _plot(axes, history, "val_top1", color=_VALIDATION)
+    said = f"95 % interval of {num_val:,} images: {low:.1f} to {high:.1f} %"
+    axes.axhspan(low, high, color=_BEST, alpha=0.1, linewidth=0, label=said)
+    axes.errorbar(
+        best.epoch, best.val_top1, [[best.val_top1 - low], [high - best.val_top1]], fmt="o",
+        color=_BEST, markersize=6, capsize=4,
+        label=f"best: {best.val_top1:.2f} % in epoch {best.epoch}",
+    )  # fmt: skip
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], frameon=False, loc="best")
+    if len(history) == 1:
+        axes.set(xlim=(0.5, 1.5), ylim=(0, 100))
+    axes.set_ylabel("validation top-1 (%)")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(", ".join(names).rsplit(", ", 1))
 
 
 def _plot(

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count
@@ -25,6 +25,9 @@ LAST_WEIGHTS = "last.safetensors"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"
+BATCH_FILE = "batch.png"
+MISTAKES_FILE, MISTAKES_TABLE = "mistakes.png", "mistakes.csv"
+CONFUSION_FILE = "confusion.png"
 RESULT_FILE = "result.json"
 CARD_FILE = "README.md"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -336,6 +339,28 @@ class Events(AbstractContextManager):
         self._step = step
         figures = {f"epoch/{name}": value for name, value in asdict(row).items()}
         self._write({"epoch/number": figures.pop("epoch/epoch"), **figures})
+
+    def test(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes what the best weights came to on the test split."""
+        self._step = step
+        self._write({f"test/{name}": value for name, value in figures.items()})
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Writes a text, which TensorBoard lays out as Markdown."""
+        if self._writer is not None:
+            with self._guarded():
+                self._writer.add_text(tag, markdown, step)
+
+    def image(self, tag: str, path: Path, step: int) -> None:
+        """Writes an image from a file; one that is not there is left out."""
+        if self._writer is not None and path.exists():
+            import numpy as np
+            from PIL import Image
+
+            with self._guarded():
+                with Image.open(path) as file:
+                    pixels = np.asarray(file.convert("RGB"))
+                self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Writes what is left and ends the file."""

@@ -9,7 +9,7 @@ from typing import Any, cast, get_type_hints
 
 import torch
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cvt.data import (
@@ -21,6 +21,7 @@ from cvt.data import (
     load_data,
     make_eval_loader,
     make_loader,
+    outermost,
     train_transform,
 )
 from cvt.data.transforms import Transform
@@ -29,7 +30,14 @@ from cvt.files import expanded
 from cvt.parts.backbone import Backbone
 from cvt.parts.model import VisionModel, num_params
 from cvt.plain import to_plain, write_yaml
-from cvt.runtime import World, choose_device, faster_precision, seed_position
+from cvt.runtime import (
+    World,
+    choose_device,
+    faster_precision,
+    generators_kept,
+    seed_all,
+    seed_position,
+)
 from cvt.training.checkpoints import (
     Identity,
     Tensors,
@@ -166,6 +174,30 @@ class Run:
             repeats=self.config.augment.repeats,
             share=Share(self.world.rank, self.world.size, self.config.accum_steps),
         )
+
+    def first_images(self, most: int) -> tuple[Tensor, Tensor]:
+        """Returns up to so many images of the run's first batch as the network gets them.
+
+        They are (B, C, H, W), with labels (B,) or, mixed, shares of labels (B, classes) without
+        smoothing. It is a function of config and data, and leaves the generators as they were.
+        """
+        config, world = self.config, self.world
+        mixer = make_mixer(replace(config.mix, smoothing=0.0), len(self.splits.classes))
+        with generators_kept():
+            batch = outermost(
+                self.splits.train,
+                self.augmented,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                repeats=config.augment.repeats,
+                share=Share(world.rank, world.size, config.accum_steps),
+                most=most,
+            )
+            images, labels = batch.images, batch.labels
+            if mixer is not None and len(labels) > 1:
+                seed_all(config.seed, 0, 0, world.rank)  # as before the first update
+                images, labels = mixer(images, labels)
+        return images[:most], labels[:most]
 
     def eval_loader(self, images: ImageSet) -> Iterable[Batch]:
         """Returns this process's share of a split, in order, without augmentation."""
