@@ -25,6 +25,7 @@ from cvt.bench.contest.runs import read_run
 from cvt.bench.folder import ResultsFolder, results_folder
 from cvt.bench.names import Contender
 from cvt.errors import UserError
+from cvt.training.report import interval
 from trained import config_of
 
 numbers = st.floats(0, 1e6, allow_nan=False)
@@ -187,8 +188,9 @@ def result(label, cost, scores):
 
 
 def results(*found):
-    facts = {"data": "digits", "classes": 10, "split": "test", "budget": "3 epochs", "seeds": 2,
-             "image_size": 16, "batch_size": 64, "device": "cpu"}  # fmt: skip
+    facts = {"data": "digits", "classes": 10, "split": "test", "num_images": 400,
+             "budget": "3 epochs", "seeds": 2, "image_size": 16, "batch_size": 64,
+             "device": "cpu"}  # fmt: skip
     return ContestResults(contenders=found, facts=facts)
 
 
@@ -198,20 +200,25 @@ def test_an_image_is_drawn_of_what_was_finished(tmp_path):
     assert not path.exists()
     save_contest(path, results(result("a", 1000, (80.0,)), result("b" * 60, 2000, (81.0, 83.0))))
     with Image.open(path) as image:
-        assert image.width == 1950
+        assert image.width == 960
         assert len(image.convert("RGB").getcolors(1 << 24)) > 10
 
 
-def test_every_contender_has_a_mark_of_its_own(tmp_path, monkeypatch):
-    figures = []
-    saved = Figure.savefig
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
+    kept, saved = [], Figure.savefig
 
     def keep(figure, path, **options):
-        figures.append(figure)
+        kept.append(figure)
         saved(figure, path, **options)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    found = [result(f"network_{i}", 1000 * (i + 1), (80.0 + i,)) for i in range(30)]
+    return kept
+
+
+def test_every_contender_has_a_mark_of_its_own(tmp_path, figures):
+    found = [result(f"network_{i}", 1000 * (i + 1), (70.0 + i,)) for i in range(30)]
     save_contest(tmp_path / "accuracy.png", results(*found))
     (legend,) = figures[0].legends
     names = [text.get_text() for text in legend.get_texts()]
@@ -219,3 +226,22 @@ def test_every_contender_has_a_mark_of_its_own(tmp_path, monkeypatch):
     for axes in figures[0].axes:
         lines = [bar[0] for bar in axes.get_legend_handles_labels()[0]]
         assert len({(line.get_marker(), line.get_color()) for line in lines}) == 30
+
+
+def test_one_seed_has_the_interval_of_its_images(tmp_path, figures):
+    save_contest(tmp_path / "accuracy.png", results(result("a", 1000, (80.0,))))
+    low, high = interval(80.0, 400)
+    (bar,) = figures[0].axes[0].containers
+    ((x, bottom), (_, top)) = bar[2][0].get_segments()[0]
+    assert (x, bottom, top) == pytest.approx((10_000, low, high))
+    assert "95 % interval of 400 images, one seed" in figures[0].get_suptitle()
+
+
+def test_the_axis_does_not_zoom_into_noise(tmp_path, figures):
+    """Two seeds that are a hundredth apart: the images leave two points open either way."""
+    found = [result("a", 1000, (80.0, 80.01)), result("b", 2000, (80.02, 80.03))]
+    save_contest(tmp_path / "accuracy.png", results(*found))
+    bottom, top = figures[0].axes[0].get_ylim()
+    assert bottom < interval(80.0, 400)[0]
+    assert top > interval(80.03, 400)[1]
+    assert "bars: standard deviation of 2 seeds" in figures[0].get_suptitle()

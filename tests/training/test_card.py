@@ -7,6 +7,7 @@ from markdown_it import MarkdownIt
 
 import cvt
 from cvt.errors import UserError, is_unsafe
+from cvt.evaluation import ClassScore
 from cvt.runtime import hardware, software
 from cvt.training.card import CardFacts, write_card
 from cvt.training.report import TrainResult, interval
@@ -130,6 +131,40 @@ def test_the_recipe_is_complete(make):
     assert lines["software"] == "cvt 0.1.0, torch 2.15"
 
 
+def scores(*accuracies):
+    return tuple(
+        ClassScore(name=f"kind|{number}", num_images=number, accuracy=each, precision=None)
+        for number, each in enumerate(accuracies, start=1)
+    )
+
+
+def test_classes_come_with_their_accuracies_the_worst_first(make):
+    content = make(facts={"classes": scores(90.0, 75.0, 100.0), "classes_of": "test"})
+    assert "On the test images, the worst first." in content
+    at = tables(content).index(["class", "images", "recognised %", "right when named %"])
+    assert tables(content)[at + 1 : at + 4] == [
+        ["kind|2", "2", "75.0", "-"], ["kind|1", "1", "90.0", "-"], ["kind|3", "3", "100.0", "-"]
+    ]  # fmt: skip
+    assert "By class" not in make()
+
+
+def test_of_many_classes_both_ends_are_shown(make):
+    content = make(facts={"classes": scores(*range(50))})
+    assert "the 10 worst and the 10 best of 50 classes" in content
+    shown = [line[0] for line in tables(content) if line[0].startswith("kind|")]
+    assert shown == [f"kind|{number}" for number in (*range(1, 11), *range(41, 51))]
+
+
+def test_images_that_are_there_are_shown(make, tmp_path):
+    assert "What it looks like" not in make()
+    for name in ("batch.png", "mistakes.png"):
+        (tmp_path / "my run" / name).touch()
+    html = MarkdownIt("commonmark").render(ModelCard(make()).text)
+    assert 'src="batch.png"' in html
+    assert 'href="mistakes.csv"' in html
+    assert "confusion.png" not in html
+
+
 def test_it_says_what_the_figures_do_not(make):
     content = make(result={"bad": tuple(f"file_{number}*.png is empty" for number in range(12))})
     for words in (
@@ -152,6 +187,7 @@ def test_the_code_in_it_runs(make, tmp_path, monkeypatch, checkpoint, photos):
     monkeypatch.chdir(tmp_path)
     exec(content.split("```python\n")[1].split("```")[0], {})
     assert "cvt predict 'my run' photo.jpg" in content
+    assert "cvt export 'my run' 'my run.onnx'" in content
     assert "6 classes: ant, bee, cat, dog, eel, fox." in content
 
 
@@ -171,6 +207,7 @@ def test_strange_names_break_nothing(make, checkpoint):
     assert "# no *title*" in html
 
 
+FOLD = "<details>\n<summary>All settings, derived values included</summary>\n"
 UNSAFE = [
     "a\nb", "a\r\n# b", "\x1b[31mred", "caf\udce9", "\u202egnp", "under $5", "p$5_to_$10", ":car:",
     "![x](javascript:y)", "<script>", "猫", "```",
@@ -189,8 +226,9 @@ def test_names_act_on_no_page_and_are_all_there(make, checkpoint):
     assert [word in line for word in ("red", "caf", "gnp", "5", "car", "script", "猫")] == [
         True
     ] * 7
-    kinds = {token.type for token in MarkdownIt().parse(content.partition("\n---\n")[2])}
-    assert "html_block" not in kinds
+    tokens = MarkdownIt().parse(content.partition("\n---\n")[2])
+    html = [token.content for token in tokens if token.type == "html_block"]
+    assert html == [FOLD, "</details>\n"]
 
 
 def test_interval_is_wilson_s():

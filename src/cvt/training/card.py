@@ -11,15 +11,19 @@ from typing import Any
 from cvt.errors import shown
 from cvt.evaluation import ClassScore
 from cvt.files import atomic_write
-from cvt.tables import code, table, text
+from cvt.tables import cell, code, table, text
 from cvt.training.config import TrainConfig
-from cvt.training.report import TrainResult, interval
+from cvt.training.report import TrainResult, export_name, interval
 from cvt.training.run_folder import (
+    BATCH_FILE,
     BEST_WEIGHTS,
     CARD_FILE,
     CONFIG_FILE,
+    CONFUSION_FILE,
     CURVES_FILE,
     METRICS_FILE,
+    MISTAKES_FILE,
+    MISTAKES_TABLE,
     EpochRow,
 )
 from cvt.training.screen import CALL, flat, say_memory, say_time, say_value
@@ -59,13 +63,22 @@ the best on the validation split.
 
 Every epoch in figures: [{{ metrics_file }}]({{ metrics_file }}). The training loss is the \
 recipe's, augmentation, mixing and smoothing included; the others are cross-entropy.
+{% if by_class %}
+### By class
 
+{{ by_class }}
+{% endif %}{% if images %}
+## What it looks like
+
+{{ images }}
+{% endif %}
 ## How to use it
 
 From the folder that this one lies in:
 
 ```sh
 cvt predict {{ shown(quote(name)) }} photo.jpg
+cvt export {{ shown(quote(name)) }} {{ shown(quote(exported)) }}
 ```
 
 ```python
@@ -83,10 +96,15 @@ model = cvt.load({{ json(name) }})  # or the torch module, for {{ width }}x{{ he
 
 {{ machine }}
 
-The whole recipe, derived values included, as in [{{ config_file }}]({{ config_file }}); \
-`cvt train -c {{ config_file }} --out ANOTHER_FOLDER` runs it again:
+`cvt train -c {{ config_file }} --out ANOTHER_FOLDER` runs it again, from \
+[{{ config_file }}]({{ config_file }}).
+
+<details>
+<summary>All settings, derived values included</summary>
 
 {{ settings }}
+
+</details>
 
 ## What the figures do not say
 
@@ -94,6 +112,7 @@ The whole recipe, derived values included, as in [{{ config_file }}]({{ config_f
 {% endfor %}"""
 _PAPER = "arxiv:2103.15808"
 _CLASSES_NAMED = 20
+_AT_EACH_END = 10  # of more classes than these
 _BAD_NAMED = 10
 
 
@@ -148,7 +167,10 @@ def write_card(
         facts=facts,
         height=height,
         width=width,
+        exported=export_name(result.run),
         classes=_classes(record),
+        by_class=_by_class(facts),
+        images=_images(result.run),
         figures=_figures(result, facts),
         epochs=len(history),
         machine=_machine(history, facts),
@@ -245,6 +267,43 @@ def _figures(result: TrainResult, facts: CardFacts) -> str:
         low, high = interval(top1, count)
         rows += [(split, f"{count:,}", f"{top1:.2f}", f"{low:.2f} to {high:.2f}", f"{loss:.4f}")]
     return "\n".join(table(("split", "images", "top-1 %", "95 % interval", "loss (nats)"), rows))
+
+
+def _by_class(facts: CardFacts) -> str:
+    """The classes that were measured, the worst first; of many those at both ends."""
+    measured = [each for each in facts.classes if each.num_images]
+    ranked = sorted(measured, key=lambda each: each.accuracy or 0.0)
+    if not ranked:
+        return ""
+    rows = [
+        (cell(each.name), f"{each.num_images:,}", f"{each.accuracy:.1f}", _known(each.precision))
+        for each in ranked
+    ]
+    said = f"On the {facts.classes_of} images, the worst first."
+    if len(rows) > 2 * _AT_EACH_END:
+        rows = rows[:_AT_EACH_END] + rows[-_AT_EACH_END:]
+        said = f"On the {facts.classes_of} images, the {_AT_EACH_END} worst and the "
+        said += f"{_AT_EACH_END} best of {len(ranked):,} classes."
+    header = ("class", "images", "recognised %", "right when named %")
+    return "\n".join([said, "", *table(header, rows)])
+
+
+def _known(percentage: float | None) -> str:
+    return "-" if percentage is None else f"{percentage:.1f}"
+
+
+_SEEN = {
+    BATCH_FILE: "Images of the first training batch, as the network sees them, with their labels",
+    MISTAKES_FILE: "The most confident wrong answers, with what was said and what is true",
+    CONFUSION_FILE: "Confusion matrix: which classes were taken for which",
+}
+
+
+def _images(run: Path) -> str:
+    lines = [f"![{about}]({name})" for name, about in _SEEN.items() if (run / name).exists()]
+    if (run / MISTAKES_FILE).exists():
+        lines += [f"The mistakes by file name: [{MISTAKES_TABLE}]({MISTAKES_TABLE})."]
+    return "\n\n".join(lines)
 
 
 def _machine(history: Sequence[EpochRow], facts: CardFacts) -> str:

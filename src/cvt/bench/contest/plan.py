@@ -166,6 +166,7 @@ class ContestPlan:
             "data": self.config.data,
             "classes": self.num_classes,
             "split": self.split,
+            "num_images": self.identity.data[self.split][0],
             "budget": str(self.budget),
             "seeds": self.seeds,
             "image_size": self.config.image_size,

@@ -1,12 +1,13 @@
-"""Accuracy against what it costs: MACs on the left, parameters on the right."""
+"""Accuracy against what it costs: MACs above, parameters below."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cvt.bench.contest.results import ContestResults
+from cvt.bench.contest.results import ContestResults, Spread
 from cvt.figures import drawing, words
+from cvt.training.report import interval
 
 _FRONT, _INK, _MINOR = "#0b5fa5", "#2b2f36", "#8a8f98"
 # With the ten colours of the usual cycle, each of up to seventy contenders has its own mark.
@@ -16,16 +17,18 @@ _MARKS = "osD^vPX"
 def save_contest(path: Path, results: ContestResults) -> None:
     """Draws both panels into a PNG; nothing where no run was finished.
 
-    Every mark is a mean over seeds, its bar the sample standard deviation. The stairs are the
-    Pareto front: the best accuracy that is to be had at each cost. The legend names the best first.
+    Every mark is a mean over seeds, its bar the sample standard deviation or, of a single seed,
+    the 95 % interval that so many images leave. The axis spans these intervals in any case, so
+    that nothing looks far apart that is not. The stairs are the Pareto front: the best accuracy
+    that is to be had at each cost. The legend names the best first.
     """
     found = [(each.label, each, each.top1) for each in results.ranked if each.top1]
     if not found:
         return
-    facts = results.facts
-    height = min(max(5.0, 1.0 + 0.25 * len(found)), 11.0)
-    with drawing(path, figsize=(13, height), layout="constrained") as figure:
-        panels = figure.subplots(1, 2, sharey=True)
+    facts, rows = results.facts, -(-len(found) // 2)
+    count = facts["num_images"]
+    with drawing(path, dpi=120, figsize=(8, 7.4 + 0.22 * rows), layout="constrained") as figure:
+        panels = figure.subplots(2, 1, sharey=True)
         for axes, (cost, quantity) in zip(
             panels, (("MACs for one image", "macs"), ("parameters", "num_params")), strict=True
         ):
@@ -34,18 +37,40 @@ def save_contest(path: Path, results: ContestResults) -> None:
             axes.plot(*zip(*stairs, strict=True), color=_FRONT, alpha=0.35, linewidth=2, zorder=1)
             for i, ((label, _, top1), (x, y)) in enumerate(zip(found, points, strict=True)):
                 axes.errorbar(
-                    x, y, yerr=top1.std, fmt=_MARKS[i % len(_MARKS)], color=f"C{i % 10}",
+                    x, y, yerr=_bar(top1, count), fmt=_MARKS[i % len(_MARKS)], color=f"C{i % 10}",
                     markersize=7, capsize=2.5, elinewidth=1, label=words(label, 44), zorder=2,
                 )  # fmt: skip
             _scale(axes, [x for x, _ in points])
             axes.set_xlabel(f"{cost} (log scale; line: Pareto front)")
-        panels[0].set_ylabel(f"{facts['split']} top-1 (%)")
+            axes.set_ylabel(f"{facts['split']} top-1 (%)")
+        spans = [edge for _, _, top1 in found for edge in _span(top1, count)]
+        room = 0.05 * (max(spans) - min(spans))
+        panels[0].set_ylim(max(min(spans) - room, -1), min(max(spans) + room, 101))
         marks, names = panels[0].get_legend_handles_labels()
-        figure.legend(marks, names, loc="outside right center", frameon=False, fontsize=9)
-        bars = f", {facts['seeds']} seeds, bars: standard deviation" if facts["seeds"] > 1 else ""
+        figure.legend(marks, names, loc="outside lower center", frameon=False, fontsize=9, ncols=2)
+        kinds = {top1.std is None for _, _, top1 in found}
+        bars = {
+            False: f"standard deviation of {facts['seeds']} seeds",
+            True: f"95 % interval of {count:,} images, one seed",
+        }
         side = facts["image_size"]
         title = f"{words(facts['data'])}, {side}x{side} pixels: {facts['budget']} of training each"
-        figure.suptitle(title + bars, fontsize=11, color=_INK)
+        said = f"bars: {'; '.join(bars[kind] for kind in sorted(kinds))}"
+        figure.suptitle(f"{title}\n{said}", fontsize=11, color=_INK)
+
+
+def _bar(top1: Spread, num_images: int) -> list[list[float]]:
+    """How far a mark's bar reaches down and up."""
+    if top1.std is not None:
+        return [[top1.std], [top1.std]]
+    low, high = interval(top1.mean, num_images)
+    return [[top1.mean - low], [high - top1.mean]]
+
+
+def _span(top1: Spread, num_images: int) -> list[float]:
+    """What the axis has to show of a contender: its bar, and what its images leave open."""
+    std = top1.std or 0.0
+    return [top1.mean - std, top1.mean + std, *interval(top1.mean, num_images)]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -78,7 +103,6 @@ def _scale(axes: Any, costs: Sequence[float]) -> None:
     low, high = min(costs) / room, max(costs) * room
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.margins(y=0.1)
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5) if high / low > 6 else range(2, 10)))
     for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         which(EngFormatter())
