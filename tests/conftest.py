@@ -28,6 +28,19 @@ def on_a_plain_cpu(monkeypatch):
 
 
 @pytest.fixture
+def sheets():
+    """Lets runs draw their first batch, their mistakes and the confusion matrix."""
+
+
+@pytest.fixture(autouse=True)
+def no_sheets(request, monkeypatch):
+    """Runs do not, as it takes a second, where a test does not ask for `sheets`."""
+    if "sheets" not in request.fixturenames:
+        for name in ("save_batch", "save_mistakes", "save_confusion"):
+            monkeypatch.setattr(f"cvt.training.loop.{name}", lambda *told: None)
+
+
+@pytest.fixture
 def randomise():
     """`randomise(model, seed=0)`: fills all weights and statistics with seeded random values."""
     return randomise_model

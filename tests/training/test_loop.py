@@ -30,7 +30,7 @@ from processes import in_processes
 from trained import Event, differences, session
 
 
-def test_a_run_leaves_a_complete_folder(tiny_config, tmp_path, capsys):
+def test_a_run_leaves_a_complete_folder(sheets, tiny_config, tmp_path, capsys):
     result = train(**tiny_config())
     run = tmp_path / "run"
     with open(run / "mistakes.csv", newline="") as file:
@@ -261,7 +261,7 @@ def test_the_first_images_are_those_that_the_network_gets(tiny_config, mix):
         assert targets == batch.labels[:1]
 
 
-def test_the_first_batch_is_drawn_once(tiny_config, tmp_path):
+def test_the_first_batch_is_drawn_once(sheets, tiny_config, tmp_path):
     session(tiny_config(), Event("cvt.training.loop.keep_epoch", 1))
     drawn = (tmp_path / "run" / "batch.png").stat().st_mtime_ns
     assert session({"resume": str(tmp_path / "run")}).result

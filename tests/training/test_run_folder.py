@@ -5,6 +5,7 @@ from dataclasses import asdict
 from itertools import count
 
 import pytest
+from PIL import Image
 
 from cvt.errors import UserError
 from cvt.plain import from_plain, to_plain
@@ -256,6 +257,28 @@ def test_a_finished_state_takes_nothing_back(tmp_path, clock):
     Events(tmp_path, 9, Said()).close()
     assert [step for step, _ in scalars(tmp_path, "train/loss")] == list(range(1, 9))
     assert [step for step, _ in scalars(tmp_path, "epoch/number")] == [4, 8]
+
+
+def test_images_texts_and_the_test_are_there_once(tmp_path, clock):
+    """A finished run that is resumed writes its end again; one killed at its start, all of it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "batch.png")
+    for first in (0, 0, 9):
+        with Events(tmp_path, first, Said()) as events:
+            if not first:
+                events.text("config", "a: 1", 0)
+                events.image("batch", tmp_path / "batch.png", 0)
+            events.image("mistakes", tmp_path / "mistakes.png", 9)  # there were none
+            events.test(9, {"top1": 90.0})
+    read = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
+    read.Reload()
+    assert read.Tags()["images"] == ["batch"]
+    (batch,) = read.Images("batch")
+    assert (batch.width, batch.height, batch.step) == (30, 20, 0)
+    config = read.Tensors("config/text_summary")[-1]  # TensorBoard takes no texts back
+    assert config.tensor_proto.string_val == [b"a: 1"]
+    assert scalars(tmp_path, "test/top1") == [(9, 90.0)]
 
 
 def test_a_file_cut_off_in_writing_costs_one_event(tmp_path, clock):

@@ -67,7 +67,7 @@ def save_sheet(path: Path, sections: Sequence[Section]) -> None:
             _paste(canvas, _fitted(tile.image), left, y)
             for place, (line, colour) in enumerate(tile.lines):
                 below = y + _SIDE + 6 + place * _LINE
-                texts += [(left, below, line, _SIDE + _GAP // 2, {"size": 13, "color": colour})]
+                texts += [(left, below, line, _SIDE + 4, {"size": 13, "color": colour})]
         top += -(-len(section.tiles) // _COLUMNS) * _row_height(section) + _GAP
     with drawing(path, dpi=_DPI, figsize=(width / _DPI, height / _DPI)) as figure:
         figure.figimage(canvas, origin="upper")

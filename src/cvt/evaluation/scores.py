@@ -143,7 +143,8 @@ class Evaluation:
 
     def save_confusion(self, path: str | Path) -> None:
         """Draws the confusion matrix, each row as shares of its class."""
-        save_confusion(Path(path), self.confusion, [score.name for score in self.per_class])
+        split = "" if self.split in (None, "all") else str(self.split)
+        save_confusion(Path(path), self.confusion, [each.name for each in self.per_class], split)
 
     def save_reliability(self, path: str | Path) -> None:
         """Draws accuracy against confidence, with the calibration error."""

@@ -353,13 +353,14 @@ class Events(AbstractContextManager):
 
     def image(self, tag: str, path: Path, step: int) -> None:
         """Writes an image from a file; one that is not there is left out."""
-        if self._writer is not None and path.exists():
-            import numpy as np
-            from PIL import Image
+        if self._writer is None:
+            return
+        import numpy as np
+        from PIL import Image
 
+        with suppress(OSError), Image.open(path) as file:
+            pixels = np.asarray(file.convert("RGB"))
             with self._guarded():
-                with Image.open(path) as file:
-                    pixels = np.asarray(file.convert("RGB"))
                 self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
