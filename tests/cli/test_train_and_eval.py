@@ -44,6 +44,7 @@ def test_train_says_what_it_does_what_it_wrote_and_what_to_type_next(trained, im
         "curves.png",
         "last.safetensors",
         "metrics.csv",
+        "mistakes.csv",
         "result.json",
         "tensorboard",
     }

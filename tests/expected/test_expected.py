@@ -271,7 +271,8 @@ _OPEN = {"software", "hardware", "environment", "confusion", "contents", "digest
 def contents(folder: Path) -> str:
     """Names all files, with the columns of tables and the keys and types of plain data."""
     lines, known = [], set()
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+    files = [each for each in folder.rglob("*") if each.is_file()]
+    for path in sorted(each for each in files if each.name != "mistakes.png"):  # only if there are
         name = re.sub(r"(events\.out\.tfevents).*", r"\1.*", str(path.relative_to(folder)))
         inside = "".join(f"\n  {line}" for line in _inside(path))
         is_new = not inside or (path.name, inside) not in known
