@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cvt.errors import UserError
@@ -62,6 +63,69 @@ def test_the_confusion_is_a_plot_at_any_size(count, tmp_path):
         assert np.asarray(image.convert("L")).min() < 100
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
+    kept, saved = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **o: (kept.append(figure), saved(figure, *a, **o))
+    )
+    return kept
+
+
+def test_the_confusion_is_in_percent_of_counted_rows(figures, tmp_path):
+    confusion = np.array([[13, 7, 0], [0, 0, 0], [1, 0, 399]])
+    save_confusion(tmp_path / "confusion.png", confusion, ["a", "$b$", "c"], "test")
+    (axes,) = figures[0].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "a  (20)", "$b$  (0)", "c  (400)"
+    ]  # fmt: skip
+    cells = {each.get_position(): each.get_text() for each in axes.texts}
+    assert cells == {(0, 0): "65", (1, 0): "35", (0, 2): "<1", (2, 2): "100"}
+    assert figures[0].get_suptitle() == "Confusion of 3 classes, 420 test images"
+    assert "blue: right (98.1% in all)" in axes.get_title()
+
+
+def test_shares_of_a_third_and_of_a_half_look_different(figures, tmp_path):
+    confusion = np.array([[50, 35, 15], [35, 50, 15], [0, 65, 35]])
+    save_confusion(tmp_path / "confusion.png", confusion, list("abc"))
+    right, wrong = figures[0].axes[0].images
+    colours = {
+        (name, share): np.array(image.cmap(image.norm(share)))[:3]
+        for name, image in (("right", right), ("wrong", wrong))
+        for share in (35, 50)
+    }
+    for name in ("right", "wrong"):
+        assert np.abs(colours[name, 35] - colours[name, 50]).sum() > 0.2
+    assert colours["right", 50][2] > colours["right", 50][0]  # blue
+    assert colours["wrong", 50][0] > colours["wrong", 50][2]  # orange
+
+
+def test_of_many_classes_the_most_frequent_confusions_are_named(figures, tmp_path):
+    confusion = 5 * np.eye(200, dtype=int)
+    confusion[7, 9], confusion[3, 1] = 4, 2
+    save_confusion(tmp_path / "c.png", confusion, [f"kind {each}" for each in range(200)])
+    (text,) = [each.get_text() for axes in figures[0].axes for each in axes.texts]
+    lines = text.splitlines()
+    assert lines[0].startswith("200 names have no room there; the most frequent of 2 confusions")
+    assert [line.strip() for line in lines[1:]] == [
+        "4 of 9  kind 7 → kind 9",
+        "2 of 7  kind 3 → kind 1",
+    ]
+
+
+def test_bins_of_few_images_fade_and_all_are_counted(figures, tmp_path):
+    confidences = np.repeat([0.3, 0.9], [2, 1200])
+    save_reliability(tmp_path / "r.png", reliability(confidences, np.ones(1202)))
+    upper, lower = figures[0].axes
+    few, many = (bar.get_facecolor()[3] for bar in upper.containers[0])
+    assert few < 0.3
+    assert many == 1
+    assert {each.get_text() for each in lower.texts} == {"", "2", "1,200"}
+    legend = [each.get_text() for each in upper.get_legend().get_texts()]
+    assert "faded: fewer than 30 images" in legend
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
@@ -112,7 +176,7 @@ def test_bins_by_hand():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [1, 500])
+@pytest.mark.parametrize("count", [40, 500])
 def test_the_plot_shows_the_direction_of_the_gap(count, tmp_path):
     """Red is where answers are surer than right, yellow where it is the other way round."""
     colours = {}
