@@ -38,7 +38,7 @@ def drawing(path: Path, *, dpi: int = 150, **options: Any) -> Generator[Any]:
 
     plain: Any = {"text.parse_math": False, "text.usetex": False, "font.family": _families()}
     try:
-        with matplotlib.rc_context(plain), _fonts_remarked(path):
+        with matplotlib.rc_context(plain), _fonts_remarked():
             figure = Figure(dpi=dpi, **options)
             yield figure
             with atomic_path(path) as temporary:
@@ -78,7 +78,7 @@ def _families() -> list[str]:
 
 
 @contextmanager
-def _fonts_remarked(path: Path) -> Generator[None]:
+def _fonts_remarked() -> Generator[None]:
     """Turns matplotlib's warnings of single glyphs into one remark; leaves other warnings alone."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", message="Glyph .* missing from")
@@ -90,6 +90,6 @@ def _fonts_remarked(path: Path) -> Generator[None]:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     if missing:
         remark(
-            f"Some letters in {path.name} are drawn as boxes, as no font here has them; install "
+            "Some letters of names are drawn as boxes in plots, as no font here has them; install "
             "one that does, such as Noto Sans CJK."
         )

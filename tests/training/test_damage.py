@@ -136,7 +136,7 @@ def test_a_run_that_had_saved_nothing_yet_begins_again(left, short_run, whole, t
     ids=["before the last weights", "before the metrics"],
 )
 def test_what_a_killed_session_left_behind_its_state_is_made_up_for(
-    function, call, short_run, tmp_path
+    function, call, sheets, short_run, tmp_path
 ):
     """Killed after the last checkpoint, when no update is left that would write the rest."""
     config = short_run(tmp_path / "whole", updates=2)

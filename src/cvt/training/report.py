@@ -217,7 +217,7 @@ def save_curves(
         _plot(losses, history, "train_loss", color=_TRAINING, label=fill(f"training{why}", 48))
         _plot(losses, history, "val_loss", color=_VALIDATION, label="validation")
         losses.plot(best.epoch, best.val_loss, "o", color=_BEST, markersize=6)
-        losses.legend(frameon=False, loc="upper right")
+        losses.legend(frameon=False, loc="best")
         losses.set_ylabel("loss (nats)")
         _plot(rate, history, "lr", width=1.2, color=_RATE)
         rate.set_ylabel("learning rate")
