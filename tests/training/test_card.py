@@ -163,6 +163,9 @@ def test_images_that_are_there_are_shown(make, tmp_path):
     assert 'src="batch.png"' in html
     assert 'href="mistakes.csv"' in html
     assert "confusion.png" not in html
+    (tmp_path / "my run" / "mistakes.png").unlink()
+    assert "no answer was wrong" in make(result={"best_top1": 100.0, "test_top1": None})
+    assert "no answer was wrong" not in make(result={"best_top1": 100.0, "test_top1": 99.0})
 
 
 def test_it_says_what_the_figures_do_not(make):

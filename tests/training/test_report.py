@@ -59,6 +59,8 @@ def test_images_are_named_where_there_are_any(tmp_path):
     for name in IMAGES:
         (tmp_path / name).touch()
     assert all(name in report(result(tmp_path)) for name in IMAGES)
+    assert "no answer was wrong" not in report(result(tmp_path))
+    assert "no answer was wrong" in report(result(tmp_path, best_top1=100.0, test_top1=100.0))
 
 
 IMAGES = ("batch.png", "mistakes.png", "mistakes.csv", "confusion.png")

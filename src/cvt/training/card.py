@@ -170,7 +170,7 @@ def write_card(
         exported=export_name(result.run),
         classes=_classes(record),
         by_class=_by_class(facts),
-        images=_images(result.run),
+        images=_images(result),
         figures=_figures(result, facts),
         epochs=len(history),
         machine=_machine(history, facts),
@@ -299,10 +299,13 @@ _SEEN = {
 }
 
 
-def _images(run: Path) -> str:
-    lines = [f"![{about}]({name})" for name, about in _SEEN.items() if (run / name).exists()]
-    if (run / MISTAKES_FILE).exists():
+def _images(result: TrainResult) -> str:
+    there = [name for name in _SEEN if (result.run / name).exists()]
+    lines = [f"![{_SEEN[name]}]({name})" for name in there]
+    if MISTAKES_FILE in there:
         lines += [f"The mistakes by file name: [{MISTAKES_TABLE}]({MISTAKES_TABLE})."]
+    elif there and not result.has_mistakes:
+        lines += ["There is no sheet of mistakes, as no answer was wrong."]
     return "\n\n".join(lines)
 
 

@@ -63,6 +63,11 @@ class TrainResult:
     bad: tuple[str, ...] = ()
     test_top5: _Percent | None = None
 
+    @property
+    def has_mistakes(self) -> bool:
+        """Whether an image of the validation or the test split was taken for another class."""
+        return self.best_top1 < 100 or (self.test_top1 is not None and self.test_top1 < 100)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON; figures that do not exist are left out."""
         return to_plain(self, none=False)
@@ -105,7 +110,9 @@ def report(result: TrainResult) -> str:
         f"{BEST_WEIGHTS}, {LAST_WEIGHTS}": "weights that describe themselves",
         f"{METRICS_FILE}, {CURVES_FILE}": "every epoch, as a table and as a plot",
         _there(result.run, BATCH_FILE): "what the network saw in training, with its labels",
-        _there(result.run, MISTAKES_FILE, MISTAKES_TABLE): "the most confident wrong answers",
+        _there(result.run, MISTAKES_FILE, MISTAKES_TABLE): "the most confident wrong answers"
+        if result.has_mistakes
+        else "empty, as no answer was wrong",
         _there(result.run, CONFUSION_FILE): "which classes were taken for which",
         f"{EVENTS_FOLDER}/": "the same, and single updates, for TensorBoard",
         CONFIG_FILE: "everything that the run was told",
