@@ -33,7 +33,7 @@ def _ours(
     dims: tuple[int, ...],
     heads: tuple[int, ...],
     depths: tuple[int, ...],
-    stem: dict[str, int],
+    stem: dict[str, Any],
     img_size: int,
     drop_path_rate: float = 0.0,
 ) -> BackboneSpec:

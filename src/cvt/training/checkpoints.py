@@ -107,7 +107,7 @@ def save_state(
 def _state(tensors: Tensors, has_moments: bool) -> dict[str, Any]:
     state: dict[str, Any] = {"model": get_model_state_dict(tensors.model)}
     if has_moments:
-        found = get_optimizer_state_dict(tensors.model, tensors.optimizer)["state"]
+        found: Any = get_optimizer_state_dict(tensors.model, tensors.optimizer)["state"]
         # Muon also notes which parameters it orthogonalises, and knows that again by itself.
         state["moments"] = {
             name: {key: value for key, value in each.items() if isinstance(value, torch.Tensor)}

@@ -33,13 +33,14 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     al., kellerjordan.github.io/posts/muon, its scale Liu et al., arXiv 2502.16982.
     """
     opt, layer_decay = config.opt, config.layer_decay
+    arguments: dict[str, Any] = {"momentum": config.momentum, **_ARGUMENTS[opt]}
     return create_optimizer_v2(
         model,
         opt=opt,
         lr=config.lr,
         weight_decay=config.weight_decay,
         layer_decay=None if layer_decay == 1 else layer_decay,
-        **{"momentum": config.momentum, **_ARGUMENTS[opt]},
+        **arguments,
     )
 
 
