@@ -197,8 +197,9 @@ class Predictor:
         try:
             plain = _from_array(source, name) if _is_array(source) else source
             # A large one keeps its turn until it has been made small.
-            with opened(cast("Any", plain), name=name) as image:
-                return name, self._transform(image)
+            sizing, fixed = self._transform.sizing, self._transform.fixed
+            with opened(cast("Any", plain), name=name, sizing=sizing) as image:
+                return name, self._transform.finish(fixed(image))
         except BadImage as error:
             return name, error
 

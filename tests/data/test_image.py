@@ -19,11 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageFile, PngImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 
 from cvt.data import SUFFIXES, BadImage, find_images, open_image, opened
 from cvt.data import image as image_module
 from cvt.data.formats import FORMATS, MAX_SCANS, format_of, looks_like_image
-from cvt.data.image import MAX_PIXELS, MOST_BYTES_PER_PIXEL
+from cvt.data.image import MAX_PIXELS, MOST_BYTES_PER_PIXEL, sized
+from cvt.data.transforms import Covering, Croppable, Shrunk, Squashed
 
 MODES = [
     "1",
@@ -887,3 +889,91 @@ def test_damaged_bytes_decode_or_get_a_sentence(data, kind):
     assert "\n" not in sentence
     assert sentence.endswith(".")
     assert len(sentence) < 400
+
+
+# --- At the size in use: a large JPEG is decoded smaller, which nobody sees.
+
+
+def waves(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Colours that rise and fall some times over the image, up to its edges."""
+    x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
+    bands = [np.sin(9 * x + 5 * y), np.sin(7 * y - 11 * x), np.sin(23 * x * y + 1)]
+    return Image.fromarray((127 * np.dstack(bands) + 128).astype(np.uint8)).convert(mode)
+
+
+def levels_apart(one: Image.Image, other: Image.Image) -> np.ndarray:
+    assert one.size == other.size
+    return np.abs(np.asarray(one, dtype=int) - np.asarray(other))
+
+
+DRAFT = JpegImageFile.draft
+SIZINGS = [
+    Covering((32, 32), "bicubic"),
+    Squashed((40, 24), "bilinear"),
+    Croppable((24, 24), "bicubic", 0.35),
+    Shrunk((24, 40), "lanczos"),
+]
+
+
+@pytest.mark.parametrize("sizing", SIZINGS, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(sizing, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = encoded(waves(651, 517), "JPEG", quality=95, exif=exif)
+    with patch.object(JpegImageFile, "draft", autospec=True, side_effect=DRAFT) as draft:
+        small = open_image(content, sizing=sizing)
+    assert max(draft.call_args[0][0].size) < 350
+    apart = levels_apart(small, sized(open_image(content), sizing))
+    assert apart.mean() < 0.7
+    assert apart.max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_so_are_grey_and_cmyk(mode, progressive):
+    content = encoded(waves(500, 401, mode), "JPEG", quality=95, progressive=progressive)
+    apart = levels_apart(
+        open_image(content, sizing=SIZINGS[0]), sized(open_image(content), SIZINGS[0])
+    )
+    assert 0 < apart.max() <= 6
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("size", [(127, 140), (127, 2000), (20, 30)])
+def test_other_images_are_resized_from_all_their_pixels(kind, size):
+    """JPEGs of less than twice two times the size in use, in either side, among them."""
+    content = encoded(waves(*size), kind)
+    for sizing in (SIZINGS[0], None):
+        got = open_image(content, sizing=sizing)
+        assert np.array_equal(got, sized(open_image(content), sizing))
+
+
+def test_single_pixels_are_picked_from_all_of_them():
+    content, sizing = encoded(waves(500, 400), "JPEG"), Covering((32, 32), "nearest")
+    assert np.array_equal(open_image(content, sizing=sizing), sized(open_image(content), sizing))
+
+
+def test_a_large_jpeg_that_ends_early_is_refused_at_any_size():
+    content = encoded(waves(500, 400), "JPEG")
+    with pytest.raises(BadImage, match="cut short or damaged"):
+        open_image(content[: len(content) // 2], sizing=SIZINGS[0])
+
+
+def test_an_image_that_pillow_has_open_is_not_made_smaller_for_others():
+    with Image.open(io.BytesIO(encoded(waves(500, 400), "JPEG"))) as image:
+        assert open_image(image, sizing=SIZINGS[0]).size == (40, 32)
+        assert image.size == (500, 400)
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), st.floats(0.01, 1))
+def test_the_smallest_crop_has_as_many_pixels_as_the_network_sees(width, height, smallest):
+    small = Croppable((24, 32), "bicubic", smallest).of(width, height)
+    assert small[0] <= width
+    assert small[1] <= height
+    if small != (width, height):
+        assert min(small) >= 32
+        assert small[0] * small[1] * smallest >= 24 * 32 - 1e-6
+        # No more than that takes, but for parts of a pixel.
+        assert small[0] * small[1] <= max(24 * 32 / smallest, 33 * max(small)) + sum(small)
+        assert abs(small[0] * height - small[1] * width) <= max(width, height)

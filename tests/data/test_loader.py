@@ -73,10 +73,10 @@ class Patchy(ArraySet):
         super().__init__(images, np.arange(count) % 3, "abc", "noise")
         self.bad = bad
 
-    def image(self, index):
+    def image(self, index, sizing=None):
         if index in self.bad:
             raise BadImage(f"{self.name(index)} is broken.")
-        return super().image(index)
+        return super().image(index, sizing)
 
 
 def batches(images=None, transform=TRAIN, **options) -> list[Batch]:
@@ -267,10 +267,10 @@ class Deadly(ArraySet):
         super().__init__(np.zeros((16, 8, 8), dtype=np.uint8), [0] * 16, ["a"], "grey")
         self.end = end
 
-    def image(self, index):
+    def image(self, index, sizing=None):
         if index == 9 and get_worker_info() is not None:
             self.end()
-        return super().image(index)
+        return super().image(index, sizing)
 
 
 def kill_me():

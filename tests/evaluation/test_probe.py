@@ -124,10 +124,10 @@ def test_features_are_those_of_the_classifier_with_frozen_batch_norm(digits, net
 
 def test_a_split_that_is_not_there_is_left_out_and_bad_images_are_named(digits, network):
     class Torn(type(digits.val)):
-        def image(self, index):
+        def image(self, index, sizing=None):
             if index == 3:
                 raise BadImage("number 3 is torn.")
-            return super().image(index)
+            return super().image(index, sizing)
 
     torn = Torn(digits.val, np.arange(50))
     splits = DataSplits(name="torn", train=digits.train, val=torn)

@@ -16,7 +16,6 @@ from cvt.data.sets import (
     ImageSet,
     Joined,
     check_labels,
-    remembered,
     stratified_split,
     told_of,
 )
@@ -76,8 +75,8 @@ def load_data(
     val_was_cut = "val" not in splits
     if val_was_cut:
         splits["train"], splits["val"] = stratified_split(splits["train"], val_fraction, seed, name)
-    kept: dict[str, Any] = {split: remembered(images) for split, images in splits.items()}
-    return DataSplits(name=name, **kept, **told, val_was_cut=val_was_cut)
+    found: dict[str, Any] = dict(splits)
+    return DataSplits(name=name, **found, **told, val_was_cut=val_was_cut)
 
 
 def _check_classes(images: ImageSet, name: str) -> None:

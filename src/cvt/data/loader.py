@@ -4,7 +4,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from cvt.data.cache import Kept
 from cvt.data.image import BadImage
 from cvt.data.sets import ImageSet
 from cvt.data.transforms import Transform
@@ -144,12 +145,16 @@ class Samples:
 
     Number `n` is image `n % N` of a set of N, in its variation `n // N`. What a random transform
     does depends on the seed, the epoch and that number alone.
+
+    Args:
+        kept: Where images are kept, as they are before the random steps.
     """
 
     image_set: ImageSet
     transform: Transform
     seed: int
     epoch: int
+    kept: Kept | None = None
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
         with generators_kept():
@@ -159,11 +164,19 @@ class Samples:
         index = number % len(self.image_set)
         label = int(self.image_set.labels[index])
         try:
-            image = self.image_set.image(index)
+            image = self._prepared(index)
         except BadImage as error:
             return Sample(index, label, str(error))
         seed_all(self.seed, self.epoch, number)
-        return Sample(index, label, self.transform(image))
+        return Sample(index, label, self.transform.finish(image))
+
+    def _prepared(self, index: int) -> Image.Image:
+        image = self.kept.get(index) if self.kept else None
+        if image is None:
+            image = self.transform.fixed(self.image_set.image(index, self.transform.sizing))
+            if self.kept:
+                self.kept.put(index, image)
+        return image
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Puts images together; of none, only the transform knows what C, H and W are."""
@@ -286,7 +299,7 @@ def _report_all_but_broken_pipes(kind: Any, error: BaseException, trace: Any) ->
 
 def make_loader(
     image_set: ImageSet,
-    transform: Transform,
+    transform: Transform | Callable[[Image.Image], Tensor],
     *,
     batch_size: int,
     shuffle: bool,
@@ -297,6 +310,7 @@ def make_loader(
     drop_last: bool = False,
     repeats: int = 1,
     share: Share = WHOLE,
+    kept: Kept | None = None,
 ) -> BatchLoader:
     """Returns a loader over one epoch that yields a `Batch` at a time.
 
@@ -312,6 +326,7 @@ def make_loader(
         drop_last: Leave out a last batch that is not full.
         repeats: Varied copies of an image in a batch (`epoch_order`).
         share: The part of every batch that this process gets, and in how many chunks.
+        kept: Where decoded images are kept for the next epoch; for this transform alone.
     """
     counted = {"epoch": epoch, "start_batch": start_batch, "num_workers": num_workers}
     _check_numbers(batch_size, seed=seed, **counted)
@@ -325,28 +340,34 @@ def make_loader(
     chunks = set_batches(
         order, batch_size=batch_size, start_batch=start_batch, drop_last=drop_last, share=share
     )
-    return BatchLoader(Samples(image_set, transform, seed, epoch), chunks, num_workers)
+    samples = Samples(image_set, _in_steps(transform), seed, epoch, kept)
+    return BatchLoader(samples, chunks, num_workers)
+
+
+def _in_steps(transform: Transform | Callable[[Image.Image], Tensor]) -> Transform:
+    return transform if isinstance(transform, Transform) else Transform(transform)
 
 
 def make_eval_loader(
     image_set: ImageSet,
-    transform: Transform,
+    transform: Transform | Callable[[Image.Image], Tensor],
     *,
     batch_size: int,
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    kept: Kept | None = None,
 ) -> BatchLoader:
     """Returns a loader over all images in order, or over one process's share of them.
 
     Every image is in exactly one share; all shares have as many batches, the last of which may
-    be empty (`share_of_rank`).
+    be empty (`share_of_rank`). `kept` is as for `make_loader`.
     """
     _check_numbers(batch_size, num_workers=num_workers)
     if not len(image_set):
         raise UserError("Got no images, expected at least one.")
     mine = share_of_rank(len(image_set), batch_size, rank, world_size)
-    return BatchLoader(Samples(image_set, transform, 0, 0), mine, num_workers)
+    return BatchLoader(Samples(image_set, _in_steps(transform), 0, 0, kept), mine, num_workers)
 
 
 def outermost(

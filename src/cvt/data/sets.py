@@ -1,16 +1,14 @@
 """Sets of labelled images: the labels are known at once, the images are decoded one at a time."""
 
 import hashlib
-import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cvt.data.image import BadImage, ImageSource, open_image
+from cvt.data.image import BadImage, ImageSource, Sizing, open_image, sized
 from cvt.data.labels import BadLabel, Classes, Label, numbered
 from cvt.errors import UserError
 
@@ -53,14 +51,17 @@ class ImageSet(ABC):
         """What messages call an image: its path, or file and row."""
 
     @abstractmethod
-    def image(self, index: int) -> Image.Image:
-        """Decodes one image to RGB; `BadImage` is raised for it alone."""
+    def image(self, index: int, sizing: Sizing | None = None) -> Image.Image:
+        """Decodes one image to RGB, at its own size or that of `sizing`.
 
-    def some(self, count: int) -> Iterator[Image.Image | BadImage]:
+        `BadImage` is raised for it alone.
+        """
+
+    def some(self, count: int, sizing: Sizing | None = None) -> Iterator[Image.Image | BadImage]:
         """Decodes up to `count` images, evenly spread; a bad one is yielded as its sentence."""
         for index in np.linspace(0, len(self) - 1, min(count, len(self)), dtype=int):
             try:
-                yield self.image(int(index))
+                yield self.image(int(index), sizing)
             except BadImage as error:
                 yield error
 
@@ -86,8 +87,8 @@ class _Subset(ImageSet):
     def name(self, index: int) -> str:
         return self.parent.name(int(self.indices[index]))
 
-    def image(self, index: int) -> Image.Image:
-        return self.parent.image(int(self.indices[index]))
+    def image(self, index: int, sizing: Sizing | None = None) -> Image.Image:
+        return self.parent.image(int(self.indices[index]), sizing)
 
 
 class Joined(ImageSet):
@@ -105,9 +106,9 @@ class Joined(ImageSet):
         part, row = located(self.ends, index)
         return self.parts[part].name(row)
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, sizing: Sizing | None = None) -> Image.Image:
         part, row = located(self.ends, index)
-        return self.parts[part].image(row)
+        return self.parts[part].image(row, sizing)
 
 
 def located(ends: np.ndarray, index: int) -> tuple[int, int]:
@@ -141,8 +142,8 @@ class ArraySet(ImageSet):
     def name(self, index: int) -> str:
         return f"{self.source} image {index}"
 
-    def image(self, index: int) -> Image.Image:
-        return Image.fromarray(self.images[index]).convert("RGB")
+    def image(self, index: int, sizing: Sizing | None = None) -> Image.Image:
+        return sized(Image.fromarray(self.images[index]).convert("RGB"), sizing)
 
 
 class FileSet(ImageSet):
@@ -162,8 +163,8 @@ class FileSet(ImageSet):
     def name(self, index: int) -> str:
         return self.paths[index]
 
-    def image(self, index: int) -> Image.Image:
-        return open_image(self.paths[index])
+    def image(self, index: int, sizing: Sizing | None = None) -> Image.Image:
+        return open_image(self.paths[index], sizing=sizing)
 
 
 class RowSet(ImageSet):
@@ -192,11 +193,11 @@ class RowSet(ImageSet):
     def source(self, index: int, name: str) -> ImageSource:
         """Returns the bytes of a row's image, or its file; raises `BadImage` if it has neither."""
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, sizing: Sizing | None = None) -> Image.Image:
         name = self.name(index)
         if index in self.bad:
             raise BadImage(f"{name} {self.bad[index].why}.")
-        return open_image(self.source(index, name), name=name)
+        return open_image(self.source(index, name), name=name, sizing=sizing)
 
 
 def labelled_splits(
@@ -301,67 +302,3 @@ def stratified_split(
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         is_cut[random.choice(members, count, replace=False)] = True
     return images.subset(np.flatnonzero(~is_cut)), images.subset(np.flatnonzero(is_cut))
-
-
-# Of 32 pixels, decoding takes longer than everything else that is done to an image; of 224,
-# a third of the time, and there would be no room for many of them.
-_LARGEST_SIDE = 64
-_MOST_REMEMBERED = 2 << 30
-_LOOKED_AT = 8
-
-
-def remembered(images: ImageSet) -> ImageSet:
-    """Returns the set with its images kept once decoded, if they are few and small enough.
-
-    That is: the first of them that can be read has sides of at most 64 pixels, and all of them at
-    its size take no more than 2 GiB.
-    """
-    if images.is_decoded:
-        return images
-    for index in range(min(len(images), _LOOKED_AT)):
-        try:
-            width, height = images.image(index).size
-        except BadImage:
-            continue
-        fits = max(width, height) <= _LARGEST_SIDE and len(images) * width * height * 3
-        return Remembered(images, (width, height)) if 0 < fits <= _MOST_REMEMBERED else images
-    return images
-
-
-class Remembered(ImageSet):
-    """A set whose images of one size are decoded only the first time that they are asked for.
-
-    Loading processes, which are new in every epoch, share the memory with the one that forked
-    them; it is taken page by page, as images come in. A process that was not forked starts with
-    a memory of its own. `size` is width and height.
-    """
-
-    def __init__(self, images: ImageSet, size: tuple[int, int]) -> None:
-        super().__init__(images.labels, images.classes, **told_of([images]))
-        self.images, self.size = images, size
-        self._take_memory()
-
-    def _take_memory(self) -> None:
-        shape = (len(self.images), self.size[1], self.size[0], 3)
-        memory = np.frombuffer(mmap.mmap(-1, shape[0] * (1 + int(np.prod(shape[1:])))), np.uint8)
-        self.is_known = memory[: shape[0]]
-        self.pixels = memory[shape[0] :].reshape(shape)
-
-    def name(self, index: int) -> str:
-        return self.images.name(index)
-
-    def image(self, index: int) -> Image.Image:
-        if self.is_known[index]:
-            return Image.fromarray(self.pixels[index])
-        image = self.images.image(index)
-        if image.size == self.size:
-            self.pixels[index] = np.asarray(image)
-            self.is_known[index] = 1
-        return image
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "is_known": None, "pixels": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._take_memory()

@@ -1,8 +1,9 @@
 """Transforms from an image to the network's input tensor, built from timm's."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torchvision import transforms as T
 
 from cvt.data.augment import Augment
+from cvt.data.image import Sizing, sized
 from cvt.errors import UserError
 from cvt.weights.record import Preprocessing
 
@@ -127,12 +129,79 @@ class Flip:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-Transform = Callable[[Image.Image], Tensor]
+# --- The size that comes first, to which an image may be decoded.
+
+
+class Covering(Sizing):
+    """The short side to its size, as timm and torchvision round; the centre is cut out of it."""
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        rows, columns = self.size
+        if rows != columns:
+            ratio = min(height / rows, width / columns)
+            return round(width / ratio), round(height / ratio)
+        short = min(width, height)
+        return int(rows * width / short), int(rows * height / short)
+
+
+class Squashed(Sizing):
+    """Both sides to their size."""
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        return self.size[1], self.size[0]
+
+
+class Shrunk(Sizing):
+    """Both sides to their size; an image that is smaller in either is left as it is."""
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        rows, columns = self.size
+        return (columns, rows) if width >= columns and height >= rows else (width, height)
+
+
+@dataclass(frozen=True)
+class Croppable(Sizing):
+    """As small as can be while its smallest random crop has as many pixels as the network sees.
+
+    Where that would leave the short side below the size, as of a stripe, out of whose middle a
+    crop of the whole height is taken, the short side gets that. Nothing is enlarged.
+    """
+
+    smallest: float  # share of the area that a crop takes
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        area = math.prod(self.size) / self.smallest
+        scale = max(math.sqrt(area / (width * height)), max(self.size) / min(width, height))
+        if scale >= 1:
+            return width, height
+        return math.ceil(width * scale), math.ceil(height * scale)
+
+
+# --- Transforms: a size, steps that are the same every time, steps that may be random.
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From an RGB image to a float32 tensor (C, H, W), in three steps.
+
+    Args:
+        finish: The last one, which may draw from the global generators of Python, numpy and torch.
+        fixed: What is done before; the same every time, so that its result may be kept.
+        sizing: The size that an image is brought to before that; None leaves it as it is.
+    """
+
+    finish: Callable[[Image.Image], Tensor]
+    fixed: Callable[[Image.Image], Image.Image] = field(default_factory=lambda: T.Compose([]))
+    sizing: Sizing | None = None
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.finish(self.fixed(sized(image, self.sizing)))
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
     """Returns the fixed transform from an RGB image to a float32 tensor (C, H, W)."""
-    return _with_channels(preprocessing, T.Compose(_eval_steps(preprocessing)))
+    sizing, crop, *tensor = _eval_steps(preprocessing)
+    return _with_channels(preprocessing, sizing, [crop], tensor)
 
 
 def train_transform(preprocessing: Preprocessing, augment: Augment) -> Transform:
@@ -157,28 +226,37 @@ def train_transform(preprocessing: Preprocessing, augment: Augment) -> Transform
             "'rand-m9-mstd0.5-inc1', 'augmix-m3' or 'original'."
         ) from error
     allow_zero_bits(colour)
+    sizing, fixed, crop = _crop(preprocessing, augment)
     steps = [
-        *_crop(preprocessing, augment),
+        *crop,
         Flip(augment.hflip),
         # At strength 0 the jitter would draw numbers and do nothing.
         *(s for s in colour.transforms if augment.color_jitter or not isinstance(s, T.ColorJitter)),
         *_quick_tensor(tensor.transforms),
     ]
-    return _with_channels(preprocessing, T.Compose(steps))
+    return _with_channels(preprocessing, sizing, fixed, steps)
 
 
-def _crop(preprocessing: Preprocessing, augment: Augment) -> list[Any]:
+def _crop(preprocessing: Preprocessing, augment: Augment) -> tuple[Sizing, list[Any], list[Any]]:
+    """Returns the size that comes first, what is then the same every time, and what is drawn."""
     size, interpolation = preprocessing.size, preprocessing.interpolation
     if augment.crop == "none":
-        return _eval_steps(preprocessing)[:-1]  # all but the tensor
+        sizing, crop, _ = _eval_steps(preprocessing)
+        return sizing, [crop], []
     if augment.crop == "random_resized":
-        return [ResizedCrop(size, augment.scale, augment.ratio, interpolation)]
-    return [ResizeTo(size, interpolation), PadCrop(size, (size[0] // 8, size[1] // 8))]
+        cropped = ResizedCrop(size, augment.scale, augment.ratio, interpolation)
+        return Croppable(size, "bicubic", augment.scale[0]), [], [cropped]
+    border = (size[0] // 8, size[1] // 8)
+    return Shrunk(size, interpolation), [ResizeTo(size, interpolation)], [PadCrop(size, border)]
 
 
 def _eval_steps(preprocessing: Preprocessing) -> list[Any]:
-    crop = {"crop_pct": preprocessing.crop_pct, "crop_mode": preprocessing.crop_mode}
-    return _quick_tensor(create_transform(**_common(preprocessing), **crop).transforms)
+    """Returns timm's three steps: the size, the crop, the tensor."""
+    how = {"crop_pct": preprocessing.crop_pct, "crop_mode": preprocessing.crop_mode}
+    _, *steps = create_transform(**_common(preprocessing), **how).transforms
+    size = tuple(math.floor(side / preprocessing.crop_pct) for side in preprocessing.size)
+    kind = Squashed if preprocessing.crop_mode == "squash" else Covering
+    return [kind(cast("Any", size), preprocessing.interpolation), *_quick_tensor(steps)]
 
 
 def _quick_tensor(steps: list[Any]) -> list[Any]:
@@ -203,11 +281,13 @@ def _common(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _with_channels(preprocessing: Preprocessing, steps: T.Compose) -> Transform:
+def _with_channels(
+    preprocessing: Preprocessing, sizing: Sizing, fixed: list[Any], steps: list[Any]
+) -> Transform:
     """Gives a grey input three equal channels on the way, because timm's policies need RGB."""
-    if preprocessing.input_size[0] == 3:
-        return steps
-    return T.Compose([T.Grayscale(3), steps, _first_channel])
+    if preprocessing.input_size[0] == 1:
+        fixed, steps = [T.Grayscale(3), *fixed], [*steps, _first_channel]
+    return Transform(T.Compose(steps), T.Compose(fixed), sizing)
 
 
 def _first_channel(image: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cvt.data.formats import SUFFIXES
-from cvt.data.image import BadImage, open_image
+from cvt.data.image import BadImage, Sizing, open_image
 from cvt.data.load import load_split
 from cvt.data.loader import Batch
 from cvt.data.transforms import eval_transform
@@ -80,7 +80,8 @@ def calibration_images(
     if not isinstance(source, str | Path):
         return _first(source, count)
     preprocessing = preprocessing or preprocessing_of(cast("VisionModel", model))
-    images, _ = prepared(some_images(str(source), count), preprocessing, str(source))
+    found = some_images(str(source), count, eval_transform(preprocessing).sizing)
+    images, _ = prepared(found, preprocessing, str(source))
     return torch.stack(images)
 
 
@@ -101,7 +102,9 @@ def prepared(
     return images, bad
 
 
-def some_images(name: str, count: int) -> Iterator[Image.Image | BadImage]:
+def some_images(
+    name: str, count: int, sizing: Sizing | None = None
+) -> Iterator[Image.Image | BadImage]:
     """Decodes up to `count` images, evenly spread; a bad one is yielded as its sentence.
 
     Args:
@@ -110,14 +113,14 @@ def some_images(name: str, count: int) -> Iterator[Image.Image | BadImage]:
     path = expanded(name)
     has_images = path.is_dir() and not any(path.glob("*.parquet"))
     if not (has_images or path.suffix.lower() in SUFFIXES or is_pattern(str(path))):
-        yield from load_split(name, "all").some(count)
+        yield from load_split(name, "all").some(count, sizing)
         return
     # Labels don't matter here, and images of one class lie side by side.
     found = list(find_images([str(path)]))
     for index in np.linspace(0, len(found) - 1, min(count, len(found)), dtype=int):
         each = found[index]
         try:
-            yield each if isinstance(each, BadImage) else open_image(each)
+            yield each if isinstance(each, BadImage) else open_image(each, sizing=sizing)
         except BadImage as error:
             yield error
 

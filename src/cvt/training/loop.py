@@ -215,6 +215,8 @@ def _work(session: _Session) -> Logits | None:
         session.events.epoch(run.done_updates, row)
         keep_epoch(run, row)
         screen.epoch(row, run.epochs, is_best=run.progress.best is row)
+        if kept := run.cache.news():
+            screen.say(kept)
     load_best(run)
     # Interrupted here, nothing is saved: it would be the best weights in place of the last.
     if _VAL not in session.guesses:  # measured by an earlier session

@@ -1,5 +1,6 @@
 """A run, and everything it needs before its first update, built from the config and the data."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from cvt.data import (
     outermost,
     train_transform,
 )
+from cvt.data.cache import Cache
 from cvt.data.transforms import Transform
 from cvt.errors import UserError
 from cvt.files import expanded
@@ -101,6 +103,7 @@ class Run:
     step: StepOptions
     augmented: Transform
     plain: Transform
+    cache: Cache
     progress: Progress
     scheduler: Scheduler = field(init=False)
     saved_at: float = field(default_factory=time.monotonic)
@@ -173,6 +176,7 @@ class Run:
             drop_last=True,
             repeats=self.config.augment.repeats,
             share=Share(self.world.rank, self.world.size, self.config.accum_steps),
+            kept=self.cache.train,
         )
 
     def first_images(self, most: int) -> tuple[Tensor, Tensor]:
@@ -208,6 +212,7 @@ class Run:
             num_workers=self.config.num_workers,
             rank=self.world.rank,
             world_size=self.world.size,
+            kept=self.cache.val if images is self.splits.val else None,
         )
 
     def describe(self) -> str:
@@ -445,6 +450,12 @@ def _assemble(
         ),
         augmented=train_transform(record.preprocessing, config.augment),
         plain=eval_transform(record.preprocessing),
+        cache=Cache(
+            splits,
+            config.epochs,
+            3 * math.prod(record.preprocessing.size),
+            int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        ),
         progress=Progress(),
     )
 
