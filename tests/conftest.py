@@ -1,5 +1,7 @@
 """What tests of every room share."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import settings
@@ -77,3 +79,10 @@ def photos(tmp_path):
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_bytes((folder / "b.png").read_bytes())
     return folder
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Plots are files without content: to draw one takes half a second."""
+    with patch("matplotlib.figure.Figure.savefig"):
+        yield

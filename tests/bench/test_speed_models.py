@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import cvt
+from cvt import describe
 from cvt.bench.speed.facts import (
     count,
     describe_cpu,
@@ -18,7 +19,6 @@ from cvt.bench.speed.facts import (
 )
 from cvt.bench.speed.models import build, channels_of, is_checkpoint
 from cvt.errors import UserError
-from cvt.zoo.describe import describe
 from processors import pretend_cpu
 
 MINE = """

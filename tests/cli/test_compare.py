@@ -1,11 +1,11 @@
-"""`cvt compare`: its mistakes, and the whole way once, in processes of its own."""
+"""`cvt compare`: its mistakes, and the whole way once."""
 
 import json
 
 import pytest
 
 from contests import WORK
-from cvt.bench.processes import Stopped
+from cvt.bench.processes import Stopped, do_here
 from shades import write_shades
 
 QUICK = ("--image-size", "8", "--batch-size", "8", "--device", "cpu", "--num-workers", "0")
@@ -17,7 +17,11 @@ def images(tmp_path):
     return write_shades(tmp_path / "images")
 
 
-def test_the_whole_way(run, images, tmp_path):
+@pytest.mark.parametrize("processes", ["none", pytest.param("own", marks=pytest.mark.slow)])
+def test_the_whole_way(run, images, tmp_path, monkeypatch, processes):
+    """In processes of their own, each of which imports torch, or else in this one."""
+    if processes == "none":
+        monkeypatch.setattr(WORK, lambda task, plain, must_stop: do_here(task, plain))
     out = tmp_path / "out"
     name = "cvt_nano_32+depth=1"
     arguments = ("compare", name, "--data", images, "--budget", "1epoch", "--seeds", "1", *QUICK,

@@ -73,16 +73,16 @@ def test_as_a_module_it_imports_nothing_from_the_current_folder(tmp_path):
         "safetensors",
     ):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger ran')")
-    for options in ((), ("-P",)):
+    for command in (["-m", "cvt", "show", "cvt_nano_32"], ["-P", "-m", "cvt", "--help"]):
         done = subprocess.run(
-            [sys.executable, *options, "-m", "cvt", "show", "cvt_nano_32"],
+            [sys.executable, *command],
             cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        assert "cvt_nano_32" in done.stdout
+        assert "cvt" in done.stdout
 
 
 def test_what_it_starts_imports_nothing_from_the_current_folder(run, monkeypatch):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cvt import describe
 from cvt.cli.main import make_app
 from cvt.systems.cvt import PAPER_ROWS
-from cvt.zoo.describe import describe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -24,7 +24,13 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=[pytest.mark.slow] if "int8" in code else [])
+        for number, code in enumerate(PYTHON)
+    ],
+)
 def test_python_runs(number, tmp_path, monkeypatch, checkpoint, capsys):
     """In a folder that holds the run and the photographs that the text speaks of."""
     run = tmp_path / "runs" / "digits-cvt_nano_32-1"

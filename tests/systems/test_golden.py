@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvt.parts.backbone import Backbone
-from cvt.parts.spec import BackboneSpec, StageSpec
+from cvt import Backbone, BackboneSpec, StageSpec
 from cvt.systems.cvt import ROWS
 from cvt.weights.layouts import to_microsoft, to_ours
 

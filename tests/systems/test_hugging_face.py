@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cvt.parts.backbone import Backbone
+from cvt import Backbone
 from cvt.parts.mlp import QuickGELU
 from cvt.systems.cvt import PAPER_ROWS, ROWS
 from cvt.weights.layouts import to_hugging_face
@@ -50,16 +50,26 @@ def assert_equal(ours, theirs, image):
         torch.testing.assert_close(got, expected, atol=2e-5 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("name", PAPER_ROWS)
+WIDE = "cvt_w24"
+LIGHT = [name for name in PAPER_ROWS if name != WIDE]
+
+
+@pytest.mark.parametrize("name", LIGHT)
 def test_equal_given_the_same_activation(randomise, name):
     ours, theirs = pair(ROWS[name], randomise)
     with_quick_gelu(theirs)
-    small = name == "cvt_w24"
-    sizes = [(64, 64)] if small else [(224, 224), (96, 160), (97, 131)]
-    for size in sizes:
-        assert_equal(ours, theirs, torch.randn(1 if small else 2, 3, *size))
-    if small:
-        assert_equal(ours, theirs, torch.randn(1, 3, 49, 75))
+    for size in [(224, 224), (96, 160), (97, 131)]:
+        assert_equal(ours, theirs, torch.randn(2, 3, *size))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"depth": (1, 2, 3)}, pytest.param({}, id="whole", marks=pytest.mark.slow)]
+)
+def test_the_widest_is_equal_given_the_same_activation(randomise, changes):
+    ours, theirs = pair(ROWS[WIDE].change(**changes), randomise)
+    with_quick_gelu(theirs)
+    for size in [(64, 64), (49, 75)]:
+        assert_equal(ours, theirs, torch.randn(1, 3, *size))
 
 
 def test_equal_to_the_port_as_it_is_with_gelu(randomise):

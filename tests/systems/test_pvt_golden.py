@@ -5,8 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from cvt.parts.backbone import Backbone
-from cvt.parts.spec import BackboneSpec
+from cvt import Backbone, BackboneSpec
 from cvt.systems.pvt import PVT
 from cvt.weights.layouts import to_ours
 from golden_recipe import check_logits, read_golden, weights

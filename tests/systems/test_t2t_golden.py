@@ -5,9 +5,8 @@ from functools import cache
 import pytest
 import torch
 
-from cvt.parts.backbone import Backbone
+from cvt import Backbone, BackboneSpec
 from cvt.parts.position import SinusoidTable
-from cvt.parts.spec import BackboneSpec
 from cvt.systems.t2t import T2T
 from cvt.weights.layouts import to_ours
 from golden_recipe import check_logits, read_golden, weights

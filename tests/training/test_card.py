@@ -12,7 +12,7 @@ from cvt.runtime import hardware, software
 from cvt.training.card import CardFacts, write_card
 from cvt.training.report import TrainResult, interval
 from cvt.training.run_folder import EpochRow
-from cvt.weights.checkpoint import read_record
+from cvt.weights.checkpoint import load_checkpoint
 from trained import config_of
 
 CONFIG = config_of(
@@ -46,7 +46,7 @@ def make(tmp_path, checkpoint):
         }  # fmt: skip
         path = write_card(
             replace(CONFIG, **(config or {})),
-            replace(read_record(checkpoint), **(record or {})),
+            replace(load_checkpoint(checkpoint)[1], **(record or {})),
             TrainResult(**values | (result or {})),
             HISTORY,
             replace(FACTS, **(facts or {})),
@@ -218,7 +218,7 @@ UNSAFE = [
 
 
 def test_names_act_on_no_page_and_are_all_there(make, checkpoint):
-    spec = replace(read_record(checkpoint).spec, num_classes=len(UNSAFE))
+    spec = replace(load_checkpoint(checkpoint)[1].spec, num_classes=len(UNSAFE))
     content = make(
         result={"data": "x\n---\ny\udcff", "bad": tuple(f"{name}.png: broken" for name in UNSAFE)},
         config={"data": "x\n---\ny\udcff"},

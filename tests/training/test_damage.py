@@ -13,11 +13,13 @@ from functools import partial
 
 import pytest
 
+from cvt import train
 from cvt.errors import Remark, UserError
-from cvt.training.loop import train
 from processes import in_processes
 from streams import lost_stream
 from trained import Event, differences, session
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 STEP = "cvt.training.loop.train_step"
 EVERY_UPDATE = 1e-6  # minutes

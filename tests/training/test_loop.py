@@ -24,7 +24,7 @@ from cvt.training.loop import train
 from cvt.training.report import report
 from cvt.training.setup import prepare
 from cvt.training.step import NonFinite
-from cvt.weights.checkpoint import read_record
+from cvt.weights.checkpoint import load_checkpoint
 from cvt.zoo.create import load
 from processes import in_processes
 from trained import Event, differences, session
@@ -66,7 +66,7 @@ def test_a_run_leaves_a_complete_folder(sheets, tiny_config, tmp_path, capsys):
     with Image.open(run / "curves.png") as image:
         assert image.size[0] > 800
         assert np.asarray(image.convert("L")).std() > 5
-    record = read_record(run / "best.safetensors")
+    record = load_checkpoint(run / "best.safetensors")[1]
     assert record.metrics == {
         "epoch": result.best_epoch,
         "top1": result.best_top1,
@@ -127,7 +127,7 @@ def test_nan_stops_and_keeps_the_last_good_state(tiny_config, tmp_path, monkeypa
     with pytest.raises(NonFinite, match=r"update 5 \(epoch 2, learning rate 0\.00\d+\): the loss"):
         train(**tiny_config(), progress=False)
     monkeypatch.undo()
-    assert read_record(tmp_path / "run" / "last.safetensors").metrics["epoch"] == 1
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors")[1].metrics["epoch"] == 1
     assert train(resume=str(tmp_path / "run"), progress=False).test_top1 is not None
 
 
@@ -158,7 +158,7 @@ def test_starts_from_weights(tiny_config, tiny_run, tmp_path):
         optim={"lr": 1e-9, "weight_decay": 0.0},
     )
     second = train(**config, progress=False)
-    assert read_record(second.run / "last.safetensors").model == "cvt_nano_32"
+    assert load_checkpoint(second.run / "last.safetensors")[1].model == "cvt_nano_32"
     before, after = load(first.run / "best.safetensors"), load(second.run / "last.safetensors")
     for (name, one), (_, other) in zip(
         before.named_parameters(), after.named_parameters(), strict=True

@@ -18,9 +18,11 @@ from cvt.runtime import Interrupted
 from cvt.training import loop
 from cvt.training.checkpoints import Identity
 from cvt.training.loop import train
-from cvt.weights.checkpoint import load_checkpoint, read_record
+from cvt.weights.checkpoint import load_checkpoint
 from stored import stored_facts, stored_tensors
 from trained import Event, differences, session
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 UPDATES_PER_EPOCH = 3
 
@@ -115,7 +117,10 @@ def test_stopping_early_leaves_a_usable_folder(tiny_config, tmp_path, interrupt)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match="in epoch 1 of 2 after 2 updates"):
         train(**tiny_config(), progress=False)
-    assert read_record(tmp_path / "run" / "last.safetensors").class_names == ("bright", "dark")
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors")[1].class_names == (
+        "bright",
+        "dark",
+    )
     assert {each.name for each in (tmp_path / "run").iterdir()} == {
         ".lock",
         "config.yaml",

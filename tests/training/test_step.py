@@ -5,11 +5,11 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
+from cvt import create_model
 from cvt.runtime import seed_position
 from cvt.training.config import MixConfig
 from cvt.training.losses import make_loss, make_mixer
 from cvt.training.step import NonFinite, StepOptions, StepResult, train_step
-from cvt.zoo.create import create_model
 
 OFF = MixConfig(mixup=0.0, cutmix=0.0, smoothing=0.0, loss="ce")
 ON = MixConfig(mixup=0.8, cutmix=1.0, smoothing=0.1, loss="ce")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import cvt
+from cvt import train
 from cvt.errors import UserError
 from cvt.runtime import ALONE, seed_position
 from cvt.training.defaults import said
-from cvt.training.loop import train
 from cvt.training.network import set_train_mode
 from cvt.training.setup import Run, prepare
 from cvt.training.step import StepResult, train_step
@@ -20,6 +20,8 @@ from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 from processes import in_processes
 from stored import stored_facts
 from trained import TINY_MODEL, Event, differences, farthest, session
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 STOP = Event("cvt.training.loop.train_step", 5)  # in the second epoch
 

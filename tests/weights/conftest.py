@@ -6,8 +6,7 @@ import os
 import pytest
 import torch
 
-from cvt.parts.backbone import Backbone
-from cvt.parts.spec import BackboneSpec
+from cvt import Backbone, BackboneSpec
 from cvt.systems.cvt import ROWS
 from cvt.weights.record import Preprocessing, Record
 

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from cvt import convert
 from cvt.errors import UserError
 from cvt.systems.cvt import ROWS
 from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
-from cvt.weights.convert import convert
 from cvt.weights.record import Record
 from cvt.weights.source import open_weights
 
@@ -17,7 +17,7 @@ def ours(tmp_path, tiny_model, tiny_record):
     return path
 
 
-@pytest.mark.parametrize("name", ["cvt_13", "cvt_21"])
+@pytest.mark.parametrize("name", ["cvt_13", pytest.param("cvt_21", marks=pytest.mark.slow)])
 def test_round_the_three_layouts_bit_for_bit(tmp_path, make_model, name, same):
     model = make_model(ROWS[name].change(num_classes=3))
     record = Record(model=name, spec=model.spec, class_names=("a", "b", "c"))

@@ -9,11 +9,11 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
+from cvt import convert
 from cvt.errors import Remark, UserError
 from cvt.systems.cvt import ROWS
 from cvt.weights import source as hub
 from cvt.weights.checkpoint import save_checkpoint
-from cvt.weights.convert import convert
 from cvt.weights.published import AT_384
 from cvt.weights.record import Record
 from cvt.weights.source import fetch, names_weights, open_weights

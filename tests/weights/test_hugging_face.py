@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import cvt
+from cvt import Backbone
 from cvt.errors import UserError
-from cvt.parts.backbone import Backbone
 from cvt.parts.mlp import QuickGELU
 from cvt.systems.cvt import PAPER_ROWS, ROWS
 from cvt.weights.checkpoint import read_safetensors

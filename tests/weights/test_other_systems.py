@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 import cvt
+from cvt import convert
 from cvt.errors import UserError
 from cvt.systems.catalog import ROWS, SYSTEMS, make_network
-from cvt.weights.convert import convert
 from cvt.weights.fit import adapt, recognise_variant
 from cvt.weights.layouts import identify
 from cvt.weights.pickles import unwrap

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cvt import Backbone
 from cvt.errors import UserError
-from cvt.parts.backbone import Backbone
 from cvt.systems.cvt import ROWS
 from cvt.weights.checkpoint import save_checkpoint
 from cvt.weights.hugging_face import write_hugging_face

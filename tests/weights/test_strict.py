@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from cvt import Backbone
 from cvt.errors import UserError
-from cvt.parts.backbone import Backbone
 from cvt.weights.fit import adapt, diff, load_strict
 
 STEM = "stages.0.embed.proj.weight"

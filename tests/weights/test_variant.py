@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from cvt import Backbone
 from cvt.errors import UserError
-from cvt.parts.backbone import Backbone
 from cvt.systems.cvt import ROWS
 from cvt.weights.fit import recognise_variant
 

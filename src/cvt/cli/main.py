@@ -40,7 +40,7 @@ VERBS: Mapping[str, Verb] = {
     "models": Verb(
         "show:models",
         "List the models and the published weights.",
-        ("cvt models 'cvt_*'", "cvt models '*_nano_32' --json"),
+        ("cvt models", "cvt models '*_nano_32' --json"),
     ),
     "show": Verb(
         "show:show",

@@ -170,12 +170,16 @@ def _of_imagenet(
 def _unknown(
     data: ImageSet, missing: Sequence[int], model: Sequence[str] | None, num_outputs: int
 ) -> UserError:
-    images = int(np.isin(data.labels, missing).sum())
-    some = ", ".join(repr(data.classes[each]) for each in missing[:_SHOWN])
-    more = " ..." if len(missing) > _SHOWN else ""
-    has = f"has {', '.join(map(repr, (model or ())[:_SHOWN]))} ..." if model else "names none"
+    count = int(np.isin(data.labels, missing).sum())
+    lacking = _some([data.classes[each] for each in missing])
+    has = f"has {_some(model)}" if model else "names none"
     return UserError(
         f"Got data with {len(missing)} of {len(data.classes)} classes that the model does not "
-        f"have: {some}{more} ({images:,} images); the model of {num_outputs} outputs {has}; "
-        "rename the classes as in training, or leave them out."
+        f"have: {lacking} ({count:,} image{'' if count == 1 else 's'}); the model of "
+        f"{num_outputs} outputs {has}; rename the classes as in training, or leave them out."
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = " ..." if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more

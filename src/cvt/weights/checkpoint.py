@@ -36,13 +36,6 @@ def load_checkpoint(path: str | Path) -> tuple[StateDict, Record]:
     return state_dict, record_of(metadata, source=str(path))
 
 
-def read_record(path: str | Path) -> Record:
-    """Reads the record alone, which takes milliseconds however large the file."""
-    with _open(Path(path)) as file:
-        metadata = file.metadata() or {}
-    return record_of(metadata, source=str(path))
-
-
 def record_of(metadata: Mapping[str, str], *, source: str) -> Record:
     """Reads the record in a safetensors file's metadata."""
     if METADATA_KEY not in metadata:

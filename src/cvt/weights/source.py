@@ -122,8 +122,8 @@ def _file(repo_id: str, name: str, online: bool) -> Path | None:
 def _out_of_reach(repo_id: str) -> UserError:
     return UserError(
         f"Cannot get {repo_id!r}: no file or folder here has that name, the Hugging Face hub is "
-        "out of reach, and its cache does not have the weights; go online, or give the path of a "
-        "file that you have."
+        "out of reach, and its cache does not have the weights; go online, give the path of a file "
+        "that you have, or take 'demo', which comes along."
     )
 
 

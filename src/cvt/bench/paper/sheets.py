@@ -5,6 +5,7 @@ Each comes as tables for people and as plain data.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import torch
@@ -147,11 +148,14 @@ def table_3() -> tuple[list[Table], list[Plain]]:
     return [Table.of(plain, columns, "Table 3: ImageNet", tuple(dict.fromkeys(notes)))], plain
 
 
+_counted = cache(describe)  # some rows of the table stand in two groups
+
+
 def _line(group: str, line: PaperLine) -> Plain:
     plain = {"group": group, **asdict(line)}
     if line.row is None:
         return {**plain, "apart": []}
-    counted = describe(line.row, line.size)
+    counted = _counted(line.row, line.size)
     figures = {
         "parameters": (line.params, counted.num_params / 1e6),
         "GMACs": (line.gmacs, counted.macs / 1e9),
