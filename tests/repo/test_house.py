@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ ROOMS = [
 TOO_FULL = {"training", "data"}
 
 
+@cache
 def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text())
 
@@ -55,6 +57,7 @@ def room_of(file: Path) -> str:
     return file.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
+@cache
 def imported(file: Path) -> set[str]:
     """Every name of the package that a file imports, anywhere in it, with its module's."""
     names = set()
