@@ -39,7 +39,7 @@ def config_of(**settings: Any) -> TrainConfig:
 
 
 # What the clock and the machine decide.
-TIMED = {"images_per_s", "seconds", "data_wait", "memory_mb", "wait_seconds"}
+TIMED = {"images_per_s", "seconds", "data_wait", "memory_mb", "wait_seconds", "pace", "spent"}
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def read_csv(path: Path, kind: Callable[..., Row], what: str, remedy: str) -> li
 def _value(text: str | None, kinds: tuple[Any, ...]) -> Any:
     if text is None:
         raise ValueError("a line is too short")
-    if str in kinds:
+    if any(kind is str or isinstance(kind, str) for kind in kinds):  # or one of some words
         return text
     if text == "":
         return None

@@ -19,6 +19,7 @@ from cvt.bench.names import Contender, read_contender
 from cvt.bench.speed.measure import take_turns
 from cvt.errors import UserError
 from cvt.runtime import ALONE
+from cvt.training.run_folder import Pace
 from cvt.training.setup import prepare
 from cvt.zoo.describe import describe
 
@@ -403,25 +404,14 @@ def test_the_model_of_a_recipe_does_not_matter():
     assert plan_of(TINY, **recipe).to_dict() == plan_of(TINY).to_dict()
 
 
-def test_the_pace_is_the_time_of_the_counted_updates(tmp_path, monkeypatch):
+def test_the_pace_holds_the_beginnings_of_epochs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    clock, made = [0.0], []
-
-    def update(job, chunks):
-        made.append(len(chunks))
-        assert sum(len(chunk.labels) for chunk in chunks) == 16
-        clock[0] += 100.0 if len(made) <= runs.WARM_UP else 2.0
-
-    monkeypatch.setattr(runs, "make_update", update)
-    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
-    config = plan_of(TINY).run_config(TINY, 0, tmp_path / "unused", None)
-    assert seconds_per_update(config) == 2.0
-    assert len(made) == runs.WARM_UP + runs.LONGEST_S / 2.0
+    monkeypatch.setattr(runs, "measure_pace", lambda *_: Pace(update=2.0, epoch=39.0))
+    plan = plan_of(TINY)
+    config = plan.run_config(TINY, 0, tmp_path / "unused", None)
+    assert seconds_per_update(config) == 2.0 + 39.0 / plan.updates_per_epoch
     assert list(tmp_path.iterdir()) == []
-    made.clear()
-    seconds_per_update({**config, "accum_steps": 2})
-    assert set(made) == {2}
 
 
 def test_inference_is_timed_in_turns_and_what_has_no_room_left_out():

@@ -225,16 +225,16 @@ def test_of_many_processes_one_speaks(run, pictures, monkeypatch):
 def test_what_is_printed_is_what_runs(run, recipe, pictures, monkeypatch):
     ran = []
 
-    def stop(**asked):
+    def stop(asked, progress, clock):
         ran.append(asked)
         raise UserError("That is enough.")
 
-    monkeypatch.setattr("cvt.training.loop.train", stop)
+    monkeypatch.setattr("cvt.training.loop.train_as_asked", stop)
     file = recipe("mine", "epochs: 300\nseed: 3")
     code, _, _ = run("train", pictures, "-c", file, "--epochs", "1", "--compile=false")
     assert code == 2
     said = {"data": str(pictures), "epochs": 1, "seed": 3, "compile": False, "optim": {}}
-    assert ran == [{**said, "progress": True}]
+    assert ran == [said]
 
 
 def test_a_resumed_runs_config_is_the_runs(run, pictures, tmp_path):

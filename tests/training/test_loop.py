@@ -57,7 +57,9 @@ def test_a_run_leaves_a_complete_folder(sheets, tiny_config, tmp_path, capsys):
     assert config.optim.lr == 1e-3
     assert config.optim.weight_decay is not None
     with open(run / "metrics.csv", newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        lines = list(csv.DictReader(file))
+    assert [line.pop("ended") for line in lines] == ["", "epochs"]
+    rows = [{name: float(value) for name, value in line.items()} for line in lines]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert all(np.isfinite(list(row.values())).all() for row in rows)
     best = rows[result.best_epoch - 1]

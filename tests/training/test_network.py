@@ -7,7 +7,7 @@ from torch import nn
 from cvt.runtime import World
 from cvt.training.config import OptimConfig
 from cvt.training.network import ChunkNorms, freeze, set_train_mode
-from cvt.training.optim import make_optimizer
+from cvt.training.step import make_optimizer
 from cvt.zoo.create import create_model
 
 CHUNKS = 4

@@ -7,7 +7,8 @@ from torch import nn
 
 from cvt.training.config import OptimConfig
 from cvt.training.network import freeze
-from cvt.training.optim import make_optimizer, make_scheduler
+from cvt.training.pace import make_scheduler
+from cvt.training.step import make_optimizer
 from cvt.zoo.create import create_model
 
 

@@ -54,6 +54,8 @@ class MeasureFlags:
 _OF_EACH_RUN = {
     "epochs": "The training that each one gets is --budget, as in 30epochs.",
     "updates": "The training that each one gets is --budget, as in 100000images.",
+    "minutes": "The training that each one gets is --budget, as in 10minutes.",
+    "patience": "All are trained to the end of their --budget.",
     "seed": "How many seeds there are is --seeds.",
     "resume": "The same command again goes on with its results folder.",
     "force": "Give another --out for another comparison.",
@@ -62,15 +64,10 @@ _OF_EACH_RUN = {
     "weights": "All are trained from scratch.",
 }
 
-_NO_EARLY_STOP = (
-    "There is no early stopping: the weights of the best epoch are kept in any case. Give fewer "
-    "--epochs, or press Ctrl-C when it no longer gets better."
-)
 # What other trainers have, by the words of theirs.
 _INSTEAD = {
-    "patience": _NO_EARLY_STOP,
-    "early-stop": _NO_EARLY_STOP,
-    "early-stopping": _NO_EARLY_STOP,
+    "early-stop": "What stops early is --patience, in epochs.",
+    "early-stopping": "What stops early is --patience, in epochs.",
     "learning-rate": "The peak learning rate is --lr.",
     "gpus": "The device is --device; several GPUs train together under torchrun.",
     "amp": "The arithmetic is --precision.",

@@ -52,12 +52,12 @@ def _print(by_data: "dict[str, list[StoredRun]]") -> None:
         "Run": "name",
         "Model": lambda run: run.config["model"],
         "Parameters": lambda run: run.num_params and say_count(run.num_params),
-        "Epochs": lambda run: f"{len(run.history)}/{run.config.get('epochs') or '?'}",
+        "Epochs": _say_epochs,
         "Val top-1 %": lambda run: run.best and f"{run.best.val_top1:.2f}",
         "Test %": "test_top1:.2f",
         "Images/s": "images_per_s:,.0f",
         "Time": lambda run: say_time(run.seconds),
-        "State": "state",
+        "State": _say_state,
     }
     for number, (data, runs) in enumerate(by_data.items()):
         if number:
@@ -66,6 +66,16 @@ def _print(by_data: "dict[str, list[StoredRun]]") -> None:
         say()
         print_table(Table.of(runs, columns))
         _print_differences(runs)
+
+
+def _say_epochs(run: "StoredRun") -> str:
+    minutes, epochs = run.config.get("minutes"), run.config.get("epochs")
+    most = [str(epochs)] * bool(epochs) + [f"{minutes:g} min"] * bool(minutes)
+    return f"{run.epochs_done}/{', '.join(most) or '?'}"
+
+
+def _say_state(run: "StoredRun") -> str:
+    return f"{run.state}: {run.ended}" if run.ended in ("minutes", "patience") else run.state
 
 
 def _print_differences(runs: "list[StoredRun]") -> None:

@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
@@ -24,7 +25,7 @@ _SECTIONS = {
         *("data", "data_dir", "download", "val_fraction", "image_size", "model", "model_args"),
         *("drop_path_rate", "weights", "freeze", "out", "resume", "force"),
     ),
-    "How long": ("epochs", "updates", "batch_size", "seed"),
+    "How long": ("epochs", "minutes", "updates", "patience", "batch_size", "seed"),
     "Optimiser": ("optim", "ema_decay"),
     "Augmentation": ("augment", "mix"),
     "Machine": ("device", "precision", "num_workers", "accum_steps", "parallel", "compile"),
@@ -165,6 +166,7 @@ def train(
     Keeps its weights, metrics and curves in a run folder. What is not said follows from the data
     and the device. --compile=false, and its like, takes back what a recipe says.
     """
+    since = time.monotonic()  # what is imported from here on takes seconds
     from cvt.training.defaults import read_layers, said
 
     is_main = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
@@ -181,10 +183,10 @@ def train(
         error.is_told_elsewhere = not is_main
         raise
     from cvt.runtime import Interrupted
-    from cvt.training.loop import train as run
+    from cvt.training.loop import train_as_asked
 
     try:
-        result = run(**asked, progress=not json)
+        result = train_as_asked(asked, not json, lambda: time.monotonic() - since)
     except Interrupted as stopped:
         if is_main:
             print(f"cvt: {stopped}", file=sys.stderr)

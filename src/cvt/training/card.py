@@ -172,7 +172,7 @@ def write_card(
         by_class=_by_class(facts),
         images=_images(result),
         figures=_figures(result, facts),
-        epochs=len(history),
+        epochs=history[-1].epoch,
         machine=_machine(history, facts),
         settings=_settings(config),
         limits=_limits(config, result, history, facts),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cvt.data.augment import Augment
+from cvt.errors import UserError
 from cvt.files import atomic_write
 from cvt.plain import (
     Range,
@@ -42,6 +43,7 @@ Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(0)]
 Decay = Annotated[float, Range(0, below=1)]
 Count = Annotated[int, Range(1)]
+Minutes = Annotated[float, Range(above=0, most=1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,8 @@ class TrainConfig:
     """A training run, complete; None stands where there is nothing to say.
 
     Fields with a default here have it for all data and devices. The others are filled in by
-    `cvt.training.defaults.derive`.
+    `cvt.training.defaults.derive`. Of `epochs`, `updates` and `minutes` one holds, or epochs and
+    minutes together, whichever ends first.
     """
 
     data: str = "digits"
@@ -171,11 +174,18 @@ class TrainConfig:
     force: bool = False
     """Resume although config, data or software changed since the run was started."""
 
-    epochs: Count
+    epochs: Count | None = None
     """Passes over the training images."""
 
     updates: Count | None = None
     """Length of the run in updates, instead of epochs."""
+
+    minutes: Minutes | None = None
+    """Minutes that the whole command takes, loading and test included, instead of epochs; a tenth
+    of them is the most that the learning rate climbs."""
+
+    patience: Count | None = None
+    """Epochs without a better validation top-1 after which the run ends early."""
 
     batch_size: Annotated[int, Range(2)]
     """Images per update, over all processes and accumulation steps together."""
@@ -236,6 +246,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_values(self, "the config")
+        if (self.epochs, self.updates, self.minutes) == (None, None, None):
+            raise UserError("There is no 'epochs' in the config, and no 'minutes'; give one.")
 
     @property
     def is_taught(self) -> bool:

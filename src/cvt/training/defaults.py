@@ -3,13 +3,13 @@
 First what is usual for the data and the device, as recipes that `default_recipes` chooses; then
 recipes and files that the caller names, in their order; then flags. What is still open follows from
 those: the learning rate from the batch, the epochs from the updates. A layer that says something in
-another way (`updates` for `epochs`, `optim.base_lr` for `optim.lr`) takes the place of the first.
+another way (`minutes` for `epochs`, `optim.base_lr` for `optim.lr`) takes the place of the first.
 """
 
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,33 @@ def find_recipe(name: str) -> Path:
 def read_recipe(name: str) -> dict[str, Any]:
     """Reads a recipe by its name, or a YAML file, and returns the fields that it names."""
     path = find_recipe(name)
-    return said(read_yaml_file(path, f"The config {path}"), str(path))
+    plain = read_yaml_file(path, f"The config {path}")
+    layer = said(plain, str(path))
+    # A recipe of ours may name the most of both, and so does the whole config of a run.
+    is_whole = {each.name for each in fields(TrainConfig)} <= set(plain)
+    if not is_whole and not any(folder in path.parents for folder in recipe_folders()):
+        check_length(layer)
+    return layer
 
 
-def read_layers(names: Iterable[str], flags: Layer) -> dict[str, Any]:
-    """Reads recipes, by name, and files in order and lays the flags on top; the later one holds."""
-    return reduce(overlay, [*map(read_recipe, names), flags], {})
+def read_layers(names: Iterable[str], flags: Layer, whole: Layer | None = None) -> dict[str, Any]:
+    """Reads recipes, by name, and files in order and lays the flags on top; the later one holds.
+
+    Args:
+        whole: A complete config, between them.
+    """
+    check_length(flags)
+    return reduce(overlay, [*map(read_recipe, names), whole or {}, flags], {})
+
+
+def check_length(layer: Layer) -> None:
+    """Refuses minutes beside another length, where somebody says both at once."""
+    for name in ("epochs", "updates"):
+        if layer.get("minutes") is not None and layer.get(name) is not None:
+            raise UserError(
+                f"Got minutes {layer['minutes']:g} and {name} {layer[name]}, of which each is the "
+                "length of the run; give one of them."
+            )
 
 
 def overlay(lower: Layer, upper: Layer) -> dict[str, Any]:
@@ -103,7 +124,7 @@ def overlay(lower: Layer, upper: Layer) -> dict[str, Any]:
         old, new = lower.get(network), upper.get(network)
         if None not in (old, new) and old != new:
             lower.pop(f"{network}_args", None)
-    lower = _without_rivals(lower, upper, ("epochs", "updates"))
+    lower = _without_rivals(lower, upper, ("epochs", "updates", "minutes"))
     lower_optim, upper_optim = lower.get("optim", {}), upper.get("optim", {})
     lower["optim"] = _without_rivals(lower_optim, upper_optim, ("base_lr", "lr"))
     return _merge(lower, upper)
@@ -123,7 +144,7 @@ def _without_derived(layer: Layer) -> dict[str, Any]:
     return {**layer, "optim": optim}
 
 
-def _without_rivals(lower: Layer, upper: Layer, rivals: tuple[str, str]) -> dict[str, Any]:
+def _without_rivals(lower: Layer, upper: Layer, rivals: tuple[str, ...]) -> dict[str, Any]:
     is_said = any(upper.get(name) is not None for name in rivals)
     return {name: value for name, value in lower.items() if not (is_said and name in rivals)}
 
@@ -230,11 +251,11 @@ def _defaults(asked: Layer, facts: DataFacts, device: torch.device) -> dict[str,
     return layer
 
 
-def _epochs(config: Layer, facts: DataFacts) -> int:
-    """The epochs that the run's updates reach into, or the epochs themselves."""
+def _epochs(config: Layer, facts: DataFacts) -> int | None:
+    """The epochs that the run's updates reach into, or the epochs themselves, if they count."""
     given, updates = config.get("epochs"), config.get("updates")
     if updates is None:
-        return config["epochs"]
+        return given
     per_epoch = max(facts.num_images // config["batch_size"], 1)
     epochs = math.ceil(updates / per_epoch)
     if given not in (None, epochs):

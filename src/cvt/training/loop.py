@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -52,6 +52,7 @@ from cvt.training.checkpoints import RunFacts, save_state
 from cvt.training.config import Layer, TrainConfig, save_config
 from cvt.training.defaults import read_layers, said
 from cvt.training.network import set_train_mode
+from cvt.training.pace import Clock, Watch, clock_from_now, has_stopped_moving
 from cvt.training.report import (
     TrainResult,
     harder_by,
@@ -76,7 +77,7 @@ from cvt.training.run_folder import (
 )
 from cvt.training.screen import Screen
 from cvt.training.setup import Run, prepare
-from cvt.training.step import Chunk, NonFinite, StepResult, train_step
+from cvt.training.step import NonFinite, StepResult, on_device, train_step
 from cvt.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -85,6 +86,7 @@ def train(
     *,
     recipe: str | Path | Sequence[str | Path] = (),
     progress: bool = True,
+    clock: Clock | None = None,
     **settings: Any,
 ) -> TrainResult:
     """Trains a classifier and leaves a run folder with weights, checkpoints, metrics and curves.
@@ -98,6 +100,7 @@ def train(
             or a whole `TrainConfig`.
         recipe: A recipe's name or a YAML file, or several: later ones override earlier.
         progress: Print what happens.
+        clock: Tells the seconds that `minutes` are made of, those before the call included.
         settings: Fields of `TrainConfig`, which override recipes: `epochs=3`, groups as dicts,
             `optim={"lr": 1e-3}`. What nobody says follows from data and device.
 
@@ -105,16 +108,21 @@ def train(
         NonFinite: The loss or the gradient is not finite; the last good checkpoint is kept.
         Interrupted: Ctrl-C; the state was saved, and `resume` goes on exactly from there.
     """
-    plain = to_plain(settings)
+    plain, whole, clock = to_plain(settings), {}, clock or clock_from_now()
     if isinstance(data, TrainConfig):
-        plain = {**data.to_dict(), **plain}
+        whole = said(data.to_dict(), "the config")
     elif data is not None:
         plain = {"data": str(data), **plain}
     recipes = [recipe] if isinstance(recipe, str | Path) else recipe
-    asked = read_layers(map(str, recipes), said(plain, "the settings"))
+    asked = read_layers(map(str, recipes), said(plain, "the settings"), whole)
+    return train_as_asked(asked, progress, clock)
+
+
+def train_as_asked(asked: Layer, progress: bool, clock: Clock) -> TrainResult:
+    """Trains as `train` does, from all that was said as one layer."""
     with dead_workers_explained(), join_world(asked.get("device", "auto")) as world:
         try:
-            return _run(asked, world, progress and world.is_main)
+            return _run(asked, world, progress, clock)
         except RuntimeError as error:
             if world.size > 1 and is_lost_peer(error):
                 raise UserError(
@@ -132,6 +140,7 @@ class _Session:
     screen: Screen
     events: Events
     stop: StopRequest
+    watch: Watch | None
     guesses: dict[str, Guesses] = field(default_factory=dict)
     """By split, those of the best weights so far; a session that did not measure them has none."""
 
@@ -155,22 +164,24 @@ class _Session:
             self.screen.say(f"skipped: {sentence}")
 
 
-def _run(asked: Layer, world: World, shown: bool) -> TrainResult:
+def _run(asked: Layer, world: World, shown: bool, clock: Clock) -> TrainResult:
     start = time.monotonic()
     with ExitStack() as stack:
-        run = prepare(
-            asked, world, lambda folder: world.on_main(lambda: stack.enter_context(held(folder)))
-        )
+
+        def hold(folder: Path) -> None:
+            world.on_main(lambda: stack.enter_context(held(folder)))
+
+        run = prepare(asked, world, hold, clock, tells_length=shown)
         done, progress = run.done_updates, run.progress
         # An epoch's figures stand at its last update: one that is yet to be measured gets new ones.
         is_unmeasured = progress.batch == run.updates_of_epoch > 0
         # From here on the run can be resumed, if only from its beginning.
         world.on_main(lambda: save_config(run.folder / CONFIG_FILE, run.config))
-        screen = stack.enter_context(Screen(run.total_updates, done, shown))
+        screen = stack.enter_context(Screen(run.total_updates, done, shown and world.is_main))
         first = done + (not is_unmeasured) if done else 0
         events = stack.enter_context(Events(run.folder, first, screen.say, enabled=world.is_main))
         stop = stack.enter_context(stop_requests())
-        session = _Session(run=run, screen=screen, events=events, stop=stop)
+        session = _Session(run=run, screen=screen, events=events, stop=stop, watch=watch_of(run))
         answers = _work(session)
         best = run.progress.best
         assert best is not None
@@ -185,6 +196,7 @@ def _run(asked: Layer, world: World, shown: bool) -> TrainResult:
             test_top5=answers.top_k(5) if answers and answers.logits.shape[1] > 5 else None,
             seconds=time.monotonic() - start,
             bad=tuple(run.progress.bad),
+            ended=run.progress.ended,
         )
         keep_result(run, result, session.guesses)
         screen.report(report(result))
@@ -203,20 +215,12 @@ def _work(session: _Session) -> Logits | None:
     else:
         keep_state(run)
     show_start(session)
-    while run.done_updates < run.total_updates or run.progress.batch:
+    while not run.is_over:
         _train_epoch(session)
-        answers = _measure(session, run.splits.val, save=True)
-        row = run.progress.finish_epoch(
-            answers.loss(), answers.top_k(1), run.lr, peak_memory_mb(run.device)
-        )
-        if run.progress.best is row:
-            session.guesses[_VAL] = answers.guesses()
-        # First: what the state does not have behind it is taken back.
-        session.events.epoch(run.done_updates, row)
-        keep_epoch(run, row)
-        screen.epoch(row, run.epochs, is_best=run.progress.best is row)
-        if kept := run.cache.news():
-            screen.say(kept)
+        if run.is_validated:
+            _validate_epoch(session)
+        else:
+            run.progress.next_epoch()
     load_best(run)
     # Interrupted here, nothing is saved: it would be the best weights in place of the last.
     if _VAL not in session.guesses:  # measured by an earlier session
@@ -235,24 +239,85 @@ def _train_epoch(session: _Session) -> None:
         return
     set_train_mode(run.network.model, run.config.freeze)
     batches = iter(run.train_loader())
-    since = time.monotonic()
+    since, is_first = run.clock(), True
     while progress.batch < run.updates_of_epoch:
         chunks = list(islice(batches, run.config.accum_steps))
-        waited = time.monotonic() - since
+        waited = run.clock() - since
         result = make_update(run, chunks)
         progress.batch += 1
-        now = time.monotonic()
+        now = run.clock()
         progress.count(result.loss, result.num_images, now - since, waited)
-        since = now
+        if session.watch:
+            session.watch.update(now - since, waited if is_first and run.config.num_workers else 0)
+        since, is_first = now, False
         loss, speed = result.loss, progress.images_per_s
         epoch, memory = f"{progress.epoch + 1}/{run.epochs}", peak_memory_mb(run.device)
         session.screen.update(epoch, loss, run.lr, speed, progress.data_wait, memory)
         session.events.update(run.done_updates, loss, run.lr, result.grad_norm, speed)
         must_stop, must_save = session.agree([each for chunk in chunks for each in chunk.bad])
+        is_replanned = _replan(session)
         if must_stop:
             _leave(run, save=True)
-        if must_save:
+        if must_save or is_replanned:
             keep_state(run)
+
+
+def watch_of(run: Run) -> Watch | None:
+    """Returns what looks at the clock of a run in minutes."""
+    plan, pace, limits = run.progress.plan, run.progress.pace, run.limits
+    return Watch(limits, plan, pace) if plan and pace and limits else None
+
+
+def _replan(session: _Session) -> bool:
+    """Changes the plan of a run in minutes that would end too early or too late; in all alike."""
+    run, watch = session.run, session.watch
+    plan, done = run.progress.plan, run.done_updates
+    if plan is None or watch is None or done == plan.total or not watch.is_due(done):
+        return False
+    changed = run.world.from_main(watch.replan(plan, done, run.spent))
+    if changed is None:
+        return False
+    run.progress.plan, run.progress.pace = changed, watch.pace
+    session.screen.replan(plan.total, changed.total, done)
+    return True
+
+
+def _validate_epoch(session: _Session) -> None:
+    """Measures the epoch in hand, and keeps what came out."""
+    run, since = session.run, session.run.clock()
+    answers = _measure(session, run.splits.val, save=True)
+    memory, patience = peak_memory_mb(run.device), run.config.patience
+    row = run.progress.finish_epoch(
+        answers.loss(), answers.top_k(1), run.lr, memory, run.ends_by, patience
+    )
+    if run.progress.best is row:
+        session.guesses[_VAL] = answers.guesses()
+    # First: what the state does not have behind it is taken back.
+    session.events.epoch(run.done_updates, row)
+    keep_epoch(run, row)
+    session.screen.epoch(row, run.epochs, is_best=run.progress.best is row)
+    if kept := run.cache.news():
+        session.screen.say(kept)
+    best = run.progress.best
+    if best and patience is None and not row.ended and _is_worth_stopping(run):
+        session.screen.say(
+            f"Validation has not moved for a while: Ctrl-C stops here and {BEST_WEIGHTS} keeps "
+            f"epoch {best.epoch}; --patience N stops by itself; more data would help "
+            "more than more epochs."
+        )
+    if session.watch:
+        session.watch.validation(run.clock() - since)
+        run.progress.pace = session.watch.pace
+
+
+_LONG_S = 60.0  # of a run that is left, to speak of stopping it
+
+
+def _is_worth_stopping(run: Run) -> bool:
+    """Whether validation has just been found to move no more while much time is left."""
+    history = run.progress.history
+    left = sum(row.seconds for row in history) * (run.epochs / history[-1].epoch - 1)
+    return left >= _LONG_S and has_stopped_moving(history, run.epochs, len(run.splits.val))
 
 
 def make_update(run: Run, chunks: list[Batch]) -> StepResult:
@@ -262,7 +327,7 @@ def make_update(run: Run, chunks: list[Batch]) -> StepResult:
     try:
         result = train_step(
             run.network.forward,
-            _on_device(run, chunks),
+            on_device(chunks, run.device, run.config.channels_last),
             run.loss_fn,
             run.optimizer,
             run.step,
@@ -273,13 +338,6 @@ def make_update(run: Run, chunks: list[Batch]) -> StepResult:
     if run.network.ema is not None:
         run.network.ema.update(run.network.model, step=run.done_updates + 1)
     return result
-
-
-def _on_device(run: Run, chunks: Iterable[Batch]) -> Iterator[Chunk]:
-    layout = torch.channels_last if run.config.channels_last else torch.contiguous_format
-    for chunk in chunks:
-        images = chunk.images.to(run.device, non_blocking=True, memory_format=layout)
-        yield images, chunk.labels.to(run.device, non_blocking=True)
 
 
 def _measure(session: _Session, images: ImageSet, save: bool) -> Logits:
@@ -308,7 +366,7 @@ def _leave(run: Run, save: bool) -> None:
         draw(run)
     progress = run.progress
     where = f"in epoch {progress.epoch + 1} of {run.epochs} after {progress.batch} updates of it"
-    if progress.epoch == run.epochs:
+    if run.is_over:
         where = "after the last epoch"
     raise Interrupted(run.folder, where, is_told_elsewhere=not run.world.is_main)
 
@@ -327,7 +385,7 @@ def keep_epoch(run: Run, row: EpochRow) -> None:
         _save_weights(run, BEST_WEIGHTS)
     keep_state(run)
     run.world.on_main(lambda: write_metrics(run.folder, run.progress.history))
-    if time.monotonic() - run.drawn_at > _DRAW_EVERY_S or run.progress.epoch == run.epochs:
+    if time.monotonic() - run.drawn_at > _DRAW_EVERY_S or run.is_over:
         draw(run)
 
 
@@ -336,7 +394,7 @@ def keep_again(run: Run) -> None:
     run.world.on_main(lambda: remove_left_behind(run.folder))
     _save_weights(run, LAST_WEIGHTS)
     run.world.on_main(lambda: write_metrics(run.folder, run.progress.history))
-    if run.progress.epoch == run.epochs:
+    if run.is_over:
         draw(run)
 
 
@@ -397,6 +455,7 @@ def show_end(session: _Session, test: Logits | None) -> None:
 
 def keep_state(run: Run) -> None:
     """Writes the weights as they are, and a checkpoint that goes on from them."""
+    run.progress.spent = run.world.from_main(run.spent)
     facts = RunFacts(
         config=run.config.to_dict(),
         identity=run.identity,

@@ -26,6 +26,7 @@ from cvt.training.run_folder import (
     MISTAKES_FILE,
     MISTAKES_TABLE,
     RESULT_FILE,
+    Ended,
     EpochRow,
     best_epoch,
 )
@@ -50,6 +51,7 @@ class TrainResult:
         seconds: Time from the call to the end, of the last session if the run was resumed.
         bad: A sentence for each image that could not be read.
         test_top5: Top-5 accuracy on the test split, where there are more than five classes.
+        ended: What its length came from: epochs, updates, minutes or patience.
     """
 
     run: Path
@@ -62,6 +64,7 @@ class TrainResult:
     seconds: Annotated[float, Range(0)]
     bad: tuple[str, ...] = ()
     test_top5: _Percent | None = None
+    ended: Ended = ""
 
     @property
     def has_mistakes(self) -> bool:
@@ -90,11 +93,18 @@ def read_result(run: Path) -> TrainResult | None:
     return from_others(TrainResult, {**plain, "run": run}, str(path))
 
 
+_ENDED_BY = {
+    "minutes": ", as its minutes were over",
+    "patience": ", as its patience was: it got no better",
+}
+
+
 def report(result: TrainResult) -> str:
     """Returns the closing text for people."""
     lines = [
         "",
-        f"Done in {say_time(result.seconds)}. Best epoch {result.best_epoch}: "
+        f"Done in {say_time(result.seconds)}{_ENDED_BY.get(result.ended, '')}. "
+        f"Best epoch {result.best_epoch}: "
         f"validation top-1 {result.best_top1:.2f} %, loss {result.best_loss:.4f}.",
     ]
     if result.test_top1 is not None:

@@ -8,15 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 from shlex import quote
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Literal
 
 from cvt.errors import UserError
 from cvt.files import cannot_write, expanded
-from cvt.plain import NOT_FINITE, Range
+from cvt.plain import NOT_FINITE, Range, Rate
 from cvt.tables import read_csv, write_csv
 from cvt.training.config import TrainConfig
 
@@ -134,6 +134,10 @@ _Count = Annotated[int, Range(0, 2**53)]
 _Figure = Annotated[float, NOT_FINITE]
 _Amount = Annotated[float, Range(0)]
 _MOST = 1e12  # what clocks and counters can say
+_MOST_PIECES = 10_000
+
+Ended = Literal["", "epochs", "updates", "minutes", "patience"]
+"""What a run's length came from in the end; nothing while it goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +145,9 @@ class EpochRow:
     """A line of `metrics.csv`: losses in nats, top-1 in percent, lr of the epoch's last update.
 
     `data_wait` is the share of the training time in which there was no batch to work on, 0 to 1;
-    `memory_mb` the most memory in use so far, on the GPU if that is where the model is. What an
-    earlier version did not write down is nan.
+    `memory_mb` the most memory in use so far, on the GPU if that is where the model is; `ended`
+    what the run ended by, if it did. What an earlier version did not write down is nan. Where not
+    every epoch is validated, a line has those since the one before in it.
     """
 
     epoch: Annotated[int, Range(1, 2**53)]
@@ -154,6 +159,7 @@ class EpochRow:
     seconds: _Figure = math.nan
     data_wait: _Figure = math.nan
     memory_mb: _Figure = math.nan
+    ended: Ended = ""
 
     def __post_init__(self) -> None:
         for name in ("seconds", "images_per_s", "memory_mb", "data_wait"):
@@ -169,6 +175,89 @@ def best_epoch(history: Sequence[EpochRow]) -> EpochRow:
     return max(history, key=lambda row: (row.val_top1, -row.val_loss))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How long the parts of a run take, in seconds.
+
+    Args:
+        update: One update, waiting for images included.
+        epoch: From the beginning of an epoch until its first images are there.
+        validation: A validation, with all that is written after it.
+        test: The test at the end; 0 where there is none.
+    """
+
+    update: _Amount
+    epoch: _Amount = 0.0
+    validation: _Amount = 0.0
+    test: _Amount = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """From update `start` on, the share of the schedule that is left is spread evenly to `end`.
+
+    Args:
+        done: The share of the schedule that lies before it.
+    """
+
+    start: _Count
+    done: Rate
+    end: _Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timetable:
+    """How a run that has to end in time spends it; a piece more for each time it was changed.
+
+    Args:
+        pieces: Each begins where the one before ends now, in updates as in the schedule.
+        validate_every: Epochs from one validation to the next.
+    """
+
+    pieces: tuple[Piece, ...]
+    validate_every: Annotated[int, Range(1, 2**53)] = 1
+
+    def __post_init__(self) -> None:
+        starts = [each.start for each in self.pieces]
+        is_sound = (
+            0 < len(starts) < _MOST_PIECES
+            and (starts[0], self.pieces[0].done) == (0, 0)
+            and all(each.start < each.end for each in self.pieces[:-1])
+            and starts == sorted(set(starts))
+            and self.pieces[-1].end >= max(starts[-1], 1)
+        )
+        if not is_sound:
+            raise UserError(f"Got {len(starts)} pieces of a plan that do not go together.")
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run, as it is planned now."""
+        return self.pieces[-1].end
+
+    @property
+    def length(self) -> int:
+        """Updates that the schedule was made for: those that were planned first."""
+        return self.pieces[0].end
+
+    def position(self, update: int) -> float:
+        """Returns where in the schedule an update is, from 0 to `length`."""
+        piece = next(each for each in reversed(self.pieces) if each.start <= update)
+        ahead, behind = piece.end - update, update - piece.start
+        return self.length * (piece.done * ahead + behind) / max(piece.end - piece.start, 1)
+
+    def changed(self, update: int, end: int) -> "Timetable":
+        """Returns the plan with another end, from this update on; the schedule does not jump."""
+        done = min(self.position(update) / self.length, 1.0)
+        pieces = (*self.pieces, Piece(start=update, done=done, end=end))
+        return replace(self, pieces=pieces)
+
+    def is_validated(self, epoch: int, updates_per_epoch: int) -> bool:
+        """Whether a finished epoch, counted from 1, is: not if the run is about to end anyway."""
+        left = self.total - epoch * updates_per_epoch
+        is_due = epoch % self.validate_every == 0
+        return left <= 0 or (is_due and 2 * left >= self.validate_every * updates_per_epoch)
+
+
 @dataclass(kw_only=True)
 class Progress:
     """The position in a run, and what has been summed up on the way there.
@@ -181,8 +270,11 @@ class Progress:
         seconds: Time its updates took, waiting for batches included.
         wait_seconds: The part of that time in which there was no batch to work on.
         bad: A sentence for each image that could not be read so far.
-        history: The finished epochs.
+        history: The validated epochs.
         best: The epoch whose weights are the best so far.
+        plan: How a run that has to end within minutes spends them; of others None.
+        pace: How long its parts take, where that was looked at.
+        spent: Seconds that all sessions have taken up to here.
     """
 
     epoch: _Count = 0
@@ -194,11 +286,18 @@ class Progress:
     bad: list[str] = field(default_factory=list)
     history: list[EpochRow] = field(default_factory=list)
     best: EpochRow | None = None
+    plan: Timetable | None = None
+    pace: Pace | None = None
+    spent: _Amount = 0.0
 
     def __post_init__(self) -> None:
         numbers = [row.epoch for row in self.history]
         is_best_known = self.best in self.history if numbers else self.best is None
-        if numbers != list(range(1, self.epoch + 1)) or not is_best_known:
+        if self.plan is None:
+            is_complete = numbers == list(range(1, self.epoch + 1))
+        else:
+            is_complete = numbers == sorted(set(numbers)) and max(numbers, default=0) <= self.epoch
+        if not is_complete or not is_best_known:
             raise UserError(f"Got {len(numbers)} epochs of a run that do not go together.")
 
     def count(self, loss: float, num_images: int, seconds: float, waited: float = 0.0) -> None:
@@ -215,9 +314,20 @@ class Progress:
         return new
 
     def finish_epoch(
-        self, val_loss: float, val_top1: float, lr: float, memory_mb: float
+        self,
+        val_loss: float,
+        val_top1: float,
+        lr: float,
+        memory_mb: float,
+        ended: Ended = "",
+        patience: int | None = None,
     ) -> EpochRow:
-        """Adds the epoch's row to the history and moves on to the start of the next one."""
+        """Adds the epoch's row to the history and moves on to the start of the next one.
+
+        Args:
+            ended: What the run ends by after this epoch, if it does.
+            patience: After how many epochs without a better one it ends too.
+        """
         row = EpochRow(
             epoch=self.epoch + 1,
             train_loss=self.train_loss,
@@ -229,12 +339,27 @@ class Progress:
             data_wait=self.data_wait,
             memory_mb=memory_mb,
         )
+        before = self.best
+        if before is not None and best_epoch([before, row]) is before:
+            is_out = patience is not None and row.epoch - before.epoch >= patience
+            row = replace(row, ended=ended or ("patience" if is_out else ""))
+        else:
+            self.best = row = replace(row, ended=ended)
         self.history.append(row)
-        self.best = row if self.best is None else best_epoch([self.best, row])
-        self.epoch += 1
-        self.batch = self.num_images = 0
+        self.num_images = 0
         self.loss_sum = self.seconds = self.wait_seconds = 0.0
+        self.next_epoch()
         return row
+
+    def next_epoch(self) -> None:
+        """Moves on to the start of the next one, not having validated this one."""
+        self.epoch += 1
+        self.batch = 0
+
+    @property
+    def ended(self) -> Ended:
+        """What the run ended by, once it has."""
+        return self.history[-1].ended if self.history else ""
 
     @property
     def train_loss(self) -> float:
@@ -337,7 +462,8 @@ class Events(AbstractContextManager):
     def epoch(self, step: int, row: EpochRow) -> None:
         """Writes the figures of an epoch, at the number of its last update."""
         self._step = step
-        figures = {f"epoch/{name}": value for name, value in asdict(row).items()}
+        values = {name: value for name, value in asdict(row).items() if name != "ended"}
+        figures = {f"epoch/{name}": value for name, value in values.items()}
         self._write({"epoch/number": figures.pop("epoch/epoch"), **figures})
 
     def test(self, step: int, figures: Mapping[str, float]) -> None:

@@ -55,6 +55,16 @@ class StoredRun:
         return best_epoch(self.history) if self.history else None
 
     @property
+    def epochs_done(self) -> int:
+        """The last epoch that was validated."""
+        return self.history[-1].epoch if self.history else 0
+
+    @property
+    def ended(self) -> str:
+        """What a finished run's length came from: epochs, updates, minutes or patience."""
+        return self.result.ended if self.result else ""
+
+    @property
     def test_top1(self) -> float | None:
         """On the test split, if the run is finished and the data has one."""
         return self.result.test_top1 if self.result else None
@@ -81,7 +91,8 @@ class StoredRun:
             "model": self.config["model"],
             "num_params": self.num_params,
             "epochs": self.config.get("epochs"),
-            "epochs_done": len(self.history),
+            "epochs_done": self.epochs_done,
+            "ended": self.ended or None,
             "best_epoch": best.epoch if best else None,
             "best_top1": best.val_top1 if best else None,
             "best_loss": best.val_loss if best else None,
@@ -178,6 +189,7 @@ class _Figures:
     data: str
     model: str | None
     epochs: int | None = None
+    minutes: float | None = None
     batch_size: int | None = None
     optim: dict[str, Any] = field(default_factory=dict)
 

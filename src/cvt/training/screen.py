@@ -21,6 +21,7 @@ from cvt.training.run_folder import EpochRow
 _LINE_EVERY_S = 300.0  # where there is no bar, a log should show that the run is alive
 _MUCH_WAITING = 0.1
 _LEAST_BAR = 12
+_QUITE_ANOTHER = 0.05
 
 
 class Screen:
@@ -115,6 +116,18 @@ class Screen:
             self._said_at = time.monotonic()
             self.say("  ".join([description, *figures]))
 
+    def replan(self, planned: int, total: int, done: int) -> None:
+        """Goes on with another number of updates of the whole run; says so if it is quite another.
+
+        Args:
+            done: Updates made so far.
+        """
+        if abs(total / planned - 1) > _QUITE_ANOTHER:
+            pace = "slower" if total < planned else "quicker"
+            self.say(f"This goes {pace} than planned: {total:,} updates in all, not {planned:,}.")
+        self._to_do = self._done + total - done
+        self.bar.update(self.task, total=total)
+
     def epoch(self, row: EpochRow, epochs: int, is_best: bool) -> None:
         """Prints the line of a finished epoch; a star marks the best so far.
 
@@ -206,7 +219,10 @@ def _lines(text: str, room: int | None, breaks: Sequence[re.Pattern[str]]) -> li
 _GROUPS = {
     "model": ("model", "model_args", "weights", "drop_path_rate", "freeze", "ema_decay"),
     "teacher": ("teacher", "teacher_args"),
-    "length": ("epochs", "updates", "batch_size", "accum_steps", "image_size", "seed"),
+    "length": (
+        "epochs", "updates", "minutes", "patience", "batch_size", "accum_steps", "image_size",
+        "seed",
+    ),
     "machine": (
         "device", "precision", "parallel", "num_workers", "compile", "grad_checkpointing",
         "channels_last", "sync_bn", "deterministic",
@@ -333,6 +349,15 @@ def say_time(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = round(total / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def say_about(seconds: float) -> str:
+    """Returns a duration that is known roughly, in one unit: `0.03 s`, `45 s`, `7 min`, `3.5 h`."""
+    for size, unit in ((5400, 3600), (90, 60)):
+        if seconds >= size:
+            rounded = float(f"{seconds / unit:.2g}")
+            return f"{rounded:,g} {'h' if unit == 3600 else 'min'}"
+    return f"{float(f'{seconds:.2g}'):g} s"
 
 
 def say_memory(megabytes: float) -> str:

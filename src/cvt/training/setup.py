@@ -10,8 +10,7 @@ from typing import Any, cast, get_type_hints
 
 import torch
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from cvt.data import (
     Batch,
@@ -20,8 +19,6 @@ from cvt.data import (
     Share,
     eval_transform,
     load_data,
-    make_eval_loader,
-    make_loader,
     outermost,
     train_transform,
 )
@@ -29,7 +26,6 @@ from cvt.data.cache import Cache
 from cvt.data.transforms import Transform
 from cvt.errors import UserError
 from cvt.files import expanded
-from cvt.parts.backbone import Backbone
 from cvt.parts.model import VisionModel, num_params
 from cvt.plain import to_plain, write_yaml
 from cvt.runtime import (
@@ -58,11 +54,19 @@ from cvt.training.defaults import (
     said,
     same_chunks,
 )
-from cvt.training.losses import Teacher, check_teacher, find_teacher, make_loss, make_mixer
-from cvt.training.network import Network, make_network
-from cvt.training.optim import make_optimizer, make_scheduler
-from cvt.training.run_folder import CONFIG_FILE, Progress, is_run, make_run_folder
-from cvt.training.step import StepOptions
+from cvt.training.losses import Teacher, check_teacher, find_teacher, make_mixer
+from cvt.training.pace import (
+    Clock,
+    Limits,
+    clock_from_now,
+    make_scheduler,
+    measure_pace,
+    needed,
+    say_length,
+)
+from cvt.training.run_folder import CONFIG_FILE, Ended, Progress, is_run, make_run_folder
+from cvt.training.screen import say_about
+from cvt.training.step import Learner, eval_batches, make_learner, train_batches
 from cvt.weights.record import Record, RunData
 from cvt.weights.source import open_weights
 from cvt.zoo.create import create_model, load
@@ -84,10 +88,11 @@ _NOT_TO_SAY = {
 
 
 @dataclass(kw_only=True)
-class Run:
+class Run(Learner):
     """A run, ready for its next update: `config` has no gaps, `progress` says where it is.
 
-    `notes` are sentences that the user should read before it goes on.
+    `notes` are sentences that the user should read before it goes on; `clock` tells how long this
+    session has taken, loading included, and `spent_before` what the ones before it took.
     """
 
     config: TrainConfig
@@ -96,39 +101,77 @@ class Run:
     splits: DataSplits
     identity: Identity
     device: torch.device
-    network: Network
     record: Record
-    optimizer: Optimizer
-    loss_fn: nn.Module
-    step: StepOptions
     augmented: Transform
     plain: Transform
     cache: Cache
     progress: Progress
+    clock: Clock = field(default_factory=clock_from_now)
+    spent_before: float = field(init=False)
     scheduler: Scheduler = field(init=False)
     saved_at: float = field(default_factory=time.monotonic)
     drawn_at: float = field(default_factory=time.monotonic)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        plan = self.progress.plan
+        self.spent_before = self.progress.spent
         self.scheduler = make_scheduler(
-            self.optimizer, self.config.optim, self.total_updates, self.updates_per_epoch
+            self.optimizer,
+            self.config.optim,
+            plan.length if plan else self.total_updates,
+            self.updates_per_epoch,
+            in_minutes=plan is not None,
         )
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run; the last one may be cut short by `config.updates`."""
+        """Epochs of the whole run; the last one may be cut short by updates or minutes."""
         return -(-self.total_updates // self.updates_per_epoch)
 
     @property
     def updates_per_epoch(self) -> int:
         """Full batches that the training images make; the rest sits an epoch out."""
-        return len(self.splits.train) // self.config.batch_size
+        return updates_per_epoch(self.config, self.splits)
 
     @property
     def total_updates(self) -> int:
-        """Updates of the whole run."""
-        return self.config.updates or self.config.epochs * self.updates_per_epoch
+        """Updates of the whole run, as far as it is planned."""
+        plan = self.progress.plan
+        most = plan.total if plan else most_updates(self.config, self.splits)
+        assert most is not None, "a run in minutes has a plan"
+        return most
+
+    @property
+    def limits(self) -> Limits | None:
+        """Within what it has to end, where it has to end in time."""
+        return limits_of(self.config, self.splits)
+
+    @property
+    def spent(self) -> float:
+        """Seconds that all sessions have taken."""
+        return self.spent_before + self.clock()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train or to validate."""
+        is_through = self.done_updates == self.total_updates and not self.progress.batch
+        return bool(self.progress.ended) or is_through
+
+    @property
+    def ends_by(self) -> Ended:
+        """What the run ends by after the epoch in hand, unless its patience does."""
+        if self.done_updates < self.total_updates:
+            return ""
+        if self.total_updates == most_updates(self.config, self.splits):
+            return "updates" if self.config.updates else "epochs"
+        return "minutes"
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the epoch in hand is, when its updates are made."""
+        plan, epoch = self.progress.plan, self.progress.epoch + 1
+        return plan is None or plan.is_validated(epoch, self.updates_per_epoch)
 
     @property
     def updates_of_epoch(self) -> int:
@@ -159,24 +202,15 @@ class Run:
         )
 
     def set_lr(self, update: int) -> None:
-        """Sets the learning rate of an update, counted from 0, a function of its number."""
-        self.scheduler.step_update(max(update, 0))
+        """Sets the learning rate of an update, counted from 0, a function of number and plan."""
+        update, plan = max(update, 0), self.progress.plan
+        self.scheduler.step_update(cast("int", plan.position(update) if plan else update))
 
     def train_loader(self) -> Iterable[Batch]:
         """Returns this process's chunks of the batches of the epoch in hand not done yet."""
-        return make_loader(
-            self.splits.train,
-            self.augmented,
-            batch_size=self.config.batch_size,
-            shuffle=True,
-            seed=self.config.seed,
-            epoch=self.progress.epoch,
-            start_batch=self.progress.batch,
-            num_workers=self.config.num_workers,
-            drop_last=True,
-            repeats=self.config.augment.repeats,
-            share=Share(self.world.rank, self.world.size, self.config.accum_steps),
-            kept=self.cache.train,
+        at, kept = self.progress, self.cache.train
+        return train_batches(
+            self.config, self.splits.train, self.augmented, self.world, at.epoch, at.batch, kept
         )
 
     def first_images(self, most: int) -> tuple[Tensor, Tensor]:
@@ -205,15 +239,8 @@ class Run:
 
     def eval_loader(self, images: ImageSet) -> Iterable[Batch]:
         """Returns this process's share of a split, in order, without augmentation."""
-        return make_eval_loader(
-            images,
-            self.plain,
-            batch_size=max(self.config.batch_size // self.step.num_chunks // self.world.size, 1),
-            num_workers=self.config.num_workers,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            kept=self.cache.val if images is self.splits.val else None,
-        )
+        kept = self.cache.val if images is self.splits.val else None
+        return eval_batches(self.config, images, self.plain, self.world, kept)
 
     def describe(self) -> str:
         """Returns sentences about data, model, device, processes and teacher."""
@@ -239,10 +266,39 @@ class Run:
         )
 
 
+def updates_per_epoch(config: TrainConfig, splits: DataSplits) -> int:
+    """Returns how many full batches the training images make."""
+    return len(splits.train) // config.batch_size
+
+
+def most_updates(config: TrainConfig, splits: DataSplits) -> int | None:
+    """Returns the updates that a config names, or None where it names minutes alone."""
+    if config.updates is not None or config.epochs is None:
+        return config.updates
+    return config.epochs * updates_per_epoch(config, splits)
+
+
+def limits_of(config: TrainConfig, splits: DataSplits) -> Limits | None:
+    """Returns within what a run has to end, where it has to end in time."""
+    if config.minutes is None:
+        return None
+    return Limits(
+        seconds=60 * config.minutes,
+        updates_per_epoch=updates_per_epoch(config, splits),
+        most_updates=most_updates(config, splits),
+    )
+
+
 # --- How one is built: anew, or from where it was saved.
 
 
-def prepare(asked: Layer, world: World, hold: Callable[[Path], None] | None = None) -> Run:
+def prepare(
+    asked: Layer,
+    world: World,
+    hold: Callable[[Path], None] | None = None,
+    clock: Clock | None = None,
+    tells_length: bool = False,
+) -> Run:
     """Loads the data, derives the config, builds model and optimiser, and makes the run's folder.
 
     With `resume`, or after torchrun restarted its processes, all of it is put back to where the
@@ -251,12 +307,17 @@ def prepare(asked: Layer, world: World, hold: Callable[[Path], None] | None = No
 
     Args:
         hold: Marks the run's folder as in training, before anything in it is read; None leaves it.
+        clock: Tells since when minutes are counted; by default from here on.
+        tells_length: Look how long the run will take, which takes a moment, also without need.
     """
+    hold, clock = hold or (lambda folder: None), clock or clock_from_now()
     with world.alike():
-        return _prepare(_after_restart(asked, world), world, hold or (lambda folder: None))
+        return _prepare(_after_restart(asked, world), world, hold, clock, tells_length)
 
 
-def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Run:
+def _prepare(
+    asked: Layer, world: World, hold: Callable[[Path], None], clock: Clock, tells_length: bool
+) -> Run:
     folder = None
     if "resume" in asked:
         folder = expanded(asked["resume"])
@@ -265,7 +326,7 @@ def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Run:
         # Killed before its first checkpoint was saved, a run begins again: nothing is lost.
         config_file = folder / CONFIG_FILE
         if not world.on_main(lambda: config_file.exists() and not has_checkpoint(folder)):
-            return _resume(asked, folder, world)
+            return _resume(asked, folder, world, clock)
         asked = said(resumed(load_config(config_file), asked).to_dict(), "the config")
     told = {**USUAL, **asked}
     device = _device(told["device"], world)
@@ -275,15 +336,66 @@ def _prepare(asked: Layer, world: World, hold: Callable[[Path], None]) -> Run:
     config, tried = _with_precision(config, model, device, world)
     check_batch(config, len(splits.train), world.size)
     teacher, notes = _teacher(config, record, splits, device, world)
+    progress = Progress()
+    if config.minutes is not None or tells_length:
+        progress, told = _planned(config, model, record, splits, device, world, teacher, clock)
+        notes = told + notes
     if folder is None:
         # After a loss before the first checkpoint there is nothing in a folder to keep.
         made = Path(config.out) if world.is_restarted and config.out else None
         folder = world.on_main(lambda: made or make_run_folder(config))
         hold(folder)
     config = replace(config, out=str(folder), resume=None)
-    run = _assemble(config, folder, splits, device, model, record, world, teacher)
+    run = _assemble(config, folder, splits, device, model, record, world, teacher, progress, clock)
     run.notes += tried + notes
     return run
+
+
+# A look at the pace takes at most so much of the run, or as long; shorter runs need none.
+_SHARE_OF_MINUTES, _LONGEST_LOOK_S = 0.03, 10.0
+_SHARE, _SHORTEST_S, _FEWEST_UPDATES = 0.015, 10.0, 50
+
+
+def _planned(
+    config: TrainConfig,
+    model: VisionModel,
+    record: Record,
+    splits: DataSplits,
+    device: torch.device,
+    world: World,
+    teacher: Teacher | None,
+    clock: Clock,
+) -> tuple[Progress, list[str]]:
+    """Looks at the pace, and returns the start of a run with its plan, and how long it takes."""
+    limits, most = limits_of(config, splits), most_updates(config, splits)
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+
+    def most_s(update: float) -> float:
+        if limits is not None:
+            return min(_SHARE_OF_MINUTES * limits.seconds, _LONGEST_LOOK_S)
+        whole = update * (most or 0)
+        return 0.0 if whole < _SHORTEST_S else min(_SHARE * whole, _LONGEST_LOOK_S)
+
+    if limits is None and (config.compile or (most or 0) < _FEWEST_UPDATES):
+        return Progress(), []
+    pace = measure_pace(
+        replace(config, compile=False),  # which takes longer than all the rest
+        model,
+        record.preprocessing,
+        splits,
+        device,
+        world=world,
+        teacher=teacher,
+        most_s=most_s,
+    )
+    if pace is None:
+        return Progress(), []
+    plan = None if limits is None else world.on_main(lambda: limits.plan(pace, clock()))
+    total = plan.total if plan else most
+    every = plan.validate_every if plan else 1
+    length = say_length(pace, updates_per_epoch(config, splits), total or 0, limits, every)
+    return Progress(plan=plan, pace=pace), [length]
 
 
 def _with_precision(
@@ -299,12 +411,28 @@ def _with_precision(
     return replace(config, precision=cast("Any", chosen)), [why]
 
 
-def _resume(asked: Layer, folder: Path, world: World) -> Run:
+def _say_left(run: Run) -> list[str]:
+    pace, limits, at = run.progress.pace, run.limits, run.done_updates
+    if pace is None or run.is_over:
+        return []
+    if limits is not None:
+        left = limits.seconds - run.spent
+    else:
+        left = needed(pace, run.updates_per_epoch, 1, at, run.total_updates)
+    return [f"About {say_about(left)} are left."] if left > 0 else []
+
+
+def _resume(asked: Layer, folder: Path, world: World, clock: Clock) -> Run:
     checkpoint = world.on_main(lambda: newest(folder))
     facts = read_run_facts(checkpoint)
     stored = facts.identity
     config = resumed(TrainConfig.from_dict(facts.config), asked)
     config = same_chunks(config, stored.chunks, world.size)
+    if (config.minutes is None) != (facts.progress.plan is None):
+        raise UserError(
+            f"Got minutes {config.minutes} for a run that was begun with"
+            f"{'out' if facts.progress.plan is None else ''} any; start a new run from its weights."
+        )
     device = _device(config.device, world)
     splits = _splits(config.to_dict(), world)
     record = Record.from_dict(facts.record)
@@ -312,14 +440,15 @@ def _resume(asked: Layer, folder: Path, world: World) -> Run:
     model = build(record.model, spec, num_classes=spec.num_classes, in_chans=spec.in_chans)
     teacher, notes = _teacher(config, record, splits, device, world)
     config = replace(config, out=str(folder), resume=None, force=False)
-    run = _assemble(config, folder, splits, device, model, record, world, teacher)
+    run = _assemble(
+        config, folder, splits, device, model, record, world, teacher, facts.progress, clock
+    )
     if not asked.get("force"):
         stored.check(run.identity)
     check_batch(config, len(splits.train), world.size)
     load_tensors(checkpoint, run.tensors)
-    run.progress = facts.progress
     run.set_lr(run.done_updates - 1)
-    run.notes += notes
+    run.notes += _say_left(run) + notes
     run.notes += [
         f"The checkpoint {each} is half written or was changed; going on from {checkpoint.name}."
         for each in passed_over(folder, checkpoint)
@@ -410,13 +539,12 @@ def _assemble(
     record: Record,
     world: World,
     teacher: Teacher | None,
+    progress: Progress,
+    clock: Clock,
 ) -> Run:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
-    if teacher is not None and model.spec.distilled:
-        cast("Backbone", model).set_distilled_training()
-    network = make_network(model, config, device, world)
-    optimizer = make_optimizer(network.model, config.optim)
+    learner = make_learner(model, config, len(splits.classes), device, world, teacher)
     taught_by = (teacher.name, teacher.digest) if teacher else ()
     identity = Identity.of(splits, world.size * config.accum_steps, taught_by)
     trained_on = RunData(
@@ -426,37 +554,26 @@ def _assemble(
         seed=config.seed,
         digests=identity.data,
     )
+    most = progress.plan.total if progress.plan else most_updates(config, splits) or 0
     return Run(
+        **vars(learner),
         config=config,
         folder=folder,
         world=world,
         splits=splits,
         identity=identity,
         device=device,
-        network=network,
         record=replace(record, trained_on=trained_on),
-        optimizer=optimizer,
-        loss_fn=make_loss(config.mix, config.distill if teacher else None),
-        step=StepOptions(
-            batch_size=config.batch_size,
-            num_chunks=config.accum_steps,
-            world=world,
-            mixer=make_mixer(config.mix, len(splits.classes)),
-            norms=network.norms,
-            clip_grad=config.optim.clip_grad,
-            precision=config.precision,
-            scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
-            teacher=teacher,
-        ),
         augmented=train_transform(record.preprocessing, config.augment),
         plain=eval_transform(record.preprocessing),
         cache=Cache(
             splits,
-            config.epochs,
+            -(-most // max(updates_per_epoch(config, splits), 1)),
             3 * math.prod(record.preprocessing.size),
             int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         ),
-        progress=Progress(),
+        progress=progress,
+        clock=clock,
     )
 
 

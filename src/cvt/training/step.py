@@ -1,21 +1,29 @@
-"""One update: mix, forward and backward chunk by chunk, check, clip, step."""
+"""One update: mix, forward and backward chunk by chunk, check, clip, step; and what it takes."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from cvt.data import Batch, ImageSet, Share, make_eval_loader, make_loader
+from cvt.data.cache import Kept
+from cvt.data.transforms import Transform
 from cvt.errors import UserError
+from cvt.parts.backbone import Backbone
+from cvt.parts.model import VisionModel
 from cvt.runtime import ALONE, World, autocast
-from cvt.training.losses import Mixer, Teacher
-from cvt.training.network import ChunkNorms
+from cvt.training.config import OptimConfig, TrainConfig
+from cvt.training.losses import Mixer, Teacher, make_loss, make_mixer
+from cvt.training.network import ChunkNorms, Network, make_network
 
 Chunk = tuple[Tensor, Tensor]
 
@@ -187,3 +195,135 @@ def _check(result: StepResult, scaler: torch.amp.GradScaler | None) -> None:
         loss=result.loss,
         grad_norm=result.grad_norm,
     )
+
+
+# --- What updates are made with: the network in its training form, optimiser and loss.
+
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "adamw": {"fused": True},  # one kernel over all tensors, where there is one a tensor and step
+    "sgd": {},
+    "lamb": {"max_grad_norm": None},  # clip_grad alone decides
+    "muon": {"momentum": 0.95},
+}
+
+
+@dataclass(kw_only=True)
+class Learner:
+    """Everything that an update needs but its images; `step` stays the same in all of them."""
+
+    network: Network
+    optimizer: Optimizer
+    loss_fn: nn.Module
+    step: StepOptions
+
+
+def make_learner(
+    model: VisionModel,
+    config: TrainConfig,
+    num_classes: int,
+    device: torch.device,
+    world: World,
+    teacher: Teacher | None,
+) -> Learner:
+    """Brings a model into its training form, which changes it in place, and makes the rest."""
+    if teacher is not None and model.spec.distilled:
+        cast("Backbone", model).set_distilled_training()
+    network = make_network(model, config, device, world)
+    return Learner(
+        network=network,
+        optimizer=make_optimizer(network.model, config.optim),
+        loss_fn=make_loss(config.mix, config.distill if teacher else None),
+        step=StepOptions(
+            batch_size=config.batch_size,
+            num_chunks=config.accum_steps,
+            world=world,
+            mixer=make_mixer(config.mix, num_classes),
+            norms=network.norms,
+            clip_grad=config.optim.clip_grad,
+            precision=config.precision,
+            scaler=torch.amp.GradScaler(device.type) if config.precision == "fp16" else None,
+            teacher=teacher,
+        ),
+    )
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    """Returns an optimiser of the parameters that learn; frozen ones are in none of its groups.
+
+    `adamw` has betas 0.9 and 0.999 and eps 1e-8, `sgd` Nesterov momentum, `lamb` AdamW's betas
+    and eps 1e-6. `muon` orthogonalises the steps of matrices and kernels and scales them to
+    AdamW's size, so that rates are alike; what has one dimension is AdamW's (betas 0.9 and 0.95).
+    Biases, norms, class tokens and position tables are not decayed; linear, embedding and depthwise
+    kernels are. With `layer_decay` d, the classifier has the learning rate itself and each layer
+    before it d times that of the next one: the blocks (the final norm goes with the last), the
+    embeddings between the stages, and the stem.
+
+    Source: microsoft/CvT f851e68, lib/optim/build.py and the YAML files' WITHOUT_WD_LIST; layer
+    decay: BEiT, arXiv 2106.08254, through timm and the model's `group_matcher`; Muon: Jordan et
+    al., kellerjordan.github.io/posts/muon, its scale Liu et al., arXiv 2502.16982.
+    """
+    opt, layer_decay = config.opt, config.layer_decay
+    arguments: dict[str, Any] = {"momentum": config.momentum, **_ARGUMENTS[opt]}
+    return create_optimizer_v2(
+        model,
+        opt=opt,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        layer_decay=None if layer_decay == 1 else layer_decay,
+        **arguments,
+    )
+
+
+def train_batches(
+    config: TrainConfig,
+    images: ImageSet,
+    transform: Transform,
+    world: World,
+    epoch: int,
+    start_batch: int = 0,
+    kept: Kept | None = None,
+) -> Iterable[Batch]:
+    """Returns this process's chunks of the batches of an epoch, counted from 0."""
+    return make_loader(
+        images,
+        transform,
+        batch_size=config.batch_size,
+        shuffle=True,
+        seed=config.seed,
+        epoch=epoch,
+        start_batch=start_batch,
+        num_workers=config.num_workers,
+        drop_last=True,
+        repeats=config.augment.repeats,
+        share=Share(world.rank, world.size, config.accum_steps),
+        kept=kept,
+    )
+
+
+def eval_batches(
+    config: TrainConfig,
+    images: ImageSet,
+    transform: Transform,
+    world: World,
+    kept: Kept | None = None,
+) -> Iterable[Batch]:
+    """Returns this process's share of a split, in order, in batches of a chunk's size."""
+    return make_eval_loader(
+        images,
+        transform,
+        batch_size=max(config.batch_size // config.accum_steps // world.size, 1),
+        num_workers=config.num_workers,
+        rank=world.rank,
+        world_size=world.size,
+        kept=kept,
+    )
+
+
+def on_device(
+    chunks: Iterable[Batch], device: torch.device, channels_last: bool = False
+) -> Iterator[Chunk]:
+    """Brings chunks to the device as they are asked for."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for chunk in chunks:
+        images = chunk.images.to(device, non_blocking=True, memory_format=layout)
+        yield images, chunk.labels.to(device, non_blocking=True)

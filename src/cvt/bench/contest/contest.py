@@ -11,10 +11,10 @@ import torch
 from cvt.bench.contest.plan import ContestConfig, ContestPlan, make_plan
 from cvt.bench.contest.plot import save_contest
 from cvt.bench.contest.results import (
+    Allowance,
     ContestResults,
     Inference,
     Measured,
-    Pace,
     RunResult,
     sum_up,
 )
@@ -140,13 +140,13 @@ def _run(
         return RunResult(label=contender.label, seed=seed, hardware=machine, error=sentence)
 
 
-def _pace(contender: Contender, ledger: "Ledger", ask: Ask, screen: BenchScreen) -> Pace:
+def _pace(contender: Contender, ledger: "Ledger", ask: Ask, screen: BenchScreen) -> Allowance:
     """Measures how quickly a contender learns; once measured, it holds for good."""
     paces = ledger.measured.paces
     if contender.label not in paces:
         screen.now(f"{contender.label}: how long an update takes")
         seconds = ask(PACE, ledger.plan.run_config(contender, 0, Path("unused"), None))
-        pace = Pace(seconds, ledger.plan.budget.updates_at(seconds))
+        pace = Allowance(seconds, ledger.plan.budget.updates_at(seconds))
         ledger.note(paces={**paces, contender.label: pace})
     return ledger.measured.paces[contender.label]
 

@@ -103,7 +103,8 @@ def read_budget(text: str) -> Budget:
 # --- What is asked for, and what follows from it.
 
 # What each run is told for itself, and what else does not change what is computed.
-_OF_A_RUN = ("model", "model_args", "seed", "out", "epochs", "updates", "resume", "force")
+_LENGTH = ("epochs", "updates", "minutes", "patience")
+_OF_A_RUN = ("model", "model_args", "seed", "out", *_LENGTH, "resume", "force")
 _FREE = ("data_dir", "download", "num_workers", "checkpoint_minutes", "keep_checkpoints")
 # A schedule made for many epochs may not spend a short budget on warming up.
 _MOST_WARM_UP = 0.1
@@ -116,7 +117,7 @@ class ContestConfig:
     Args:
         recipe: Data, device, batch, image size, optimiser and augmentation for everyone. What is
             not said follows from data and device, never from a model; `model`, `model_args`,
-            `epochs`, `updates`, `seed` and `out` are not read. Each row keeps its own stochastic
+            `seed`, `out` and what says how long are not read. Each row keeps its own stochastic
             depth unless `drop_path_rate` gives everyone the same.
         budget: Takes the place of epochs.
         seeds: How many: 0 to `seeds` - 1. A seed decides initial weights, order, augmentation and
@@ -221,6 +222,7 @@ class ContestPlan:
             "model_args": self._args(contender),
             "seed": seed,
             "out": str(out),
+            **dict.fromkeys(_LENGTH),
             "epochs": None if updates else 1,
             "updates": updates,
             "keep_checkpoints": 1,

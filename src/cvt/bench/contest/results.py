@@ -243,7 +243,7 @@ _COLUMNS: dict[str, str | Callable[[ContenderResult], object]] = {
 
 
 @dataclass(frozen=True)
-class Pace:
+class Allowance:
     """How quickly a contender learns, measured once, and how many updates a budget is at it."""
 
     seconds_per_update: float
@@ -272,7 +272,7 @@ class Inference:
 class Measured:
     """What is measured beside the runs."""
 
-    paces: dict[str, Pace] = field(default_factory=dict)
+    paces: dict[str, Allowance] = field(default_factory=dict)
     inference: Inference | None = None
 
 

@@ -3,22 +3,21 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from itertools import count, islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cvt.bench.contest.results import RunResult
-from cvt.data import Batch
 from cvt.errors import UserError
+from cvt.parts.model import VisionModel
 from cvt.runtime import ALONE, Interrupted
 from cvt.training.defaults import said
-from cvt.training.loop import make_update, train
-from cvt.training.network import set_train_mode
+from cvt.training.loop import train
+from cvt.training.pace import measure_pace
 from cvt.training.report import read_result
 from cvt.training.run_folder import CONFIG_FILE, is_held, read_metrics
 from cvt.training.screen import say_memory, say_time
-from cvt.training.setup import Run, prepare
+from cvt.training.setup import prepare
 
 # --- Tasks for processes of their own.
 
@@ -37,39 +36,14 @@ def train_run(asked: Mapping[str, Any]) -> None:
         raise KeyboardInterrupt from None
 
 
-# How long an update takes is measured on a throw-away model, before a budget's clock starts.
-WARM_UP = 5
-UPDATES = 40
-LONGEST_S = 20.0
-FEWEST = 3
-
-
 def seconds_per_update(asked: Mapping[str, Any]) -> float:
-    """Makes updates as a run that is told this would, waiting for images included, and times them.
-
-    The mean over up to 40 updates or 20 seconds, after five that are not counted.
-    """
+    """Measures how long an update takes in a run that is told this, its epochs' starts included."""
     with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
-        told = {**said(asked, "the config"), "out": str(Path(folder) / "run")}
-        run = prepare(told, ALONE)
-        set_train_mode(run.network.model, run.config.freeze)
-        batches = _endless(run)
-        for chunks in islice(batches, WARM_UP):
-            make_update(run, chunks)
-        since, made = time.monotonic(), 0
-        while made < UPDATES and (made < FEWEST or time.monotonic() - since < LONGEST_S):
-            make_update(run, next(batches))
-            made += 1
-        return (time.monotonic() - since) / made
-
-
-def _endless(run: Run) -> Iterator[list[Batch]]:
-    """Goes through epoch after epoch, in batches of as many chunks as the config says."""
-    for epoch in count():
-        run.progress.epoch = epoch
-        batches = iter(run.train_loader())
-        while chunks := list(islice(batches, run.config.accum_steps)):
-            yield chunks
+        run = prepare({**said(asked, "the config"), "out": str(Path(folder) / "run")}, ALONE)
+        model = cast("VisionModel", run.network.model)
+        pace = measure_pace(run.config, model, run.record.preprocessing, run.splits, run.device)
+        assert pace is not None, "it was given all the time that it takes"
+        return pace.update + pace.epoch / run.updates_per_epoch
 
 
 # --- On this side: waiting for a run, watching it, reading it.
