@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from cvt.training.config import save_config
+from cvt.training.report import TrainResult, save_result
 from cvt.training.run_folder import EpochRow, write_metrics
 from trained import config_of
 
@@ -46,6 +47,18 @@ def test_runs_are_listed_and_compared_by_data_set(run, folder):
     assert lines[7] == ["pets"]
     assert lines[9][0] == "three"
     assert len(lines) == 10
+
+
+def test_what_a_run_ended_by_is_listed(run, tmp_path):
+    make_run(tmp_path / "one", 80.0, epochs=None, minutes=2.5)
+    result = TrainResult(
+        run=tmp_path / "one", data="digits", best_epoch=20, best_top1=80.0, best_loss=1.0,
+        seconds=149.0, ended="minutes",
+    )  # fmt: skip
+    save_result(tmp_path / "one", result)
+    out = run("runs", tmp_path)[1]
+    assert " 20/2.5 min " in out
+    assert " finished: minutes" in out
 
 
 def test_many_differences_stand_below_each_other(run, folder):

@@ -353,7 +353,7 @@ def test_the_rate_is_at_its_floor_then_and_the_last_epoch_is_validated(whole):
 def test_what_it_ended_by_is_said(whole):
     result = read_result(whole[0])
     assert result.ended == "minutes"
-    assert "as its minutes were over" in report(result)
+    assert "when its minutes were up" in report(result)
     assert [row.ended for row in read_metrics(whole[0])][-2:] == ["", "minutes"]
 
 

@@ -94,8 +94,8 @@ def read_result(run: Path) -> TrainResult | None:
 
 
 _ENDED_BY = {
-    "minutes": ", as its minutes were over",
-    "patience": ", as its patience was: it got no better",
+    "minutes": ", when its minutes were up",
+    "patience": ", when its patience ran out",
 }
 
 

@@ -338,8 +338,8 @@ def _prepare(
     teacher, notes = _teacher(config, record, splits, device, world)
     progress = Progress()
     if config.minutes is not None or tells_length:
-        progress, told = _planned(config, model, record, splits, device, world, teacher, clock)
-        notes = told + notes
+        progress, length = _planned(config, model, record, splits, device, world, teacher, clock)
+        notes = length + notes
     if folder is None:
         # After a loss before the first checkpoint there is nothing in a folder to keep.
         made = Path(config.out) if world.is_restarted and config.out else None
