@@ -271,7 +271,9 @@ def _is_a(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and _is_number(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, get_origin(hint) or hint)
+    kind = get_origin(hint) or hint
+    # Of a protocol's subclass, Python 3.11 would ask every property: some build a network.
+    return kind in type(value).__mro__ or isinstance(value, kind)
 
 
 def _is_number(value: Any) -> bool:

@@ -171,7 +171,7 @@ def test_every_row_goes_to_json_and_back(name):
 
 
 def test_a_kind_that_there_is_not_is_refused():
-    with pytest.raises(UserError, match="kind 'tntt', expected tnt, baseline or none"):
+    with pytest.raises(UserError, match="kind 'tntt', expected tnt, timm or none"):
         spec_from_dict({"kind": "tntt"})
 
 

@@ -24,6 +24,7 @@ from cvt.training.losses import (
 )
 from cvt.training.step import StepOptions, train_step
 from cvt.weights.checkpoint import save_checkpoint
+from cvt.weights.published import imagenet_class_names
 from cvt.weights.record import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Record
 from randomise import randomise
 
@@ -314,11 +315,14 @@ def no_download(monkeypatch):
     original, asked = timm.create_model, []
 
     def untrained(name, pretrained=False, **changes):
-        asked.append((name, pretrained, changes))
-        return randomise(original(name, **changes))
+        network = original(name, **changes)
+        if not pretrained:
+            return network
+        asked.append((name, changes["pretrained_cfg"]))
+        return randomise(network)
 
     monkeypatch.setattr("timm.create_model", untrained)
-    monkeypatch.setattr("cvt.zoo.create.is_out_of_reach", lambda repo_id: False)
+    monkeypatch.setattr("cvt.weights.source.is_out_of_reach", lambda repo_id: False)
     return asked
 
 
@@ -421,12 +425,14 @@ def test_a_run_folder_named_as_a_model_is_the_run(weights, tmp_path, monkeypatch
 
 def test_timms_are_asked_for_their_weights(no_download):
     source = find_teacher("timm/test_resnet.r160_in1k", {})
-    assert no_download == [("test_resnet.r160_in1k", True, {})]
+    assert no_download == [("test_resnet", "r160_in1k")]
     assert source.preprocessing.mean == (0.5, 0.5, 0.5)
     assert source.network.num_classes == 1000
     assert not source.network.training
-    classes = tuple(map(str, range(1000)))
-    assert check_teacher(source, Preprocessing(input_size=(3, 64, 64)), classes) == []
+    student = Preprocessing(input_size=(3, 64, 64))
+    assert check_teacher(source, student, imagenet_class_names()) == []
+    (note,) = check_teacher(source, student, tuple(map(str, range(1000))))
+    assert "class 0 is 'tench, Tinca tinca' to it and '0' in the data" in note
     grey = find_teacher("timm/test_resnet.r160_in1k", {"in_chans": 1})
     assert grey.preprocessing.mean == (0.5,)
 
@@ -434,10 +440,10 @@ def test_timms_are_asked_for_their_weights(no_download):
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("timm/test_resnte", {}, r"timm has no trained weights of 'test_resnte'\. Did you mean 't"),
-        ("timm/test_resnet.nothing", {}, "timm has no trained weights of 'test_resnet.nothing'"),
-        ("timm/cvt_nano_32", {}, "timm has no trained weights of 'cvt_nano_32'"),
-        ("timm/test_vit", {"hue": 3}, r"timm cannot build 'test_vit' with {'hue': 3}"),
+        ("timm/test_resnte", {}, r"Unknown model 'timm/test_resnte'\. Did you mean 'timm/test_r"),
+        ("timm/test_resnet.nothing", {}, "timm has no weights 'nothing' of 'test_resnet'"),
+        ("timm/cvt_nano_32", {}, "a network of this library that timm only lists"),
+        ("timm/test_vit", {"hue": 3}, "Unknown argument 'hue' of timm's test_vit"),
         ("cvt_nano_32", {}, "no published weights for 'cvt_nano_32'"),
         ("nowhere/best.safetensors", {}, "There is no file nowhere/best.safetensors"),
         ("cvt_13.msft_in1", {}, "Unknown model 'cvt_13.msft_in1'.* Did you mean 'cvt_13.msft_in1k"),
@@ -456,7 +462,11 @@ def test_what_cannot_be_found_is_one_sentence(name, changes, words, no_download)
 def test_offline_is_one_sentence(in_reach, monkeypatch):
     """Also where the hub answers, but the download fails."""
 
-    def fails(name, pretrained, **changes):
+    original = timm.create_model
+
+    def fails(name, pretrained=False, **changes):
+        if not pretrained:
+            return original(name, **changes)
         assert in_reach
         raise FileNotFoundError("Cannot find the requested files in the disk cache.")
 

@@ -164,7 +164,7 @@ def test_a_record_that_contradicts_itself_is_refused(tmp_path, state):
     spec = ROWS["cvt_nano_32"].change(num_classes=3)
     grey = cvt.weights.record.Preprocessing(input_size=(1, 32, 32), mean=(0.5,), std=(0.5,))
     for record, says in (
-        (Record(model="resnet50", spec=spec), "Got a BackboneSpec for resnet50"),
+        (Record(model="resnet50", spec=spec), "Got a network of stages for resnet50"),
         (Record(model="cvt_nano_33", spec=spec), "Did you mean 'cvt_nano_32'"),
         (
             Record(model="cvt_nano_32", spec=spec, preprocessing=grey),

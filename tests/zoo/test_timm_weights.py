@@ -3,13 +3,11 @@
 import pytest
 import timm
 import torch
-from torch import nn
 
 import cvt
 from cvt.errors import UserError
 from cvt.weights.checkpoint import write_safetensors
 from cvt.weights.layouts import to_hugging_face, to_microsoft
-from cvt.zoo.create import build_trained
 
 SHALLOW = {"depth": (1, 1, 2)}
 
@@ -60,28 +58,16 @@ def test_timm_loads_them_whole_with_another_head_grey_and_as_features(file, sour
 
 
 def test_out_of_reach_is_a_sentence(monkeypatch):
-    monkeypatch.setattr("cvt.zoo.create.is_out_of_reach", lambda repo_id: True)
+    monkeypatch.setattr("cvt.weights.source.is_out_of_reach", lambda repo_id: True)
     with pytest.raises(UserError, match=r"Cannot get timm's weights of 'resnet18': .* go online"):
         cvt.create_model("resnet18", pretrained=True)
 
 
 def test_a_download_that_breaks_off_is_the_same_sentence(monkeypatch):
-    monkeypatch.setattr("cvt.zoo.create.is_out_of_reach", lambda repo_id: False)
-
-    def broken(**changes):
+    def broken(*_, **__):
         raise ConnectionError("reset by peer")
 
+    monkeypatch.setattr("cvt.weights.source.is_out_of_reach", lambda repo_id: False)
+    monkeypatch.setattr("cvt.weights.source.make_network", broken)
     with pytest.raises(UserError, match="Cannot get timm's weights of 'resnet18'"):
-        build_trained("resnet18", broken, {})
-
-
-def test_weights_are_asked_of_timm_with_the_changes(monkeypatch):
-    monkeypatch.setattr("cvt.zoo.create.is_out_of_reach", lambda repo_id: False)
-    asked = {}
-
-    def build(**changes):
-        asked.update(changes)
-        return nn.Identity()
-
-    build_trained("resnet18", build, {"num_classes": 3})
-    assert asked == {"pretrained": True, "num_classes": 3}
+        cvt.create_model("resnet18", pretrained=True)

@@ -94,8 +94,8 @@ def compare(
     *names: Annotated[
         str,
         Parameter(
-            help="Models of `cvt models`; changed in a field, as in cvt_nano_32+kv_stride=1,"
-            "pos_embed=table (in brackets one value a stage)."
+            help="Models of `cvt models` or timm/NAME; changed in a field, as in "
+            "cvt_nano_32+kv_stride=1,pos_embed=table (in brackets one value a stage)."
         ),
     ],
     alike: Annotated[ContestFlags, Parameter(name="*")] = ContestFlags(),

@@ -9,7 +9,10 @@ from cvt.errors import did_you_mean
 
 Checkpoint = Annotated[
     str,
-    Parameter(help="A run folder, a checkpoint file, a hub id or the name of published weights."),
+    Parameter(
+        help="A run folder, a checkpoint file, a hub id, the name of published weights, or "
+        "timm/NAME.TAG."
+    ),
 ]
 Json = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print a JSON object.")

@@ -24,7 +24,11 @@ _NAMED = 10
 
 def models(
     pattern: Annotated[
-        str, Parameter(help="Shell pattern that the names must fit, such as 'cvt_*_32'.")
+        str,
+        Parameter(
+            help="Shell pattern that the names must fit, such as 'cvt_*_32', or 'timm/resnet*' for "
+            "timm's."
+        ),
     ] = "*",
     /,
     *,
@@ -33,11 +37,15 @@ def models(
     """List the models and the published weights.
 
     A list of more than a dozen shows the MACs that are on record; a shorter one, and --json,
-    count every model's.
+    count every model's. Of timm's networks it names the weights.
     """
     from cvt.systems.catalog import ROWS, system_of
+    from cvt.systems.timm_networks import PREFIX
     from cvt.weights.published import PUBLISHED
 
+    if pattern.startswith(PREFIX):
+        _list_timms(pattern, json)
+        return
     names = [name for name in ROWS if fnmatch(name, pattern)]
     published = [each for name, each in PUBLISHED.items() if fnmatch(name, pattern)]
     if not names and not published:
@@ -62,6 +70,57 @@ def models(
     if published:
         say()
         print_table(Table.of(published, _WEIGHTS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TimmRow:
+    """A network of timm's in the list: the first of its weights is what its bare name stands for.
+
+    `size` is that of the first weights; `licence` is theirs.
+    """
+
+    model: str
+    size: tuple[int, int]
+    weights: tuple[str, ...]
+    licence: str | None
+
+
+def _list_timms(pattern: str, json: bool) -> None:
+    from cvt.systems.timm_networks import PREFIX, timm_config, timm_names, timm_row
+
+    names, rows = timm_names(pattern), []
+    if not names:
+        hint = did_you_mean(pattern, timm_names(f"{PREFIX}*"))
+        raise UserError(f"No network of timm's fits {pattern!r}.{hint}")
+    tags = {name: [] for name in names}
+    for each in timm_names(f"{pattern.partition('.')[0]}.*", pretrained=True):
+        name, _, tag = each.partition(".")
+        tags[name].append(tag)
+    for name in names:
+        first = timm_config(name)
+        own = first.get("tag")
+        row = _TimmRow(
+            model=name,
+            size=timm_row(name).img_size,
+            weights=tuple(sorted(tags[name], key=lambda tag, own=own: (tag != own, tag))),
+            licence=first.get("license"),
+        )
+        rows.append(row)
+    if json:
+        for row in rows:
+            print_json(row)
+        return
+    print_table(Table.of(rows, _TIMMS))
+    say()
+    say("`cvt show NAME` counts one; --weights NAME.WEIGHTS starts from its weights.")
+
+
+_TIMMS = {
+    "Model": "model",
+    "Pixels": lambda row: _grid(row.size),
+    "Weights": lambda row: ", ".join(row.weights) or None,
+    "Licence": "licence",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +197,8 @@ def show(
     name: Annotated[
         str,
         Parameter(
-            help="A model of `cvt models`, a run folder, a checkpoint file, a hub id or the name "
-            "of published weights."
+            help="A model of `cvt models`, timm/NAME, a run folder, a checkpoint file, a hub id or "
+            "the name of published weights."
         ),
     ],
     /,
@@ -186,12 +245,19 @@ _STAGES = {
     "MMACs": lambda each: f"{each[1].macs / 1e6:,.1f}",
 }
 _MAPS = {"Map": lambda each: each[0], "Grid": lambda each: _grid(each[1])}
+_WIDE_MAPS = {
+    "Map": lambda each: each[0],
+    "Grid": lambda each: _grid(each[1][0]),
+    "Channels": lambda each: each[1][1],
+}
 
 
 def _print(sheet: "Description") -> None:
     say(f"{sheet.name}, {_origin(sheet)}, at {_grid(sheet.size)} pixels")
     say()
     rows, columns = (sheet.stages, _STAGES) if sheet.stages else (sheet.grids, _MAPS)
+    if sheet.widths:
+        rows, columns = tuple(zip(sheet.grids, sheet.widths, strict=True)), _WIDE_MAPS
     print_table(Table.of(enumerate(rows, start=1), columns))
     say()
     by_part = {
@@ -218,10 +284,10 @@ def _origin(sheet: "Description") -> str:
 
 def _changes(record: "Record") -> str:
     """In what a checkpoint's network differs from its row."""
-    from cvt.systems.catalog import ROWS
+    from cvt.systems.catalog import row_of
     from cvt.weights.timm_folder import model_args
 
-    own, row = record.spec.staged, ROWS[record.model].staged
+    own, row = record.spec.staged, row_of(record.model).staged
     if own and row and len(own.stages) != len(row.stages):
         return "with another number of stages"
     names = ", ".join(model_args(record.model, record.spec))

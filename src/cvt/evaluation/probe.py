@@ -191,7 +191,7 @@ class Features:
 
 def extract(tested: ModelUnderTest, data: ImageSet) -> Features:
     """Returns what the classifier is fed with, in eval mode: BatchNorm stays as it was trained."""
-    if not tested.network.global_pool:
+    if tested.network.spec.global_pool == "":
         raise UserError("Got a model without pooling, expected one vector an image; set a pool.")
     found = tested.answers(data, network=_Featurizer(tested.network))
     return Features(found.logits.numpy(), found.labels.numpy(), found.bad)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cvt.errors import UserError
 from cvt.parts.attention import Attention
 
 
@@ -34,6 +35,14 @@ def attention_maps(model: nn.Module, image: Tensor) -> list[AttentionMap]:
     written-out softmax. Memory grows with Nq x Nkv: at 224 pixels, one image of CvT-13's first
     stage takes 9.8 MB.
     """
+    attentions = {
+        name: module for name, module in model.named_modules() if isinstance(module, Attention)
+    }
+    if not attentions:
+        raise UserError(
+            f"Got a {type(model).__name__} without an attention of this library's, expected a "
+            "model such as cvt_13; the inside of timm's networks and of deployed ones is not shown."
+        )
     maps: list[AttentionMap] = []
 
     def record(name: str) -> Callable[..., None]:
@@ -45,9 +54,7 @@ def attention_maps(model: nn.Module, image: Tensor) -> list[AttentionMap]:
         return hook
 
     handles = [
-        module.register_forward_pre_hook(record(name))
-        for name, module in model.named_modules()
-        if isinstance(module, Attention)
+        module.register_forward_pre_hook(record(name)) for name, module in attentions.items()
     ]
     try:
         with torch.no_grad():

@@ -36,7 +36,8 @@ def deploy(
     hooks, and records no gradient. Its `state_dict` is no checkpoint.
 
     Args:
-        model: A network of this library's, of any system, or a module around one.
+        model: A network of this library's, of any system, one of timm's, or a module around one.
+            What no pass knows stays as it is; `rewritten` of what is returned says what was done.
         dtype: float32, float64, bf16, fp16 or int8 (linear maps or more, of weights and
             activations), by name or as torch's; None: the model's.
         device: Where it will run; None: where the model is.
@@ -50,7 +51,7 @@ def deploy(
     names = chosen_passes(without)
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
-    if not any(isinstance(module, _REWRITTEN) for module in model.modules()):
+    if not hasattr(model, "spec") and not any(isinstance(m, _REWRITTEN) for m in model.modules()):
         raise UserError(
             f"Got a {type(model).__name__} with nothing in it to rewrite, expected a cvt model, "
             "such as cvt.create_model or cvt.load return."

@@ -37,7 +37,7 @@ class VisionModel(nn.Module):
         self.spec = spec
         self.num_classes = spec.num_classes
         self.in_chans = spec.in_chans
-        self.global_pool: str = spec.global_pool
+        self.global_pool = spec.global_pool or ""
         self.num_features = self.head_hidden_size = num_features
         self.num_prefix_tokens = num_prefix_tokens
 

@@ -73,7 +73,13 @@ class Spec(Protocol):
     @property
     def img_size(self) -> Grid: ...
     @property
-    def global_pool(self) -> Pool: ...
+    def global_pool(self) -> str | None:
+        """How tokens are pooled, "" for not at all; None: as the network does it of itself."""
+
+    @property
+    def family(self) -> str:
+        """What no change of a field changes: the kind of network, or timm's name for it."""
+        return self.kind or "stages"
 
     @property
     def distilled(self) -> bool:
@@ -109,11 +115,20 @@ class Spec(Protocol):
         return {}
 
     @property
+    def is_sized(self) -> bool:
+        """Whether something in the network is made for an image size."""
+        return bool(self.tables(self.img_size))
+
+    @property
     def min_size(self) -> int:
         """The smallest side of an image, in pixels."""
 
     def grids(self, size: Grid) -> list[Grid]:
         """Returns the (H, W) of each stage for an image of this size, which may be too small."""
+
+    def widths(self, size: Grid) -> tuple[int, ...]:
+        """Returns the channels of the maps of `grids`, where the spec itself does not say them."""
+        return ()
 
     @property
     def level_strides(self) -> tuple[int, ...]:

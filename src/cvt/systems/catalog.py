@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from cvt.errors import UserError, did_you_mean
 from cvt.parts.spec import Spec
-from cvt.systems.baselines import EFFICIENTNET, RESNET
 from cvt.systems.cpvt import CPVT
 from cvt.systems.cvt import CVT
 from cvt.systems.deit import DEIT
 from cvt.systems.pvt import PVT
 from cvt.systems.system import System, is_ours
 from cvt.systems.t2t import T2T
+from cvt.systems.timm_networks import EFFICIENTNET, PREFIX, RESNET, TIMM, timm_row
 from cvt.systems.tnt import TNT
 from cvt.systems.twins import TWINS
 from cvt.systems.vit import VIT
@@ -26,7 +26,9 @@ ROWS: dict[str, Spec] = {name: row for system in SYSTEMS for name, row in system
 
 
 def system_of(name: str) -> System:
-    """Returns the system that a row belongs to."""
+    """Returns the system that a row, or `timm/NAME`, belongs to."""
+    if name.startswith(PREFIX):
+        return TIMM
     for system in SYSTEMS:
         if name in system.rows:
             return system
@@ -35,13 +37,21 @@ def system_of(name: str) -> System:
 
 
 def row_of(name: str) -> Spec:
-    """Returns the row of this name."""
-    return system_of(name).rows[name]
+    """Returns the row of this name, be it of this library or `timm/NAME`."""
+    return timm_row(name) if name.startswith(PREFIX) else system_of(name).rows[name]
 
 
 def timm_name(name: str) -> str:
     """Returns a row's name in timm's registry: `cvt_NAME` where timm has a NAME of its own."""
+    if name.startswith(PREFIX):
+        return name.removeprefix(PREFIX)
     return f"cvt_{name}" if system_of(name).is_in_timm and not is_ours(name) else name
+
+
+def name_of_timms(architecture: str) -> str:
+    """Returns what a network of timm's is called here: as its row, or `timm/NAME`."""
+    row = ROWS.get(architecture)
+    return architecture if row is not None and row.made_by_timm else PREFIX + architecture
 
 
 def make_network(spec: Spec, **options: Any) -> "VisionModel":
@@ -59,7 +69,8 @@ def spec_from_dict(plain: Any) -> Spec:
     if not isinstance(plain, Mapping):
         raise UserError(f"Got {type(plain).__name__} for a spec, expected an object with keys.")
     kind = plain.get("kind", "")
+    kind = "timm" if kind == "baseline" else kind  # as they were called at first
     if not isinstance(kind, str) or kind not in kinds:
         known = [each for each in kinds if each]
         raise UserError(f"Got a spec of kind {kind!r}, expected {', '.join(known)} or none.")
-    return kinds[kind].from_dict(plain)
+    return kinds[kind].from_dict({**plain, "kind": kind})

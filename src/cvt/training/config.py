@@ -148,16 +148,16 @@ class TrainConfig:
     """Share of the training images held out for validation where the data has no such split."""
 
     model: str
-    """Name of a model; `cvt models` lists them."""
+    """Name of a model of `cvt models`, or timm/NAME for a network of timm's."""
 
     model_args: dict[str, Any] = field(default_factory=dict)
-    """Changes to the model's row, such as kv_stride 1; a list gives one value a stage."""
+    """Changes to the model's row, such as kv_stride 1; for timm/NAME what timm's network takes."""
 
     drop_path_rate: Rate | None = None
     """Stochastic depth at the last block of every stage; by default as the model's row says."""
 
     weights: str | None = None
-    """Checkpoint, run folder or published name to start from instead of a fresh model."""
+    """Checkpoint, run folder, published name or timm/NAME.TAG to start from."""
 
     teacher: str | None = None
     """Trained network to learn from as well: a model's name, timm/NAME, a run or a checkpoint."""

@@ -229,7 +229,7 @@ def derive(
 
 
 def _start_from(asked: Layer, start: Record) -> dict[str, Any]:
-    if asked.get("model", start.model) != start.model:
+    if asked.get("model", start.model).partition(".")[0] != start.model:
         raise UserError(
             f"Got model {asked['model']!r} and weights of {start.model!r}; leave the model out, or "
             "give weights of that model."

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,14 +10,15 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvt.errors import UserError, did_you_mean, first_line
+from cvt.errors import UserError, first_line
 from cvt.parts.model import num_params
 from cvt.systems.catalog import ROWS
+from cvt.systems.timm_networks import PREFIX
 from cvt.training.config import DistillConfig, MixConfig
 from cvt.weights.checkpoint import digest_of
 from cvt.weights.record import Preprocessing
 from cvt.weights.source import names_weights
-from cvt.zoo.create import build_trained, create_model, load
+from cvt.zoo.create import create_model, load
 from cvt.zoo.timm_models import ENTRYPOINTS
 
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -133,8 +132,6 @@ def distillation_term(
 
 # --- The network that a student learns from: found, checked, frozen.
 
-_TIMM = "timm/"
-
 
 @dataclass(frozen=True, kw_only=True)
 class FoundTeacher:
@@ -189,9 +186,8 @@ def find_teacher(name: str, changes: Mapping[str, Any]) -> FoundTeacher:
 
     Args:
         name: A checkpoint or a run's folder; a model of this library that has published weights,
-            with their tag or without; `timm/NAME` for one that timm downloads; or else whatever
-            `cvt.load` knows.
-        changes: Fields of its row; for `timm/NAME` what timm's builder takes.
+            with their tag or without; or else whatever `cvt.load` knows, `timm/NAME` among it.
+        changes: Fields of its row; for `timm/NAME` what timm's network takes.
     """
     from timm.models import is_model_pretrained
 
@@ -200,15 +196,13 @@ def find_teacher(name: str, changes: Mapping[str, Any]) -> FoundTeacher:
             "Got teacher_args num_classes, which would give the teacher an untrained classifier; "
             "leave it out."
         )
-    if name.startswith(_TIMM) and not Path(name).exists():
-        return _from_timm(name, changes)
     is_row = name.partition(".")[0] in ENTRYPOINTS and not names_weights(name)
     try:
         model: Any = create_model(name, True, **changes) if is_row else load(name, **changes)
     except UserError as error:
         is_timms_already = name in ROWS and ROWS[name].made_by_timm
         is_there = is_model_pretrained(name) and not is_timms_already
-        hint = f" Or take {_TIMM}{name}, which timm has." if is_there else ""
+        hint = f" Or take {PREFIX}{name}, which timm has." if is_there else ""
         raise UserError(f"Cannot get the teacher: {error}{hint}") from error
     record = model.record
     if record.multi_label:
@@ -267,25 +261,6 @@ def check_teacher(
         f"The teacher {name} calls its classes otherwise ({where}); they are taken to be "
         "the same ones in the same order."
     ]
-
-
-def _from_timm(name: str, changes: Mapping[str, Any]) -> FoundTeacher:
-    import timm
-    from timm.data import resolve_model_data_config
-
-    model_name = name.removeprefix(_TIMM)
-    if not timm.models.is_model_pretrained(model_name):
-        hint = did_you_mean(model_name, timm.list_models(pretrained=True))
-        raise UserError(f"timm has no trained weights of {model_name!r}.{hint}")
-    network = build_trained(model_name, partial(timm.create_model, model_name), changes)
-    config = resolve_model_data_config(network)
-    channels = getattr(network, "in_chans", None) or changes.get("in_chans", 3)
-    preprocessing = Preprocessing(
-        input_size=config["input_size"], mean=config["mean"], std=config["std"]
-    )
-    return FoundTeacher(
-        name=name, network=network.eval(), preprocessing=preprocessing.with_channels(channels)
-    )
 
 
 def _affine(

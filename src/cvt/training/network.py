@@ -53,7 +53,12 @@ def make_network(
     if config.sync_bn:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.grad_checkpointing:
-        model.set_grad_checkpointing()
+        try:
+            model.set_grad_checkpointing()
+        except (AssertionError, AttributeError) as error:  # some of timm's networks
+            raise UserError(
+                "Got grad_checkpointing for a network that cannot do it; leave it out."
+            ) from error
     ema = None
     if config.ema_decay:
         # Its warm-up keeps a short run's average from remembering the initial weights.

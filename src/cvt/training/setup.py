@@ -36,6 +36,8 @@ from cvt.runtime import (
     seed_all,
     seed_position,
 )
+from cvt.systems.catalog import row_of
+from cvt.systems.timm_networks import OF_BUILDER
 from cvt.training.checkpoints import (
     Identity,
     Tensors,
@@ -69,7 +71,7 @@ from cvt.training.screen import say_about
 from cvt.training.step import Learner, eval_batches, make_learner, train_batches
 from cvt.weights.record import Record, RunData
 from cvt.weights.source import open_weights
-from cvt.zoo.create import create_model, load
+from cvt.zoo.create import create_model, loaded
 from cvt.zoo.timm_models import build
 
 # Of the images that a step is tried with, all together: two of 224 pixels.
@@ -483,30 +485,37 @@ def _new_model(
     asked: Layer, splits: DataSplits, device: torch.device
 ) -> tuple[TrainConfig, VisionModel, Record]:
     """Derives the config and builds its model; of `weights`, if it starts from some."""
-    num_classes = len(splits.classes)
-    start, start_record = None, None
-    if "weights" in asked:
-        start = load(asked["weights"], num_classes=num_classes, **row_changes(asked))
-        start_record = cast("Record", start.record)
-    config = derive(asked, measure(splits), device, start_record)
-    changes, side = dict(row_changes(config.to_dict())), config.image_size
-    model = start or create_model(config.model, num_classes=num_classes, **changes)
-    if any(each.endswith("pos_embed.table") for each in model.state_dict()):
-        if start is not None:
-            start.set_input_size(side)
-        elif "img_size" not in config.model_args:  # a table drawn for it, not one interpolated
-            changes["img_size"] = side
-            model = create_model(config.model, num_classes=num_classes, **changes)
-    model = cast("VisionModel", model)
+    opened = open_weights(asked["weights"]) if "weights" in asked else None
+    start = opened[1] if opened else None
+    config = derive(asked, measure(splits), device, start)
+    changes = changes_at_side(config, row_changes(asked if start else config.to_dict()), start)
+    changes["num_classes"] = len(splits.classes)
+    if opened:
+        model = loaded(*opened, source=asked["weights"], **changes)
+    else:
+        model = cast("VisionModel", create_model(config.model, **changes))
+    model.spec.grids((config.image_size, config.image_size))  # refuses a size that it does not take
     record = Record(
         model=config.model.partition(".")[0],
         spec=model.spec,
-        preprocessing=preprocessing_for(config, model.in_chans, start_record),
+        preprocessing=preprocessing_for(config, model.in_chans, start),
         class_names=splits.classes,
-        licence=start_record.licence if start_record else None,
+        licence=start.licence if start else None,
         source=f"trained on {splits.name}",
     )
     return config, model, record
+
+
+def changes_at_side(
+    config: TrainConfig, changes: Mapping[str, Any], start: Record | None
+) -> dict[str, Any]:
+    """Returns a row's changes, with the image size of a network that is made for one.
+
+    Its position tables are drawn for that size then, and those to start from brought to it.
+    """
+    spec = start.spec if start else row_of(config.model.partition(".")[0])
+    is_open = spec.change(**changes).is_sized and "img_size" not in changes
+    return {**changes, "img_size": config.image_size} if is_open else dict(changes)
 
 
 def _teacher(
@@ -524,8 +533,9 @@ def _teacher(
 def row_changes(told: Layer) -> dict[str, Any]:
     """Returns what a config changes in its model's row; refuses what is not for it to say."""
     args, drop_path_rate = told.get("model_args", {}), told.get("drop_path_rate")
-    for name, why in _NOT_TO_SAY.items():
-        if name in args:
+    for name in args:
+        if name in _NOT_TO_SAY or name in OF_BUILDER:
+            why = _NOT_TO_SAY.get(name, "which no checkpoint would know of")
             raise UserError(f"Got model_args {name}, {why}; leave it out.")
     return args if drop_path_rate is None else {**args, "drop_path_rate": drop_path_rate}
 
@@ -617,6 +627,7 @@ def preview(asked: Layer) -> str:
         return f"# Not derived, null stands for what will be: {why}\n" + write_yaml(_as_said(asked))
     config = derive(asked, facts, device, start)
     changes, side = row_changes(config.to_dict()), config.image_size
+    changes = changes_at_side(config, changes, start)
     if start is not None:
         start.spec.change(**changes).grids((side, side))
     else:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,12 @@ from cvt.weights.record import Record
 
 
 def num_classes(state_dict: Mapping[str, Tensor], spec: Spec) -> int:
-    """Returns how many classes the (first) classifier tells apart; 0 without one."""
+    """Returns how many classes the (first) classifier tells apart; 0 without one.
+
+    The spec's are taken where timm does not say which module of its network that is.
+    """
+    if not spec.classifiers:
+        return spec.num_classes
     weight = state_dict.get(f"{spec.classifiers[0]}.weight")
     return 0 if weight is None or not weight.ndim else weight.shape[0]
 
@@ -129,10 +135,11 @@ def check_described(state_dict: Mapping[str, Tensor], record: Record, *, source:
 
 def check_record(record: Record, source: str) -> None:
     """Refuses a record whose spec is no change of its row, or whose images don't fit its spec."""
-    if row_of(record.model).kind != record.spec.kind:
+    expected, got = row_of(record.model).family, record.spec.family
+    if expected != got:
         raise UserError(
-            f"Got a {type(record.spec).__name__} for {record.model} in {source}, expected a "
-            f"{type(row_of(record.model)).__name__}; take the record that the model was saved with."
+            f"Got a network of {got} for {record.model} in {source}, expected {expected}; take the "
+            "record that the model was saved with."
         )
     channels = record.preprocessing.input_size[0]
     if channels != record.spec.in_chans:
@@ -157,8 +164,8 @@ def adapt(
 
     The classifiers are the model's own, fresh ones where the number of classes differs, or where
     the checkpoint has none. The first convolution is summed or repeated over its input channels,
-    as timm does. Position tables, frozen ones too, are interpolated to the model's grids. All
-    else stays, for `load_strict` to judge.
+    as timm does. Position tables, frozen ones too, are interpolated to the model's grids; those of
+    timm's networks as timm does it for its own weights. All else stays, for `load_strict` to judge.
 
     Args:
         img_size: The (H, W) that the checkpoint's position tables are made for; None: the model's.
@@ -170,8 +177,17 @@ def adapt(
         adapted |= {name: t for name, t in own.items() if name.startswith(of_heads)}
     _adapt_channels(adapted, model)
     if img_size is not None and tuple(img_size) != model.spec.img_size:
+        if model.spec.made_by_timm:
+            return resized_by_timm(adapted, model)
         adapt_tables(adapted, model, img_size)
     return adapted
+
+
+def resized_by_timm(state_dict: StateDict, model: nn.Module) -> StateDict:
+    """Brings the tables of a network of timm's to its image size by timm's own filter, if any."""
+    home = sys.modules[type(model).__module__]
+    resize = getattr(home, "checkpoint_filter_fn", None)  # no public name: a test watches it
+    return state_dict if resize is None else resize(state_dict, model)
 
 
 def adapt_tables(state_dict: StateDict, model: VisionModel, img_size: tuple[int, int]) -> None:
@@ -193,8 +209,9 @@ def _adapt_channels(state_dict: StateDict, model: VisionModel) -> None:
     if conv is None:
         raise UserError(
             f"Got in_chans={model.in_chans} for weights of {had} channels, expected {had}: "
-            "T2T-ViT's soft split normalises all channels of a window together, so that its "
-            "weights fit no other number; make the images that wide, or train anew."
+            "no convolution alone reads its images (T2T-ViT's soft split normalises all channels "
+            "of a window together), so that the weights fit no other number; make the images that "
+            "wide, or train anew."
         )
     name = f"{conv}.weight"
     state_dict[name] = adapt_input_conv(model.in_chans, state_dict[name], base_chans=had)

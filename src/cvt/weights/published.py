@@ -6,6 +6,7 @@ classes of ImageNet-1k. Names are those of timm's pull request 2176.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cvt.weights.record import Preprocessing
@@ -112,8 +113,12 @@ def published_file(file_name: str) -> Published | None:
     return next((each for each in PUBLISHED.values() if each.file_name.lower() == lower), None)
 
 
-def imagenet_class_names() -> tuple[str, ...]:
-    """Returns ImageNet-1k's 1000 class names in the order of the heads (from timm, offline)."""
+@cache
+def imagenet_class_names(subset: str = "imagenet-1k") -> tuple[str, ...]:
+    """Returns the class names of ImageNet-1k, or a larger set, in the order of the heads.
+
+    They come from timm, offline, which names the sets too.
+    """
     from timm.data import ImageNetInfo
 
-    return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
+    return tuple(ImageNetInfo(subset).label_descriptions())

@@ -5,11 +5,14 @@ import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cvt.errors import UserError, did_you_mean, first_line, remark
 from cvt.files import url_in
-from cvt.systems.catalog import ROWS, SYSTEMS, system_of
+from cvt.parts.spec import Spec
+from cvt.systems.catalog import ROWS, SYSTEMS, make_network, system_of
 from cvt.systems.cvt import CVT
+from cvt.systems.timm_networks import PREFIX, split_name, timm_config, timm_row
 from cvt.weights.checkpoint import (
     METADATA_KEY,
     load_checkpoint,
@@ -37,7 +40,7 @@ from cvt.weights.published import (
     published_file,
     shipped_file,
 )
-from cvt.weights.record import Record, preprocessing_of_row
+from cvt.weights.record import Preprocessing, Record, preprocessing_of_row
 from cvt.weights.timm_folder import read_timm_folder
 
 _TIMEOUT_S = 5
@@ -127,6 +130,58 @@ def _out_of_reach(repo_id: str) -> UserError:
     )
 
 
+# --- timm's pretrained weights, which timm downloads, by `timm/NAME` or `timm/NAME.TAG`.
+
+
+def record_of_timm(name: str) -> Record:
+    """Returns what timm knows of its weights; nothing is downloaded."""
+    from timm.data import infer_imagenet_subset
+
+    cfg, spec, (architecture, _) = timm_config(name), timm_row(name), split_name(name)
+    if not any(cfg.get(each) for each in ("hf_hub_id", "url", "file")):
+        raise UserError(
+            f"timm has no trained weights of {architecture!r}; train it by --model "
+            f"{PREFIX}{architecture}, or give the path of weights that you have."
+        )
+    subset = infer_imagenet_subset(dict(cfg))
+    names = imagenet_class_names(subset) if subset else ()
+    return Record(
+        model=PREFIX + architecture,
+        spec=spec,
+        preprocessing=Preprocessing.from_timm(dict(cfg)),
+        class_names=names if len(names) == spec.num_classes else None,
+        licence=cfg.get("license"),
+        source=name,
+    )
+
+
+def trained_timm(name: str, spec: Spec, **options: Any) -> Any:
+    """Builds a network of timm's with the weights of `timm/NAME.TAG`, from its cache or the hub.
+
+    Args:
+        options: What timm's builder takes besides.
+    """
+    from huggingface_hub.errors import HTTPError
+
+    architecture, tag = split_name(name)
+    hub_id = timm_config(name).get("hf_hub_id")
+    # Asked once, instead of the minute that timm's retries take.
+    away = hub_id and "pretrained_cfg_overlay" not in options and is_out_of_reach(hub_id)
+    failure: Exception | None = None
+    try:
+        if not away:
+            return make_network(spec, pretrained=True, pretrained_cfg=tag or None, **options)
+    except (OSError, HTTPError) as error:  # being offline is an OSError too
+        failure = error
+    raise UserError(
+        f"Cannot get timm's weights of {architecture!r}: they are not in the cache and cannot be "
+        f"downloaded now; go online, give the path of weights that you have, or train from "
+        f"scratch by --model {PREFIX}{architecture}."
+    ) from failure
+
+
+# --- Files and folders of any layout.
+
 RUN_FILES = ("best.safetensors", "last.safetensors")
 FILE_SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".ckpt")
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
@@ -154,7 +209,8 @@ def open_weights(source: str | Path) -> tuple[StateDict, Record]:
         source: Our `.safetensors` or a run's folder; a `.pth` of Microsoft's or of another
             system's authors, a state dict or training checkpoint; a Hugging Face or timm folder,
             or a weights file; a hub id such as `microsoft/cvt-13`; a published name such as
-            `cvt_13.msft_in1k`, or that of weights that come along, of which `demo` is the best.
+            `cvt_13.msft_in1k`, or that of weights that come along, of which `demo` is the best;
+            `timm/NAME` or `timm/NAME.TAG`, timm's network with the weights that timm has of it.
             What exists as a path is that; `hf-hub:OWNER/NAME` is a hub id in any case.
     """
     state_dict, record = _open(str(source) or ".")
@@ -181,6 +237,9 @@ def _open(source: str) -> tuple[StateDict, Record]:
         return _open_file(Path(source))
     if (file := shipped_file(source)) is not None:
         return load_checkpoint(file)
+    if source.startswith(PREFIX):
+        record = record_of_timm(source)
+        return trained_timm(source, record.spec).state_dict(), record
     prefix = next(filter(source.startswith, HUB_PREFIXES), None)
     hub_id = source.removeprefix(prefix) if prefix else ""
     published = find_published(hub_id or source)

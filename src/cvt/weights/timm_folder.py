@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import is_model, list_models
 from torch import Tensor
 
 from cvt.errors import UserError, did_you_mean
 from cvt.parts.model import VisionModel
 from cvt.parts.spec import Spec
 from cvt.plain import Classes, from_others
-from cvt.systems.catalog import ROWS, make_network, timm_name
+from cvt.systems.catalog import ROWS, make_network, name_of_timms, row_of, timm_name
 from cvt.weights.checkpoint import METADATA_KEY, read_safetensors, record_of, save_checkpoint
 from cvt.weights.fit import check_record, spec_of_tensors
 from cvt.weights.hugging_face import read_json, read_weights, write_json
@@ -89,9 +90,10 @@ def record_of_model(model: VisionModel, record: Record | None = None) -> Record:
                 "or pass a record."
             )
         prepared = Preprocessing.from_timm(cfg).with_channels(model.in_chans)
-        name = _row_named(cfg["architecture"])
+        own = model.spec.made_by_timm
+        name = name_of_timms(model.spec.architecture) if own else _row_named(cfg["architecture"])
         record = Record(model=name, spec=model.spec, preprocessing=prepared)
-    # timm's own networks, the baselines, know no spec to keep up with `reset_classifier`.
+    # timm's own networks know no spec to keep up with `reset_classifier`.
     spec = model.spec.change(num_classes=model.num_classes)
     kept = record.class_names if spec.num_classes == record.spec.num_classes else None
     preprocessing = record.preprocessing.with_channels(spec.in_chans)
@@ -114,7 +116,8 @@ def read_timm_folder(folder: str | Path) -> tuple[StateDict, Record]:
             return state_dict, record_of(metadata, source=str(folder))
     config = read_json(folder / "config.json")
     record = record_of_config(config, source=str(folder))
-    state_dict = to_ours(read_weights(folder), source=str(folder))
+    tensors = read_weights(folder)
+    state_dict = tensors if record.spec.made_by_timm else to_ours(tensors, source=str(folder))
     # timm's own configurations may not tell input channels and image size.
     spec = spec_of_tensors(record.spec, state_dict)
     if spec.num_classes != record.spec.num_classes:
@@ -141,7 +144,7 @@ def config_of_record(record: Record) -> dict[str, Any]:
     spec = record.spec
     arguments = model_args(record.model, spec)
     num_classes = arguments.pop("num_classes", spec.num_classes)
-    if spec.made_by_timm:
+    if not spec.is_sized and spec.made_by_timm:
         arguments.pop("img_size", None)  # timm's builder of these has no such argument
     with torch.device("meta"):
         num_features = make_network(spec).num_features
@@ -151,7 +154,7 @@ def config_of_record(record: Record) -> dict[str, Any]:
         "architecture": timm_name(record.model),
         "num_classes": num_classes,
         "num_features": num_features,
-        "global_pool": spec.global_pool,
+        **({} if spec.global_pool is None else {"global_pool": spec.global_pool}),
         **labels,
         "model_args": arguments,
         "pretrained_cfg": {
@@ -166,10 +169,8 @@ def config_of_record(record: Record) -> dict[str, Any]:
 
 
 def model_args(model: str, spec: Spec) -> dict[str, Any]:
-    """Returns the changes that make a row this spec: `ROWS[model].change(**model_args) == spec`."""
-    if model not in ROWS:
-        raise UserError(f"Got model {model!r}, expected one of {list(ROWS)}.")
-    old, new = ROWS[model].to_dict(), spec.to_dict()
+    """Returns the changes that make a row this spec: `row_of(model).change(**them) == spec`."""
+    old, new = row_of(model).to_dict(), spec.to_dict()
     before, after = old.pop("stages", []), new.pop("stages", [])
     if len(before) != len(after):
         raise UserError(
@@ -177,6 +178,7 @@ def model_args(model: str, spec: Spec) -> dict[str, Any]:
             "folder says only how a model differs from its row; keep it as .safetensors."
         )
     changes = {name: value for name, value in new.items() if value != old[name]}
+    changes |= changes.pop("arguments", {})
     for name in after[0] if after else ():
         if [stage[name] for stage in after] != [stage[name] for stage in before]:
             changes[name] = [stage[name] for stage in after]
@@ -191,11 +193,12 @@ def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
     """
     said = from_others(_Config, config, "config.json")
     name = _row_named(said.architecture)
-    if name not in ROWS:
+    if name not in ROWS and not is_model(name):
         raise UserError(
-            f"Got the architecture {name!r} in {source}, expected one that `cvt models` lists."
-            f"{did_you_mean(name, ROWS)}"
+            f"Got the architecture {name!r} in {source}, expected one that `cvt models` lists, or "
+            f"timm.{did_you_mean(name, list_models())}"
         )
+    name = name if name in ROWS else name_of_timms(name)
     arguments, cfg = dict(said.model_args or {}), said.pretrained_cfg
     if said.num_classes is not None:
         arguments["num_classes"] = said.num_classes
@@ -208,7 +211,7 @@ def record_of_config(config: Mapping[str, Any], *, source: str) -> Record:
         )
     return Record(
         model=name,
-        spec=ROWS[name].change(**arguments),
+        spec=row_of(name).change(**arguments),
         preprocessing=Preprocessing.from_timm(cfg),
         class_names=said.label_names or cfg.get("label_names"),
         licence=cfg.get("license"),

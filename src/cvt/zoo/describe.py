@@ -4,6 +4,7 @@ import os
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,12 +14,13 @@ from cvt.parts.model import VisionModel, num_params
 from cvt.parts.spec import BackboneSpec, Spec
 from cvt.systems.catalog import ROWS, make_network, row_of
 from cvt.systems.system import is_ours
+from cvt.systems.timm_networks import PREFIX, split_name
 from cvt.weights.published import find_published, imagenet_class_names, shipped_file
 from cvt.weights.record import Record
-from cvt.weights.source import FILE_SUFFIXES, names_weights, open_weights
+from cvt.weights.source import FILE_SUFFIXES, names_weights, open_weights, record_of_timm
 
 PARTS = ("embedding", "depthwise", "linear", "attention", "mlp", "head")
-PARTS_OF_BASELINES = ("convolution", "head")
+PARTS_OF_TIMMS = ("convolution", "linear", "attention", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,10 @@ class Description:
     """What `describe` counts: the stage table, parameters, and MACs for one image by part.
 
     `grids` are the (H, W) of the maps that the network can give: one a stage, one for all blocks
-    of TNT, one for each halving in a baseline. Networks that are not made of stages (TNT, the
-    baselines) have an empty table; a baseline's parts are its convolutions and its head.
-    `record` is what a checkpoint says about itself.
+    of TNT, those that timm gives of its networks, each once, with their `widths` in channels.
+    Networks that are not made of stages (TNT, timm's) have an empty table; the parts of timm's are
+    its convolutions, linear maps, all other products (`attention`) and the classifier. `record` is
+    what a checkpoint says about itself.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Description:
     macs: int
     macs_by_part: dict[str, int]
     record: Record | None = None
+    widths: tuple[int, ...] = ()
 
 
 def describe(
@@ -68,8 +72,8 @@ def describe(
     attention, as the paper counts them (its "FLOPs" are MACs).
 
     Args:
-        name: A registered model, or a checkpoint as for `cvt.load`. Of published weights the file
-            is not fetched: what is known of them is told.
+        name: A registered model, `timm/NAME`, or a checkpoint as for `cvt.load`. Of published
+            weights, and timm's, the file is not fetched: what is known of them is told.
         image_size: A side or (H, W) in pixels; None: that of a checkpoint's preprocessing, 224, or
             what a small row is made for.
         spec: Count this variation of the model instead of the registered row.
@@ -83,9 +87,9 @@ def describe(
     grids = spec.grids(size)
     with torch.device("meta"):
         model = make_network(spec).eval()
-        macs = _by_part(count_macs(model, torch.empty(1, spec.in_chans, *size)), spec)
+        macs = _by_part(count_macs(model, torch.empty(1, spec.in_chans, *size)), model)
     norm = getattr(model, "norm", None)
-    by_part = dict.fromkeys(PARTS_OF_BASELINES if spec.made_by_timm else PARTS, 0)
+    by_part = dict.fromkeys(PARTS_OF_TIMMS if spec.made_by_timm else PARTS, 0)
     for (_, part), count in macs.items():
         by_part[part] += count
     return Description(
@@ -100,6 +104,7 @@ def describe(
         macs=sum(macs.values()),
         macs_by_part=by_part,
         record=record,
+        widths=spec.widths(size),
     )
 
 
@@ -107,6 +112,8 @@ def _record(name: str) -> Record | None:
     """Returns what a checkpoint says about itself; None for a row's name, or no name at all."""
     is_row = name in ROWS and not names_weights(name)
     published = None if os.path.exists(name) else find_published(name)
+    if name.startswith(PREFIX) and not os.path.exists(name):
+        return record_of_timm(name) if split_name(name)[1] else None
     if published is not None:
         return Record(
             model=published.model,
@@ -164,13 +171,13 @@ def count_macs(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
     return {path: each // 2 for path, each in {**flops, "": counter.get_total_flops()}.items()}
 
 
-def _by_part(macs: dict[str, int], spec: Spec) -> Counter[tuple[str, str]]:
+def _by_part(macs: dict[str, int], model: nn.Module) -> Counter[tuple[str, str]]:
     """MACs by (owner, part), each operation counted for the innermost module around it."""
     found: Counter[tuple[str, str]] = Counter()
 
     def add(path: str, count: int) -> None:
         if path:
-            found[".".join(path.split(".")[:2]), _part(path, spec)] += count
+            found[".".join(path.split(".")[:2]), _part(path, model)] += count
 
     for path, count in macs.items():
         add(path, count)
@@ -181,12 +188,15 @@ def _by_part(macs: dict[str, int], spec: Spec) -> Counter[tuple[str, str]]:
     return found
 
 
-def _part(path: str, spec: Spec) -> str:
+def _part(path: str, model: nn.Module) -> str:
     """Which of the parts a module's own operations belong to."""
+    spec = cast("Spec", model.spec)
     if path in spec.classifiers:
         return "head"
     if spec.made_by_timm:
-        return "convolution"
+        module = model.get_submodule(path)
+        kinds = {nn.Conv2d: "convolution", nn.Linear: "linear"}
+        return next((part for kind, part in kinds.items() if isinstance(module, kind)), "attention")
     if ".embed." in f"{path}." or path.startswith(("word_embed", "patch_embed")):
         return "embedding"
     if path.endswith(".conv") and ".reduce." not in path:

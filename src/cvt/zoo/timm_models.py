@@ -24,18 +24,12 @@ from torch import Tensor, nn
 from cvt.errors import UserError
 from cvt.parts.spec import Spec
 from cvt.systems.catalog import ROWS, make_network, timm_name
+from cvt.systems.timm_networks import OF_BUILDER
 from cvt.weights.published import PUBLISHED
 from cvt.weights.record import Preprocessing, preprocessing_of_row
 
 if TYPE_CHECKING:
     from cvt.parts.model import VisionModel
-
-# What may stand beside the fields: timm's builder takes these.
-_OF_BUILDER = (
-    *("features_only", "out_indices", "output_stride", "feature_cls"),
-    *("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir"),
-    *("device", "dtype"),
-)
 
 
 def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> Any:
@@ -47,8 +41,8 @@ def build(name: str, row: Spec, *, pretrained: bool = False, **kwargs: Any) -> A
             after the last one in `out_indices` brings `extra_level=True` by itself. An
             `output_stride` is taken where the levels are no coarser than that.
     """
-    options = {key: value for key, value in kwargs.items() if key in _OF_BUILDER}
-    changes = {key: value for key, value in kwargs.items() if key not in _OF_BUILDER}
+    options = {key: value for key, value in kwargs.items() if key in OF_BUILDER}
+    changes = {key: value for key, value in kwargs.items() if key not in OF_BUILDER}
     spec = row.change(**changes)
     if row.made_by_timm:  # whose weights and features are timm's business
         return make_network(spec, pretrained=pretrained, **options)

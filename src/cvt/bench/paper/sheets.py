@@ -217,7 +217,7 @@ def sheet(names: Sequence[str]) -> tuple[list[Table], list[Plain]]:
 def _facts(name: str) -> Plain:
     counted, system = describe(name), system_of(name)
     with torch.device("meta"):
-        frozen = fixed_tables(make_network(ROWS[name])).values()  # T2T-ViT's sinusoids, say
+        frozen = fixed_tables(make_network(row_of(name))).values()  # T2T-ViT's sinusoids, say
     plain: Plain = {
         "model": name,
         "system": system.name,

@@ -10,17 +10,18 @@ from cvt.bench.names import Contender, read_contender
 from cvt.errors import UserError, did_you_mean
 from cvt.systems.catalog import ROWS
 from cvt.systems.cvt import PAPER_ROWS
+from cvt.systems.timm_networks import PREFIX, timm_row
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-HF, TIMM = "hf/", "timm/"
+HF = "hf/"
 
 
 def is_checkpoint(name: str) -> bool:
     """Whether a name is that of trained weights on this machine: a file, a folder, or shipped."""
-    if name in ROWS or name.startswith((HF, TIMM)) or ":" in name:
+    if name in ROWS or name.startswith((HF, PREFIX)) or ":" in name:
         return False
     # All of torch and timm comes with it, which planning can do without for other names.
     from cvt.weights.published import shipped_file
@@ -39,7 +40,10 @@ def check_name(name: str) -> None:
         if shipped_file(name) is None and not os.path.exists(name):
             raise UserError(f"There is no file {name}; name a checkpoint that is there.")
         return
-    if name.startswith(TIMM) or ":" in name:
+    if ":" in name:
+        return
+    if name.startswith(PREFIX):
+        timm_row(read_contender(name).model)
         return
     prefix, rows = (HF, PAPER_ROWS) if name.startswith(HF) else ("", tuple(ROWS))
     contender = read_contender(name.removeprefix(prefix))
@@ -63,8 +67,8 @@ def build(name: str, image_size: int) -> "nn.Module":
         name: A row of `cvt models`, changed in a field if need be, as in `cvt_13+kv_stride=1`;
             a checkpoint's file, a run's folder or `demo`, as `cvt.load` takes them;
             `hf/` and a row of the paper's, for transformers' CvT built from the same figures;
-            `timm/` and a name of timm's; or `module:callable`, called without arguments, from an
-            installed module or else from one in the current folder.
+            `timm/` and a name of timm's, with changes likewise; or `module:callable`, called
+            without arguments, from an installed module or else from one in the current folder.
         image_size: Side of the images that it will see, for position tables.
     """
     check_name(name)
@@ -74,8 +78,6 @@ def build(name: str, image_size: int) -> "nn.Module":
         return load(name, img_size=(image_size, image_size))
     if name.startswith(HF):
         return _of_transformers(read_contender(name.removeprefix(HF)))
-    if name.startswith(TIMM):
-        return _of_timm(name.removeprefix(TIMM), image_size)
     if ":" in name:
         return _of_user(name)
     from cvt.zoo.create import create_model
@@ -101,22 +103,6 @@ def _of_transformers(contender: Contender) -> "nn.Module":
     check_expressible(spec, "hugging_face")
     config = config_of_record(Record(model=contender.model, spec=spec))
     return CvtForImageClassification(CvtConfig(**config))
-
-
-def _of_timm(name: str, image_size: int) -> "nn.Module":
-    import timm
-
-    if not timm.is_model(name.partition(".")[0]):
-        hint = did_you_mean(TIMM + name, [TIMM + each for each in timm.list_models()])
-        raise UserError(f"Unknown model '{TIMM}{name}'.{hint} timm.list_models() has them all.")
-    config = timm.get_pretrained_cfg(name)
-    if config is not None and config.input_size[-1] != image_size:
-        try:
-            return timm.create_model(name, img_size=image_size)
-        except TypeError as error:  # how a network without position tables refuses it
-            if "img_size" not in str(error):
-                raise
-    return timm.create_model(name)
 
 
 def _of_user(name: str) -> "nn.Module":
