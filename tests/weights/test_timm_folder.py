@@ -121,7 +121,7 @@ def test_what_is_no_change_of_its_row_is_refused(tmp_path, tiny_spec, make_model
     with pytest.raises(UserError, match="Got 2 stages, expected the 3 of cvt_13"):
         save_pretrained(make_model(two), tmp_path, Record(model="cvt_13", spec=two))
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="Got model 'mine'"):
+    with pytest.raises(UserError, match="Unknown model 'mine'"):
         model_args("mine", tiny_spec)
 
 
