@@ -30,6 +30,7 @@ from cvt.training.loop import train
 SPACE = {
     "weights": ("given", "given", "given", "none"),
     "image_size": (64, 96, 128),
+    "opt": ("adamw", "muon"),
     "lr": (3e-4, 4e-3),  # a range, on a logarithmic scale
     "layer_decay": (0.65, 0.75, 0.9, 1.0),
     "freeze": ("none", "bn"),
@@ -53,6 +54,7 @@ class Trial:
     number: int
     weights: str
     image_size: int
+    opt: str
     lr: float
     layer_decay: float
     freeze: str
@@ -94,7 +96,7 @@ def arguments_of(tried: dict[str, Any], weights: str, model: str) -> dict[str, A
         "freeze": tried["freeze"],
         "head": tried["head"],
         "ema_decay": tried["ema_decay"],
-        "optim": {"lr": tried["lr"], "layer_decay": tried["layer_decay"]},
+        "optim": {name: tried[name] for name in ("opt", "lr", "layer_decay")},
         "augment": {"scale": [tried["scale"], 1.0], "color_jitter": tried["color_jitter"]},
         "mix": {
             "mixup": 0.2 * (tried["mix"] == "mixup"),
