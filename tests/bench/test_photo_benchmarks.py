@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cvt.errors import UserError
+from cvt.training.defaults import said
 from shades import write_shades
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,8 @@ def test_trials_try_each_value_equally_often(search):
     rates = sorted(one["lr"] for one in tried)
     assert 9 <= sum(rate < (3e-4 * 4e-3) ** 0.5 for rate in rates) <= 11
     assert all(one["freeze"] == "none" for one in tried if one["weights"] == "none")
+    for one in tried:
+        said(search.arguments_of(one, "demo", "cvt_nano_32"), "a trial")  # a run takes it
 
 
 def test_a_search_goes_on_where_it_was(search, shades, tmp_path, monkeypatch):
