@@ -40,6 +40,7 @@ SPACE = {
     "batch_size": (32, 64, 128),
     "ema_decay": (0.0, 0.99),
 }
+_FROM_SCRATCH = {"layer_decay": 1.0, "freeze": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
