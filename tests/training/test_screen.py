@@ -134,6 +134,16 @@ def test_a_cpu_has_no_cores_for_more_workers(capsys):
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_another_number_of_updates_is_said_where_it_is_quite_another(capsys):
+    screen = Screen(1000, 0, True)
+    for total in (900, 1100, 700, 710, 1200):
+        screen.replan(total, 100)
+    assert capsys.readouterr().out.splitlines() == [
+        "This goes slower than thought: 700 updates in all, not 1,000.",
+        "This goes quicker than thought: 1,200 updates in all, not 700.",
+    ]
+
+
 def test_a_log_shows_a_line_every_five_minutes(capsys, clock):
     screen = Screen(1000, 0, True)
     screen.describe(config_of(device="cuda:0"), "facts")

@@ -278,7 +278,7 @@ def _replan(session: _Session) -> bool:
     if changed is None:
         return False
     run.progress.plan, run.progress.pace = changed, watch.pace
-    session.screen.replan(plan.total, changed.total, done)
+    session.screen.replan(changed.total, done)
     return True
 
 

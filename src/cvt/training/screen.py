@@ -21,7 +21,7 @@ from cvt.training.run_folder import EpochRow
 _LINE_EVERY_S = 300.0  # where there is no bar, a log should show that the run is alive
 _MUCH_WAITING = 0.1
 _LEAST_BAR = 12
-_QUITE_ANOTHER = 0.05
+_QUITE_ANOTHER = 0.2  # so that a machine with other work is not told of all the time
 
 
 class Screen:
@@ -47,6 +47,7 @@ class Screen:
         )
         self.task = self.bar.add_task("starting", total=total, completed=done, figures="")
         self._to_do = total - done
+        self._told = max(total, 1)
         self._done = 0
         self._since = 0.0
         self._num_workers = 0
@@ -116,15 +117,18 @@ class Screen:
             self._said_at = time.monotonic()
             self.say("  ".join([description, *figures]))
 
-    def replan(self, planned: int, total: int, done: int) -> None:
+    def replan(self, total: int, done: int) -> None:
         """Goes on with another number of updates of the whole run; says so if it is quite another.
 
         Args:
             done: Updates made so far.
         """
-        if abs(total / planned - 1) > _QUITE_ANOTHER:
-            pace = "slower" if total < planned else "quicker"
-            self.say(f"This goes {pace} than planned: {total:,} updates in all, not {planned:,}.")
+        if abs(total / self._told - 1) > _QUITE_ANOTHER:
+            pace = "slower" if total < self._told else "quicker"
+            self.say(
+                f"This goes {pace} than thought: {total:,} updates in all, not {self._told:,}."
+            )
+            self._told = total
         self._to_do = self._done + total - done
         self.bar.update(self.task, total=total)
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -358,6 +359,10 @@ _SHARE_OF_MINUTES, _LONGEST_LOOK_S = 0.03, 10.0
 _SHARE, _SHORTEST_S, _FEWEST_UPDATES = 0.015, 10.0, 50
 
 
+# What takes seconds to import, so that the plan need not guess how many.
+_NEEDED_AT_THE_END = ("matplotlib.figure", "huggingface_hub.repocard", "jinja2", "scipy.stats")
+
+
 def _planned(
     config: TrainConfig,
     model: VisionModel,
@@ -370,6 +375,9 @@ def _planned(
 ) -> tuple[Progress, list[str]]:
     """Looks at the pace, and returns the start of a run with its plan, and how long it takes."""
     limits, most = limits_of(config, splits), most_updates(config, splits)
+    if limits is not None:
+        for name in _NEEDED_AT_THE_END:
+            import_module(name)
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
 
