@@ -185,10 +185,10 @@ def test_looks_are_few():
     assert 35 <= sum(watch.is_due(done) for done in range(1, plan.total)) <= 45
 
 
-def test_a_validation_that_was_timed_holds_from_then_on():
+def test_a_validation_that_was_timed_counts_for_half():
     watch = Watch(*watched(1.0)[:2], Pace(update=1.0, validation=2.0, test=4.0))
     watch.validation(3.0)
-    assert (watch.pace.validation, watch.pace.test) == (3.0, 6.0)
+    assert (watch.pace.validation, watch.pace.test) == (2.5, 5.0)
 
 
 # --- The look before a run.
@@ -305,6 +305,7 @@ def timed_session(
         "cvt.training.setup.measure_pace": lambda *args, **options: used,
         "cvt.training.loop.validate": clock.after(loop.validate, of_answers),
         "cvt.training.pace._LOOKS": 9,
+        "cvt.training.pace._WINDOW": 1,
         STEP: clock.after(loop.train_step, of_update),
     }
     ended = session({**config, "clock": clock}, *events, patches=patches)

@@ -250,6 +250,7 @@ def _close(batches: Iterator[Batch]) -> None:
 MOST_VALIDATING = 0.15
 _ENDING_S = 2.0  # curves, card, and Python's own end
 _LOOKS = 40  # at the clock, on the way through the plan
+_WINDOW = 4  # looks, over which the pace is averaged: less would be noise
 _TOLERATED, _NEGLIGIBLE = 0.05, 0.005  # of the time that is left, of all of it
 
 
@@ -330,7 +331,7 @@ class Watch:
     def __init__(self, limits: Limits, plan: Timetable, pace: Pace) -> None:
         self.limits, self.pace = limits, pace
         self._every = max(1, round(plan.length / _LOOKS))
-        self._took: deque[float] = deque(maxlen=max(self._every, 8))
+        self._took: deque[float] = deque(maxlen=max(_WINDOW * self._every, 8))
         self._is_warm = False
 
     def update(self, seconds: float, start: float = 0.0) -> None:
@@ -343,9 +344,10 @@ class Watch:
         self._is_warm = True
 
     def validation(self, seconds: float) -> None:
-        """Notes how long a validation took, and what is written after it."""
-        test = self.pace.test * seconds / max(self.pace.validation, 1e-9)
-        self.pace = replace(self.pace, validation=seconds, test=test)
+        """Notes how long a validation took, and what is written after it: half of the estimate."""
+        mean = (self.pace.validation + seconds) / 2
+        test = self.pace.test * mean / max(self.pace.validation, 1e-9)
+        self.pace = replace(self.pace, validation=mean, test=test)
 
     def is_due(self, done: int) -> bool:
         """Whether it is time for a look, after so many updates of the run."""
