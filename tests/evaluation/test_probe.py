@@ -1,35 +1,21 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 import cvt
+from clouds import cloud
 from cvt.data import BadImage, DataSplits, eval_transform, load_data
 from cvt.errors import UserError
 from cvt.evaluation import (
-    STRENGTHS,
     Batching,
-    Features,
     ModelUnderTest,
     extract,
-    fit_linear,
     knn_votes,
-    linear_shares,
     preprocessing_of,
     probe,
 )
 from cvt.runtime import World
 from randomise import randomise
-
-
-def cloud(seed, count=60, num_classes=4, noise=1.5):
-    """Points around one centre a class, the same centres for every seed."""
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, num_classes, count)
-    centres = np.random.default_rng(99).normal(size=(num_classes, 6))
-    vectors = centres[labels] + noise * random.normal(size=(count, 6))
-    return Features(vectors.astype(np.float32), labels)
 
 
 @pytest.mark.parametrize("k", [1, 7, 60])
@@ -50,31 +36,6 @@ def test_neighbours_vote_as_written_out(k):
 def test_more_neighbours_than_images_are_all_of_them():
     train, test = cloud(0, count=5), cloud(1)
     assert (knn_votes(train, test.vectors, 4, 20) == knn_votes(train, test.vectors, 4, 5)).all()
-
-
-def test_linear_keeps_the_most_regularised_of_the_best_on_val():
-    train, val = cloud(0), cloud(1)
-    said = []
-    classifier, strength = fit_linear(train, val, said.append)
-    scale = StandardScaler().fit(train.vectors)
-    accuracies = [
-        LogisticRegression(C=each, max_iter=1000)
-        .fit(scale.transform(train.vectors), train.labels)
-        .score(scale.transform(val.vectors), val.labels)
-        for each in STRENGTHS
-    ]
-    assert strength == STRENGTHS[int(np.argmax(accuracies))]
-    assert min(accuracies) < max(accuracies)
-    assert [words.split()[-1] for words in said] == ["0.0001", "0.001", "0.01", "0.1", "1", "10"]
-    shares = linear_shares(classifier, val.vectors, 6)
-    assert shares[:, 4:].max() == 0  # nothing was learned about these
-    assert (shares.argmax(axis=1) == val.labels).mean() == max(accuracies)
-
-
-def test_linear_needs_two_classes():
-    one = Features(np.ones((3, 2)), np.zeros(3, dtype=int))
-    with pytest.raises(UserError, match="of a single class"):
-        fit_linear(one, one)
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,8 @@ ROOMS = [
     "evaluation",
     "prediction",
     "explanation",
-    "training",
     "inference",
+    "training",
     "bench",
     "cli",
 ]

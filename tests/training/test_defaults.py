@@ -174,6 +174,42 @@ def test_another_model_is_its_row():
     assert derive({"image_size": 32}, PHOTOS, CPU).model_args == {}  # what it is made for
 
 
+def test_fast_says_what_follows_from_it():
+    filled = read_layers([], {"fast": True, "seed": 3})
+    assert filled == {
+        **{"fast": True, "seed": 3, "optim": {}, "weights": "demo"},
+        **{"updates": 1, "freeze": "backbone", "head": "probed"},
+    }
+    assert read_layers([], filled) == filled
+    assert read_layers([], {"fast": True, "weights": "w"})["weights"] == "w"
+    assert "weights" not in read_layers([], {"fast": False})
+
+
+def test_fast_takes_the_place_of_a_length_and_a_length_that_of_fast():
+    fast = read_layers([], {"fast": True})
+    for length in ({"epochs": 30}, {"updates": 400}):
+        assert "epochs" not in overlay(length, {"fast": True})
+        assert "fast" not in overlay(fast, length)
+        assert overlay({**length, "fast": False}, {"seed": 1}).items() >= length.items()
+    config = derive(fast, PHOTOS, CPU, START).to_dict()
+    assert derive(read_layers([], config), PHOTOS, CPU, START).to_dict() == config
+    with pytest.raises(UserError, match="Got fast with epochs 3"):
+        read_layers([], {"fast": True, "epochs": 3})
+
+
+@pytest.mark.parametrize(
+    ("own", "median", "side"),
+    [(32, 400, 48), (64, 400, 96), (96, 400, 144), (64, 80, 64), (128, 400, 128), (224, 400, 224)],
+)
+def test_fast_looks_at_more_pixels_than_small_weights_saw(own, median, side):
+    start = dataclasses.replace(START, preprocessing=Preprocessing(input_size=(3, own, own)))
+    facts = dataclasses.replace(PHOTOS, median_side=median)
+    asked = read_layers([], {"fast": True, "weights": "w"})
+    assert derive(asked, facts, CPU, start).image_size == side
+    assert derive({**asked, "image_size": 80}, facts, CPU, start).image_size == 80
+    assert derive({"weights": "w"}, facts, CPU, start).image_size == own
+
+
 def test_only_a_try_decides_where_bf16_may_pay(monkeypatch):
     monkeypatch.setattr("cvt.training.defaults.may_gain_from_bf16", lambda device: True)
     assert derive({}, PHOTOS, CPU).precision == "auto"
@@ -217,6 +253,8 @@ def test_epochs_and_updates_may_not_contradict_each_other():
 
 
 def test_freezing_a_fresh_backbone_is_a_mistake():
+    with pytest.raises(UserError, match="Got head probed without weights to probe"):
+        derive({"head": "probed"}, PHOTOS, CPU)
     with pytest.raises(UserError, match="Got freeze backbone without weights to keep"):
         derive({"freeze": "backbone"}, PHOTOS, CPU)
     given = {"freeze": "backbone", "weights": "w"}

@@ -298,15 +298,30 @@ def test_no_field_gets_lost():
     lines = "\n".join(config_lines(usual, processes=2).values())
     for each in fields(TrainConfig):
         value = getattr(usual, each.name)
-        if isinstance(value, int | float | str) and value not in (0, False, "none", "digits"):
+        if isinstance(value, int | float | str) and value not in (
+            0,
+            False,
+            "none",
+            "fresh",
+            "digits",
+        ):
             assert each.name in lines or each.name == "accum_steps" or str(value) in lines
     on = {
         each.name: True
         for each in fields(TrainConfig)
-        if getattr(usual, each.name) is False and each.name not in ("force", "download")
+        if getattr(usual, each.name) is False and each.name not in ("force", "download", "fast")
     }
     lines = "\n".join(config_lines(replace(usual, **on), processes=2).values())
     assert [name for name in on if name not in lines] == []
+
+
+def test_a_fast_run_says_what_it_reads_and_nothing_else():
+    fast = {"weights": "w", "freeze": "backbone", "head": "probed", "fast": True, "updates": 1}
+    lines = config_lines(replace(config_of(), **fast))
+    assert lines["model"] == "cvt_nano_32, weights w, fast"
+    assert lines["length"].startswith("batch_size 64, image_size 16, seed 0")
+    assert lines["augment"] == "off: hflip"
+    assert not {"optim", "mix"} & lines.keys()
 
 
 def test_a_teacher_is_said_with_what_is_read_of_it():

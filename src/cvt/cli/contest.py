@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     Flags = TrainFlags
 else:  # for what a comparison does not set itself
     Flags = train_flags(
-        *("model", "model_args", "weights", "epochs", "updates", "minutes", "patience"),
-        *("seed", "resume", "force"),
+        *("model", "model_args", "weights", "head", "fast", "epochs", "updates"),
+        *("minutes", "patience", "seed", "resume", "force"),
         data="What all are trained on, as for `cvt train`; without it nothing is trained.",
         out="Results folder; by default one under runs/, named after the verb, data and budget.",
     )

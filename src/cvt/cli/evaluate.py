@@ -263,7 +263,8 @@ def probe(
     """Measure a checkpoint's frozen features: k-NN and linear.
 
     Nearest neighbours and a linear classifier learn from the training split and are measured on
-    val and test. The checkpoint's own classes do not matter.
+    val and test. The checkpoint's own classes do not matter. What keeps such a classifier, as a
+    checkpoint, is `cvt train DATA --fast --weights CHECKPOINT`.
     """
     from cvt.evaluation import probe as run
     from cvt.runtime import join_world

@@ -23,9 +23,9 @@ from cvt.training.config import GROUPS, USUAL, TrainConfig
 _SECTIONS = {
     "What you train": (
         *("data", "data_dir", "download", "val_fraction", "image_size", "model", "model_args"),
-        *("drop_path_rate", "weights", "freeze", "out", "resume", "force"),
+        *("drop_path_rate", "weights", "freeze", "head", "out", "resume", "force"),
     ),
-    "How long": ("epochs", "minutes", "updates", "patience", "batch_size", "seed"),
+    "How long": ("fast", "epochs", "minutes", "updates", "patience", "batch_size", "seed"),
     "Optimiser": ("optim", "ema_decay"),
     "Augmentation": ("augment", "mix"),
     "Machine": ("device", "precision", "num_workers", "accum_steps", "parallel", "compile"),

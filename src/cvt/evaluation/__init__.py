@@ -24,17 +24,16 @@ from cvt.evaluation.imagenet import (
     score_corruptions,
     subset_synsets,
 )
-from cvt.evaluation.probe import (
+from cvt.evaluation.linear import (
     STRENGTHS,
     Features,
-    Probe,
-    ProbeScore,
+    LinearHead,
     extract,
+    fit_heads,
+    fit_lda,
     fit_linear,
-    knn_votes,
-    linear_shares,
-    probe,
 )
+from cvt.evaluation.probe import Probe, ProbeScore, knn_votes, probe
 from cvt.evaluation.scores import (
     ClassScore,
     Evaluation,
@@ -56,6 +55,7 @@ __all__ = [
     "Evaluation",
     "Features",
     "Guesses",
+    "LinearHead",
     "Logits",
     "Mistakes",
     "ModelUnderTest",
@@ -68,11 +68,12 @@ __all__ = [
     "evaluate",
     "extract",
     "find_corruptions",
+    "fit_heads",
+    "fit_lda",
     "fit_linear",
     "imagenet_outputs",
     "imagenet_synsets",
     "knn_votes",
-    "linear_shares",
     "list_mistakes",
     "matched_labels",
     "preprocessing_of",

@@ -257,14 +257,18 @@ class ModelUnderTest:
         precision = choose_precision(how.precision, device)
         model = (network or self.network).to(device)
         said = validate(model, loader, device, precision, how.on_batch, world)
-        count = int((~said.logits.isfinite().all(dim=1)).sum())
-        if count:
-            raise UserError(
-                f"Got outputs that are no finite numbers for {count:,} of {len(said.logits):,} "
-                "images, so that nothing can be measured; check the weights, or take float32 for "
-                "the precision."
-            )
+        check_finite(said.logits)
         return said
+
+
+def check_finite(outputs: Tensor) -> None:
+    """Refuses outputs (N, ...) that say nothing: the figures of one of them would be nan."""
+    count = int((~outputs.flatten(1).isfinite().all(dim=1)).sum())
+    if count:
+        raise UserError(
+            f"Got outputs that are no finite numbers for {count:,} of {len(outputs):,} images, so "
+            "that nothing can be measured; check the weights, or take float32 for the precision."
+        )
 
 
 @contextmanager

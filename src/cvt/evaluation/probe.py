@@ -1,24 +1,20 @@
 """What a model's frozen features are worth on some data: nearest neighbours, linear classifier."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor, nn
 
-from cvt.data import DataSplits, ImageSet, load_data
+from cvt.data import DataSplits, load_data
 from cvt.data.sets import SPLITS
 from cvt.errors import UserError, unknown
-from cvt.evaluation.answers import Batching, ModelUnderTest, opened_model, run_data
+from cvt.evaluation.answers import Batching, opened_model, run_data
+from cvt.evaluation.linear import Features, extract, fit_linear
 from cvt.parts.model import VisionModel
 from cvt.plain import to_plain
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 METHODS = ("knn", "linear", "both")
 
@@ -133,7 +129,7 @@ def probe(
 
 
 def _scores(
-    found: dict[str, "Features"],
+    found: dict[str, Features],
     num_classes: int,
     method: str,
     k: int,
@@ -149,15 +145,15 @@ def _scores(
             shares = knn_votes(train, found[split].vectors, num_classes, k)
             scores.append(_score("knn", split, shares, found[split].labels, {"k": k}))
     if method in ("linear", "both"):
-        classifier, strength = fit_linear(train, found["val"], say)
+        head = fit_linear(train, found["val"], num_classes, say)
         for split in measured:
-            shares = linear_shares(classifier, found[split].vectors, num_classes)
-            scores.append(_score("linear", split, shares, found[split].labels, {"C": strength}))
+            shares = head.shares(found[split].vectors)
+            scores.append(_score("linear", split, shares, found[split].labels, head.setting))
     return tuple(scores)
 
 
 def _score(
-    method: str, split: str, shares: np.ndarray, labels: np.ndarray, setting: dict[str, float]
+    method: str, split: str, shares: np.ndarray, labels: np.ndarray, setting: Mapping[str, float]
 ) -> ProbeScore:
     best = np.argsort(-shares, axis=1, kind="stable")[:, :5]
     hits = (best == labels[:, None]) & (np.take_along_axis(shares, best, axis=1) > 0)
@@ -169,41 +165,6 @@ def _score(
         num_images=len(labels),
         setting=setting,
     )
-
-
-# --- What a frozen model makes of images before its classifier sees it.
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """The pooled features of the images that could be read, N of them.
-
-    Args:
-        vectors: float32, shape (N, num_features).
-        labels: int64, shape (N,).
-        bad: One sentence for each image that could not be read.
-    """
-
-    vectors: np.ndarray
-    labels: np.ndarray
-    bad: tuple[str, ...] = ()
-
-
-def extract(tested: ModelUnderTest, data: ImageSet) -> Features:
-    """Returns what the classifier is fed with, in eval mode: BatchNorm stays as it was trained."""
-    if tested.network.spec.global_pool == "":
-        raise UserError("Got a model without pooling, expected one vector an image; set a pool.")
-    found = tested.answers(data, network=_Featurizer(tested.network))
-    return Features(found.logits.numpy(), found.labels.numpy(), found.bad)
-
-
-class _Featurizer(nn.Module):
-    def __init__(self, network: VisionModel) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network.forward_head(self.network.forward_features(image), pre_logits=True)
 
 
 # --- The nearest neighbours among the training images vote on what an image shows.
@@ -233,52 +194,4 @@ def knn_votes(train: Features, vectors: np.ndarray, num_classes: int, k: int) ->
     ).fit(train.vectors, train.labels)
     shares = np.zeros((len(vectors), num_classes))
     shares[:, votes.classes_] = votes.predict_proba(vectors)
-    return shares
-
-
-# --- A linear classifier on frozen features, its regularisation chosen on the validation split.
-
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-_MAX_ITER = 1000
-
-
-def fit_linear(
-    train: Features, val: Features, say: Callable[[str], None] = lambda words: None
-) -> "tuple[Pipeline, float]":
-    """Fits logistic regressions to standardised features and keeps the best on `val`.
-
-    Returns the classifier and its `C`, sklearn's inverse weight of the squared norm; of equally
-    good ones the most regularised. One that has not converged after 1000 iterations takes part as
-    it is: an early stop regularises, too.
-
-    Args:
-        say: Called with a few words about each fit before it begins.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if len(np.unique(train.labels)) < 2:
-        raise UserError("Got training images of a single class, expected at least two.")
-    best: tuple[float, Pipeline, float] | None = None
-    for strength in STRENGTHS:
-        say(f"linear, C {strength:g}")
-        classifier = make_pipeline(
-            StandardScaler(), LogisticRegression(C=strength, max_iter=_MAX_ITER)
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            classifier.fit(train.vectors.astype(np.float64), train.labels)
-        accuracy = float(np.mean(classifier.predict(val.vectors) == val.labels))
-        if best is None or accuracy > best[0]:
-            best = accuracy, classifier, strength
-    assert best is not None
-    return best[1], best[2]
-
-
-def linear_shares(classifier: "Pipeline", vectors: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the classes' probabilities, (N, num_classes); 0 for classes it was not trained on."""
-    shares = np.zeros((len(vectors), num_classes))
-    shares[:, classifier.classes_] = classifier.predict_proba(vectors)
     return shares

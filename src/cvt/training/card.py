@@ -61,8 +61,10 @@ the best on the validation split.
 
 ![Loss, validation accuracy and learning rate by epoch]({{ curves_file }})
 
-Every epoch in figures: [{{ metrics_file }}]({{ metrics_file }}). The training loss is the \
-recipe's, augmentation, mixing and smoothing included; the others are cross-entropy.
+Every epoch in figures: [{{ metrics_file }}]({{ metrics_file }}). {% if config.fast %}Only the \
+classifier was fitted, at once, to what the network makes of the images as they are: all losses \
+are cross-entropy.{% else %}The training loss is the recipe's, augmentation, mixing and smoothing \
+included; the others are cross-entropy.{% endif %}
 {% if by_class %}
 ### By class
 

@@ -229,6 +229,15 @@ class TrainConfig:
     freeze: Literal["none", "bn", "backbone"] = "none"
     """Keep BatchNorm (bn), or all but the classifier (backbone: linear probing), as it is."""
 
+    head: Literal["fresh", "probed"] = "fresh"
+    """Start from a random classifier (fresh), or from one fitted to the weights' features (probed).
+    """
+
+    fast: bool = False
+    """Fit the classifier alone, at once: take the features of the weights (by default demo) of each
+    image, plain and mirrored, and the linear classifier of them that is best on validation. What
+    freeze backbone does with augmentation takes many epochs."""
+
     ema_decay: Decay = 0.0
     """Average the weights over the updates with this decay and keep the average; 0 is off."""
 

@@ -29,9 +29,12 @@ from cvt.runtime import (
     number_format,
 )
 from cvt.training.config import GROUPS, Layer, TrainConfig
+from cvt.weights.published import DEMO
 from cvt.weights.record import Preprocessing, Record
 
+LENGTHS = ("epochs", "updates", "minutes")
 SMALL_SIDE = 64
+_FAST_ENOUGH = 128
 WHOLE_SIDE = 384
 _LOOKED_AT = 64
 
@@ -97,7 +100,7 @@ def read_layers(names: Iterable[str], flags: Layer, whole: Layer | None = None) 
         whole: A complete config, between them.
     """
     check_length(flags)
-    return reduce(overlay, [*map(read_recipe, names), whole or {}, flags], {})
+    return fast_filled(reduce(overlay, [*map(read_recipe, names), whole or {}, flags], {}))
 
 
 def check_length(layer: Layer) -> None:
@@ -124,10 +127,39 @@ def overlay(lower: Layer, upper: Layer) -> dict[str, Any]:
         old, new = lower.get(network), upper.get(network)
         if None not in (old, new) and old != new:
             lower.pop(f"{network}_args", None)
-    lower = _without_rivals(lower, upper, ("epochs", "updates", "minutes"))
+    is_fast = lower.get("fast") or upper.get("fast")
+    lower = _without_rivals(lower, upper, (*LENGTHS, *["fast"] * bool(is_fast)))
     lower_optim, upper_optim = lower.get("optim", {}), upper.get("optim", {})
     lower["optim"] = _without_rivals(lower_optim, upper_optim, ("base_lr", "lr"))
     return _merge(lower, upper)
+
+
+# What a fast run does not do, with the values by which it is not done.
+_NOT_FAST = {
+    "epochs": (1,),
+    "updates": (1,),
+    "minutes": (),
+    "patience": (),
+    "teacher": (),
+    "ema_decay": (0,),
+    "freeze": ("backbone",),
+    "head": ("probed",),
+}
+
+
+def fast_filled(layer: Layer) -> dict[str, Any]:
+    """Returns a layer with what `fast` says besides: a run of one update, which is the fit."""
+    if not layer.get("fast") or "resume" in layer:
+        return dict(layer)
+    for name, values in _NOT_FAST.items():
+        value = layer.get(name)
+        if value is not None and value not in values:
+            raise UserError(
+                f"Got fast with {name} {value!r}, but it fits the classifier alone, at once; leave "
+                f"{name} out, or give head probed instead of fast."
+            )
+    implied = {"updates": 1, "freeze": "backbone", "head": "probed"}
+    return {"weights": DEMO, **layer, **implied}
 
 
 def _without_derived(layer: Layer) -> dict[str, Any]:
@@ -209,9 +241,11 @@ def derive(
         start: The record of the weights to start from: its model and its input size hold.
     """
     if start is not None:
-        asked = _start_from(asked, start)
+        asked = _start_from(asked, start, facts)
     elif asked.get("freeze") == "backbone":
         raise UserError("Got freeze backbone without weights to keep; give some by --weights.")
+    elif asked.get("head") == "probed":
+        raise UserError("Got head probed without weights to probe; give some by --weights.")
     config = overlay(_defaults(asked, facts, device), asked)
     config.setdefault("image_size", 32 if facts.median_side <= 32 else SMALL_SIDE)
     # The cores that this process may use are shared with those that torchrun started beside it.
@@ -228,13 +262,26 @@ def derive(
     return from_plain(TrainConfig, config, "the config")
 
 
-def _start_from(asked: Layer, start: Record) -> dict[str, Any]:
+def _start_from(asked: Layer, start: Record, facts: DataFacts) -> dict[str, Any]:
     if asked.get("model", start.model).partition(".")[0] != start.model:
         raise UserError(
             f"Got model {asked['model']!r} and weights of {start.model!r}; leave the model out, or "
             "give weights of that model."
         )
-    return {"image_size": start.preprocessing.input_size[1], **asked, "model": start.model}
+    side = start.preprocessing.input_size[1]
+    if asked.get("fast"):
+        side = _fast_side(side, facts)
+    return {"image_size": side, **asked, "model": start.model}
+
+
+def _fast_side(side: int, facts: DataFacts) -> int:
+    """Half as many pixels again where weights saw few and the images have them.
+
+    A network that is not trained on sees objects as large as in training in images that are larger
+    than the crops of that (FixRes, arXiv 1906.06423), and more of them.
+    """
+    larger = side * 3 // 2 // 16 * 16
+    return larger if side < _FAST_ENOUGH and side < larger <= facts.median_side else side
 
 
 def _defaults(asked: Layer, facts: DataFacts, device: torch.device) -> dict[str, Any]:

@@ -51,6 +51,7 @@ from cvt.training.card import CardFacts, write_card
 from cvt.training.checkpoints import RunFacts, save_state
 from cvt.training.config import Layer, TrainConfig, save_config
 from cvt.training.defaults import read_layers, said
+from cvt.training.head import FitWatch, forget_features, start_head
 from cvt.training.network import set_train_mode
 from cvt.training.pace import Clock, Watch, clock_from_now, has_stopped_moving
 from cvt.training.report import (
@@ -213,8 +214,12 @@ def _work(session: _Session) -> Logits | None:
     if run.done_updates:
         keep_again(run)
     else:
+        if run.config.head == "probed" and not run.progress.head:
+            _start_head(session)
         keep_state(run)
-    show_start(session)
+    forget_features(run)
+    if not run.config.fast:
+        show_start(session)
     while not run.is_over:
         _train_epoch(session)
         if run.is_validated:
@@ -230,6 +235,19 @@ def _work(session: _Session) -> Logits | None:
         session.guesses[_TEST] = answers.guesses()
     show_end(session, answers)
     return answers
+
+
+def _start_head(session: _Session) -> None:
+    """Fits the head that the run starts from, which is all that a fast run learns."""
+    with session.screen.stages() as (start, advance):
+
+        def check(num_images: int) -> None:
+            advance(num_images)
+            if session.agree()[0]:
+                _leave(session.run, save=True)
+
+        watch = FitWatch(start=start, advance=check, bad=session.name_bad)
+        session.screen.say(start_head(session.run, watch))
 
 
 def _train_epoch(session: _Session) -> None:

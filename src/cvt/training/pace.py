@@ -76,7 +76,7 @@ def make_scheduler(
     most = length // _MOST_WARM_UP if in_minutes else length - 1
     return CosineLRScheduler(
         optimizer,
-        t_initial=length,
+        t_initial=max(length, 2),  # of a cosine of one step, which is its peak, timm warns
         lr_min=config.min_lr,
         warmup_t=min(round(config.warmup_epochs * updates_per_epoch), most),
         warmup_lr_init=config.lr / 1000,

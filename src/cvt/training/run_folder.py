@@ -32,6 +32,7 @@ RESULT_FILE = "result.json"
 CARD_FILE = "README.md"
 CHECKPOINTS_FOLDER = "checkpoints"
 EVENTS_FOLDER = "tensorboard"
+FEATURES_FOLDER = "features"
 _LOCK_FILE = ".lock"
 _LONGEST_DATA = 50  # letters, each of up to four bytes of the 255 that a name may have
 
@@ -87,7 +88,7 @@ def held(run: Path) -> Generator[None]:
     import fcntl  # not on Windows
 
     path = run / _LOCK_FILE
-    for name in (CHECKPOINTS_FOLDER, EVENTS_FOLDER, _LOCK_FILE):
+    for name in (CHECKPOINTS_FOLDER, EVENTS_FOLDER, FEATURES_FOLDER, _LOCK_FILE):
         if (run / name).is_symlink():
             raise UserError(
                 f"Got a link in the place of {run / name}, and a run writes and deletes in its own "
@@ -275,6 +276,7 @@ class Progress:
         plan: How a run that has to end within minutes spends them; of others None.
         pace: How long its parts take, where that was looked at.
         spent: Seconds that all sessions have taken up to here.
+        head: What the head is that the run started from, if it was fitted.
     """
 
     epoch: _Count = 0
@@ -289,6 +291,7 @@ class Progress:
     plan: Timetable | None = None
     pace: Pace | None = None
     spent: _Amount = 0.0
+    head: str = ""
 
     def __post_init__(self) -> None:
         numbers = [row.epoch for row in self.history]

@@ -5,7 +5,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from rich.cells import cell_len
@@ -13,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from cvt.data.augment import Augment
 from cvt.errors import shown
 from cvt.files import quiet
-from cvt.training.config import GROUPS, TrainConfig
+from cvt.training.config import GROUPS, MixConfig, OptimConfig, TrainConfig
 from cvt.training.run_folder import EpochRow
 
 _LINE_EVERY_S = 300.0  # where there is no bar, a log should show that the run is alive
@@ -85,6 +88,17 @@ class Screen:
         for group, line in lines.items():
             say_wrapped(self.console, line, f"  {group:<{widest}}  ", _SETTINGS)
 
+    @contextmanager
+    def stages(self) -> Generator[tuple[Callable[[str, int], None], Callable[[int], None]]]:
+        """Shows a second bar: yields what begins a stage of so many steps, and what advances it."""
+        task = self.bar.add_task("", figures="")
+
+        def start(words: str, total: int) -> None:
+            self.bar.reset(task, total=total or None, description=words)
+
+        yield start, lambda count: self.bar.advance(task, count)
+        self.bar.remove_task(task)
+
     def update(
         self,
         epoch: str,
@@ -143,7 +157,7 @@ class Screen:
             f"train loss {row.train_loss:.4f}",
             f"val loss {row.val_loss:.4f}",
             f"top-1 {row.val_top1:6.2f} %{' *' if is_best else '  '}",
-            f"lr {row.lr:.1e}",
+            *([f"lr {row.lr:.1e}"] if row.lr else []),
             f"{row.images_per_s:,.0f} images/s",
             say_memory(row.memory_mb),
         ]
@@ -221,7 +235,9 @@ def _lines(text: str, room: int | None, breaks: Sequence[re.Pattern[str]]) -> li
 # --- A config as people read it: grouped, derived values explained, what is off put last.
 
 _GROUPS = {
-    "model": ("model", "model_args", "weights", "drop_path_rate", "freeze", "ema_decay"),
+    "model": (
+        "model", "model_args", "weights", "drop_path_rate", "freeze", "head", "fast", "ema_decay",
+    ),
     "teacher": ("teacher", "teacher_args"),
     "length": (
         "epochs", "updates", "minutes", "patience", "batch_size", "accum_steps", "image_size",
@@ -236,7 +252,7 @@ _GROUPS = {
 CALL = ("resume", "force", "download")
 """Settings that say how a run was called, not what it does."""
 
-_OFF = ("none", "off", "", {})
+_OFF = ("none", "off", "fresh", "", {})
 # The number that switches a field off; for all others zero is a value like any other.
 _OFF_AT = {
     "drop_path_rate": 0, "ema_decay": 0, "clip_grad": 0, "weight_decay": 0, "warmup_epochs": 0,
@@ -276,7 +292,11 @@ def config_lines(config: TrainConfig, processes: int = 1) -> dict[str, str]:
             _said(name, value, config, processes).removeprefix(f"{group} ")
             for name, value in used.items()
         )
-        off = [name for name, value in values.items() if value in (0, "off") and name not in used]
+        off = [
+            name
+            for name, value in values.items()
+            if value in (0, "off") and name not in used and not (config.fast and name in unread)
+        ]
         if group in nested and off:
             said += f"{'; ' * bool(said)}off: {', '.join(off)}"
         if said:
@@ -305,7 +325,16 @@ def _unread(config: TrainConfig, processes: int) -> set[str]:
         "teacher_args": not config.is_taught,
         "tau": config.distill is None or config.distill.kind != "soft",
     }
+    if config.fast:
+        unread |= dict.fromkeys(_NOT_FAST, True) | {"hflip": False}
     return {name for name, is_unread in unread.items() if is_unread}
+
+
+# What nothing reads in a fast run, or follows from its being one.
+_NOT_FAST = (
+    *("epochs", "updates", "freeze", "head", "drop_path_rate", "grad_checkpointing"),
+    *(each.name for group in (OptimConfig, MixConfig, Augment) for each in fields(group)),
+)
 
 
 def _said(name: str, value: Any, config: TrainConfig, processes: int) -> str:

@@ -191,6 +191,8 @@ class Run(Learner):
     @property
     def lr(self) -> float:
         """Learning rate of the last update; with layer decay, that of the classifier."""
+        if self.config.fast:
+            return 0.0  # nothing is stepped
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     @property
@@ -253,6 +255,9 @@ class Run(Learner):
             sizes += f", {len(splits.test):,} for the final test"
         cut = " (validation cut from training)" if splits.val_was_cut else ""
         processes = f"{world.size} processes ({self.config.parallel}), " if world.size > 1 else ""
+        fast = (
+            "Fast: a linear classifier of the features of its weights is fitted, and nothing else. "
+        ) * self.config.fast
         teacher, distill = self.step.teacher, self.config.distill
         if teacher is not None and distill is not None:
             own = self.record.spec.distilled
@@ -264,7 +269,7 @@ class Run(Learner):
         return (
             f"{splits.name}: {sizes}{cut}, {len(splits.classes)} classes. "
             f"{self.record.model}: {num_params(self.network.model):,} parameters, "
-            f"{processes}on {self.device} in {self.config.precision}. {taught}"
+            f"{processes}on {self.device} in {self.config.precision}. {taught}{fast}"
             f"Run folder: {self.folder}"
         )
 

@@ -106,6 +106,8 @@ def read_budget(text: str) -> Budget:
 _LENGTH = ("epochs", "updates", "minutes", "patience")
 _OF_A_RUN = ("model", "model_args", "seed", "out", *_LENGTH, "resume", "force")
 _FREE = ("data_dir", "download", "num_workers", "checkpoint_minutes", "keep_checkpoints")
+# What needs weights to start from, which no contender has.
+_OF_WEIGHTS = ("head", "fast")
 # A schedule made for many epochs may not spend a short budget on warming up.
 _MOST_WARM_UP = 0.1
 
@@ -177,7 +179,7 @@ class ContestPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what makes a comparison the one that it is."""
-        recipe = to_plain(self.config, leave_out=_OF_A_RUN + _FREE)
+        recipe = to_plain(self.config, leave_out=_OF_A_RUN + _FREE + _OF_WEIGHTS)
         warm_up = "as given" if self.has_own_warm_up else "at most a tenth of the run"
         return {
             "contenders": {each.label: each.to_dict() for each in self.contenders},
