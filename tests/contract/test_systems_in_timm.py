@@ -65,7 +65,7 @@ def test_a_baseline_computes_what_timms_does(name):
 def test_a_baselines_wrong_field_names_the_nearest():
     with pytest.raises(cvt.UserError, match=r"'num_clases'.*'num_classes'"):
         cvt.create_model("resnet18", num_clases=3)
-    with pytest.raises(cvt.UserError, match="timm cannot build .*pool type: token"):
+    with pytest.raises(cvt.UserError, match=r"timm cannot build .*pool type: token"):
         cvt.create_model("resnet18", global_pool="token")
 
 

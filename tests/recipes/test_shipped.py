@@ -39,6 +39,7 @@ DATA = {
     "torch/cifar100": (49_000, 32),
     "torch/oxford_pets": (3_606, 375),
     "torch/flowers102": (1_020, 500),
+    "tiny_imagenet": (30_000, 64),
     "digits": (1_293, 8),
     "photos": (180, 480),
 }
@@ -65,6 +66,8 @@ def start_of(asked: Layer) -> Record | None:
     if weights in PUBLISHED:
         published = PUBLISHED[weights]
         model, preprocessing = published.model, published.preprocessing
+    elif weights == "runs/tiny_imagenet_48":
+        model, preprocessing = "cvt_micro_96", Preprocessing()
     else:
         model = re.fullmatch(r"runs/(cvt_\w+)_in22k", weights)[1]
         preprocessing = Preprocessing()

@@ -213,6 +213,42 @@ def measure(splits: DataSplits) -> DataFacts:
     return DataFacts(name=splits.name, num_images=len(splits.train), median_side=side)
 
 
+START = "cvt_micro_96.tiny_imagenet"
+"""What a run starts from where nobody names a model or weights: small, and trained on photos."""
+
+_START_SIDES = {32: 48, 64: 64}
+_LARGEST_START_SIDE = 96
+
+
+def with_start(asked: Layer, facts: DataFacts) -> dict[str, Any]:
+    """Returns what was said, with the weights that come along where it names no start.
+
+    Weights `none` are none; a model by name has fresh ones. The side follows from the images'.
+    """
+    asked = {name: value for name, value in asked.items() if (name, value) != ("weights", "none")}
+    if facts.name == "digits" or asked.keys() & {"model", "model_args", "weights"}:
+        return asked
+    sides = (side for most, side in _START_SIDES.items() if facts.median_side <= most)
+    side = next(sides, _LARGEST_START_SIDE)
+    return {"image_size": side, **asked, "weights": START}
+
+
+def told_start(asked: Layer, config: TrainConfig) -> tuple[list[str], list[str]]:
+    """Returns why a run starts where it does, and what would be better, where nobody chose."""
+    if config.weights != START or "weights" in asked:
+        return [], []
+    why = (
+        f"It starts from {START}, which knows 200 kinds of things: what it sees in photographs is "
+        "worth more than fresh weights (--weights none) learn in that time."
+    )
+    more = "--minutes 30" if config.minutes else "more --epochs"
+    better = (
+        f"Better with more time ({more}), or, with a network connection, from larger weights "
+        "(--weights cvt_13.msft_in1k, with --fast on a CPU)."
+    )
+    return [why], [better]
+
+
 def default_recipes(asked: Layer, facts: DataFacts, device: torch.device) -> list[str]:
     """Returns the names of the recipes that apply, each to be laid over the one before."""
     if facts.name == "digits":
@@ -223,6 +259,7 @@ def default_recipes(asked: Layer, facts: DataFacts, device: torch.device) -> lis
     if "weights" in asked:
         probing = asked.get("freeze") == "backbone"
         chosen += ["defaults/probing" if probing else "defaults/fine_tuning"]
+        chosen += ["defaults/shipped_start"] * (asked["weights"] == START and device.type == "cpu")
     return chosen
 
 

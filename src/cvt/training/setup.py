@@ -56,6 +56,8 @@ from cvt.training.defaults import (
     resumed,
     said,
     same_chunks,
+    told_start,
+    with_start,
 )
 from cvt.training.losses import Teacher, check_teacher, find_teacher, make_mixer
 from cvt.training.pace import (
@@ -355,7 +357,8 @@ def _prepare(
         hold(folder)
     config = replace(config, out=str(folder), resume=None)
     run = _assemble(config, folder, splits, device, model, record, world, teacher, progress, clock)
-    run.notes += tried + notes
+    why, better = told_start(asked, config)
+    run.notes += [*why, *tried, *notes, *better]
     return run
 
 
@@ -498,9 +501,11 @@ def _new_model(
     asked: Layer, splits: DataSplits, device: torch.device
 ) -> tuple[TrainConfig, VisionModel, Record]:
     """Derives the config and builds its model; of `weights`, if it starts from some."""
+    facts = measure(splits)
+    asked = with_start(asked, facts)
     opened = open_weights(asked["weights"]) if "weights" in asked else None
     start = opened[1] if opened else None
-    config = derive(asked, measure(splits), device, start)
+    config = derive(asked, facts, device, start)
     changes = changes_at_side(config, row_changes(asked if start else config.to_dict()), start)
     changes["num_classes"] = len(splits.classes)
     if opened:
@@ -634,6 +639,7 @@ def preview(asked: Layer) -> str:
     try:
         splits = load_data(told["data"], **{name: told[name] for name in _DATA})
         facts = measure(splits)
+        asked = with_start(asked, facts)
         start = open_weights(asked["weights"])[1] if "weights" in asked else None
     except UserError as error:
         why = " ".join(str(error).split())

@@ -88,7 +88,7 @@ _SHIPPED = Path(__file__).with_name("shipped")
 SHIPPED: dict[str, Path] = {
     each.name: each / "model.safetensors" for each in sorted(_SHIPPED.iterdir())
 }
-_BEST = "cvt_nano_32.cifar10"
+_BEST = "cvt_micro_96.tiny_imagenet"
 
 
 def shipped_file(name: str) -> Path | None:
