@@ -38,9 +38,10 @@ SPACE = {
     "color_jitter": (0.0, 0.2, 0.4),
     "mix": ("none", "mixup", "cutmix"),
     "batch_size": (32, 64, 128),
+    "head": ("fresh", "probed"),
     "ema_decay": (0.0, 0.99),
 }
-_FROM_SCRATCH = {"layer_decay": 1.0, "freeze": "none"}
+_FROM_SCRATCH = {"layer_decay": 1.0, "freeze": "none", "head": "fresh"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class Trial:
     color_jitter: float
     mix: str
     batch_size: int
+    head: str
     ema_decay: float
     val_top1: float
     test_top1: float
@@ -92,6 +94,7 @@ def arguments_of(tried: dict[str, Any], weights: str, model: str) -> dict[str, A
         "image_size": tried["image_size"],
         "batch_size": tried["batch_size"],
         "freeze": tried["freeze"],
+        "head": tried["head"],
         "ema_decay": tried["ema_decay"],
         "optim": {name: tried[name] for name in ("opt", "lr", "layer_decay")},
         "augment": {"scale": [tried["scale"], 1.0], "color_jitter": tried["color_jitter"]},
