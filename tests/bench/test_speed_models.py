@@ -194,7 +194,7 @@ def test_the_machine_is_described_as_quotes_need_it(monkeypatch, tmp_path):
 
 
 def test_weights_are_known_again_in_benches_made_before():
-    assert count("demo", [32])["weights"] == "bf8ef4cdddcf"
+    assert count("cvt_nano_32.cifar10", [32])["weights"] == "bf8ef4cdddcf"
 
 
 def test_a_checkpoint_is_built_with_its_weights(checkpoint, tmp_path, monkeypatch):

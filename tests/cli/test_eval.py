@@ -124,11 +124,14 @@ def test_what_has_no_place_of_its_own_is_drawn_where_out_says(run, tmp_path, mon
     ten = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     for name in ten:
         draw(tmp_path / "ten" / name / "x.png")
-    code, out, err = run("eval", "demo", "ten", "--split", "all")
+    command = ("eval", "cvt_nano_32.cifar10", "ten", "--split", "all")
+    code, out, err = run(*command)
     assert (code, err) == (0, "")
     assert "No plots: name a folder for them with --out." in out
     assert not list(tmp_path.glob("*.png"))
-    code, out, _ = run("eval", "demo", "ten", "--split", "all", "--out", "new/out", "--json")
+    code, out, _ = run(
+        "eval", "cvt_nano_32.cifar10", "ten", "--split", "all", "--out", "new/out", "--json"
+    )
     assert json.loads(out)["confusion_picture"] == "new/out/confusion.png"
     assert sorted(each.name for each in (tmp_path / "new" / "out").iterdir()) == (
         ["confusion.png", "reliability.png"]

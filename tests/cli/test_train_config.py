@@ -50,7 +50,8 @@ def printed(run, tmp_path_factory, monkeypatch):
 
 
 def test_what_is_printed_has_what_was_derived(printed, pictures):
-    _, config = printed(pictures, "--batch-size", "8", "--optim.base-lr", "5e-4", "--updates", "5")
+    flags = ("--batch-size", "8", "--optim.base-lr", "5e-4", "--updates", "5")
+    _, config = printed(pictures, "--weights", "none", *flags)
     assert config["data"] == str(pictures)
     assert config["optim"]["lr"] == 5e-4 * 8 / 512
     assert config["optim"]["min_lr"] == config["optim"]["lr"] / 100
@@ -73,7 +74,7 @@ def test_what_is_printed_is_a_config_that_prints_the_same(printed, recipe, pictu
 
 
 def test_a_printed_config_scales_its_rate_with_another_batch(printed, recipe, pictures):
-    text, before = printed(pictures, "--batch-size", "4")
+    text, before = printed(pictures, "--weights", "none", "--batch-size", "4")
     _, after = printed("-c", recipe("again", text), "--batch-size", "8")
     assert after["optim"]["lr"] == pytest.approx(2 * before["optim"]["lr"])
 
@@ -168,7 +169,7 @@ def test_short_flags_are_the_dotted_ones(printed, pictures):
         ("epochs: 1\nepochs: 2", ("bad.yaml", "epochs stands twice")),
         ("- 1", ("bad.yaml", "[1]", "keys with values")),
         ("", ("bad.yaml", "None", "keys with values")),
-        ("freeze: backbone", ("freeze backbone", "--weights")),
+        ("model: cvt_nano_32\nfreeze: backbone", ("freeze backbone", "--weights")),
     ],
 )
 def test_a_mistake_in_a_file_is_one_sentence(run, recipe, pictures, text, words):

@@ -8,6 +8,7 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 
 from cvt.systems.catalog import ROWS
+from cvt.systems.system import is_ours
 from networks import CVT_NAMES, NAMES, ROW_NAMES, image, meta, small
 
 
@@ -19,7 +20,7 @@ def names_of(model, group) -> set[str]:
 @pytest.mark.parametrize("name", CVT_NAMES)
 def test_no_weight_decay_is_the_class_token_and_the_tables(name):
     """Microsoft's `no_weight_decay`; the paper's rows have one class token and no table."""
-    tokens = {"stages.2.cls_token"} if "32" not in name else set()
+    tokens = set() if is_ours(name) else {"stages.2.cls_token"}
     assert meta(name).no_weight_decay() == tokens
     tables = {f"stages.{index}.pos_embed.table" for index in range(3)}
     assert meta(name, pos_embed="table").no_weight_decay() == tokens | tables

@@ -19,7 +19,7 @@ CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
 @pytest.fixture(scope="module")
 def demo():
-    return cvt.load("demo")
+    return cvt.load("cvt_nano_32.cifar10")
 
 
 def digits(demo, count):

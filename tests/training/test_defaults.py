@@ -8,6 +8,7 @@ from cvt.errors import UserError
 from cvt.plain import from_plain
 from cvt.systems.cvt import ROWS
 from cvt.training.config import DistillConfig, TrainConfig
+from cvt.training.defaults import START as SHIPPED
 from cvt.training.defaults import (
     DataFacts,
     default_recipes,
@@ -68,7 +69,7 @@ def test_defaults_are_recipes_that_can_be_named():
         name
         for facts in (DIGITS, CIFAR, PHOTOS)
         for device in (CPU, GPU)
-        for asked in ({}, {"weights": "w"}, {"weights": "w", "freeze": "backbone"})
+        for asked in ({}, {"weights": SHIPPED}, {"weights": "w", "freeze": "backbone"})
         for name in default_recipes(asked, facts, device)
     }
     assert chosen == {"digits", *(f"defaults/{name}" for name in names)}

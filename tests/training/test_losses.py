@@ -402,7 +402,7 @@ def test_a_checkpoint_brings_its_preprocessing_and_its_classes(weights):
 
 
 def test_the_demo_model_and_published_names_are_the_front_doors(monkeypatch):
-    assert find_teacher("demo", {}).network.num_classes == 10
+    assert find_teacher("demo", {}).network.num_classes == 200
     asked = []
 
     def pretrained(name, pretrained, **changes):

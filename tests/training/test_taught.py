@@ -256,7 +256,10 @@ def test_one_cannot_come_or_go_later(cut_again, teacher, tmp_path):
     ("changes", "words"),
     [
         ({"teacher": "nowhere/none.pth"}, "There is no file nowhere/none.pth"),
-        ({"teacher": "demo"}, "the teacher demo with 10 classes for data with 2, expected as many"),
+        (
+            {"teacher": "demo"},
+            "the teacher demo with 200 classes for data with 2, expected",
+        ),
         ({"teacher_args": {"num_classes": 2}}, "Got teacher_args num_classes"),
         ({"teacher_args": {"in_chans": 1}}, "does not take the student's images of 3x16x16"),
         (

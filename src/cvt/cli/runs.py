@@ -70,7 +70,8 @@ def _print(by_data: "dict[str, list[StoredRun]]") -> None:
 
 def _say_epochs(run: "StoredRun") -> str:
     minutes, epochs = run.config.get("minutes"), run.config.get("epochs")
-    most = [str(epochs)] * bool(epochs) + [f"{minutes:g} min"] * bool(minutes)
+    most = [str(epochs)] if epochs else []
+    most += [f"{minutes:g} min"] if minutes else []
     return f"{run.epochs_done}/{', '.join(most) or '?'}"
 
 

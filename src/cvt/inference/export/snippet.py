@@ -102,9 +102,9 @@ if image.mode[0] in "IF":  # grey of more than 8 bits, from 0 to the largest val
 elif image.has_transparency_data:
     image = image.convert("LA" if image.mode == "La" else image.mode).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-image = image.convert("RGB"){grey}
+image = image.convert("RGB")
 image = image if turned is None else image.transpose(Image.Transpose(turned))
-{scale}image = image.resize(size, Image.Resampling[about["interpolation"].upper()])
+{scale}image = image.resize(size, Image.Resampling[about["interpolation"].upper()]){grey}
 left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
 image = image.crop((left, top, left + width, top + height))
 values = np.asarray(image, np.float32).reshape(height, width, channels) / 255
