@@ -22,6 +22,7 @@ from cvt.training.defaults import (
     said,
     same_chunks,
     shipped_recipes,
+    with_start,
 )
 from cvt.training.defaults import derive as derived
 from cvt.weights.record import Preprocessing, Record
@@ -60,6 +61,22 @@ def test_what_is_chosen_for_whom():
     probing = {"weights": "w", "freeze": "backbone"}
     assert default_recipes(probing, CIFAR, GPU) == ["defaults/small", "defaults/probing"]
     assert default_recipes({}, DIGITS, GPU) == ["digits"]
+
+
+@pytest.mark.parametrize(("side", "start"), [(28, 48), (32, 48), (64, 64), (65, 96), (480, 96)])
+def test_a_run_starts_from_the_weights_that_come_along(side, start):
+    facts = dataclasses.replace(PHOTOS, median_side=side)
+    assert with_start({"seed": 1}, facts) == {"seed": 1, "weights": SHIPPED, "image_size": start}
+    assert with_start({"image_size": 80}, facts)["image_size"] == 80
+
+
+@pytest.mark.parametrize(
+    "asked", [{"model": "cvt_13"}, {"model_args": {"depth": 1}}, {"weights": "w"}]
+)
+def test_not_where_somebody_names_a_start_or_a_network(asked):
+    assert with_start(asked, PHOTOS) == asked
+    assert with_start({"weights": "none"}, PHOTOS) == {}
+    assert with_start({}, DIGITS) == {}
 
 
 def test_defaults_are_recipes_that_can_be_named():

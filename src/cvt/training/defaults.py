@@ -225,9 +225,10 @@ def with_start(asked: Layer, facts: DataFacts) -> dict[str, Any]:
 
     Weights `none` are none; a model by name has fresh ones. The side follows from the images'.
     """
-    asked = {name: value for name, value in asked.items() if (name, value) != ("weights", "none")}
+    if asked.get("weights") == "none":
+        return {name: value for name, value in asked.items() if name != "weights"}
     if facts.name == "digits" or asked.keys() & {"model", "model_args", "weights"}:
-        return asked
+        return dict(asked)
     sides = (side for most, side in _START_SIDES.items() if facts.median_side <= most)
     side = next(sides, _LARGEST_START_SIDE)
     return {"image_size": side, **asked, "weights": START}
