@@ -159,7 +159,7 @@ def fit_linear(
     return min(heads, key=lambda head: (-head.top1, head.loss))
 
 
-SHRINKAGES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+SHRINKAGES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 def fit_lda(train: Features, val: Features, num_classes: int) -> LinearHead:
