@@ -282,6 +282,7 @@ def test_a_large_set_is_sampled_class_by_class():
     [
         ({"fast": True, "epochs": 3}, "Got fast with epochs 3, but it fits the classifier alone"),
         ({"fast": True, "minutes": 3}, "Got fast with minutes 3, but it fits the classifier alone"),
+        ({"fast": True, "weights": "none"}, "Got fast without weights, whose features it needs"),
         ({"fast": True, "teacher": "demo"}, "Got fast with teacher 'demo'"),
         ({"fast": True, "freeze": "bn"}, "leave freeze out, or give head probed instead of fast"),
         (

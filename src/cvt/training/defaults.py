@@ -158,6 +158,8 @@ def fast_filled(layer: Layer) -> dict[str, Any]:
                 f"Got fast with {name} {value!r}, but it fits the classifier alone, at once; leave "
                 f"{name} out, or give head probed instead of fast."
             )
+    if layer.get("weights") == "none":
+        raise UserError("Got fast without weights, whose features it needs; leave weights out.")
     implied = {"updates": 1, "freeze": "backbone", "head": "probed"}
     return {"weights": DEMO, **layer, **implied}
 
@@ -316,7 +318,9 @@ def _fast_side(side: int, facts: DataFacts) -> int:
     """Half as many pixels again where weights saw few and the images have them.
 
     A network that is not trained on sees objects as large as in training in images that are larger
-    than the crops of that (FixRes, arXiv 1906.06423), and more of them.
+    than the crops of that (FixRes, arXiv 1906.06423), and more of them. From 64 to 96 pixels gave
+    `cvt_micro_96.tiny_imagenet` 0.5 to 2.7 points of test top-1 on four sets of photographs and
+    took 1.0 on a fifth.
     """
     larger = side * 3 // 2 // 16 * 16
     return larger if side < _FAST_ENOUGH and side < larger <= facts.median_side else side
